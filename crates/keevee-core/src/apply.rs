@@ -1,0 +1,412 @@
+//! Deterministic application of a chosen entry to a shard's state.
+//!
+//! [`apply`] is a function of the state, the meta, the memory of request ids and the entry, and of
+//! nothing else. **Shard time** is the largest stamp applied so far: stamps of entries need not be in
+//! order, shard time is.
+//!
+//! [`apply`] reads state through a [`StateView`] and writes none: it returns a [`WriteSet`], which the
+//! caller writes in one atomic batch. The [`RequestMemory`] is the exception: it follows the write set
+//! at once, so that it cannot be forgotten. If `apply` returns an error, memory and meta are as they
+//! were, and it may be called again. If the *write* fails afterwards, the memory is ahead of the state:
+//! stop the replica, and load the memory anew from the state that was written.
+//!
+//! It leaves out which entries are chosen, how state is kept, and the sizes a client may send
+//! ([`crate::limits`]).
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::chain;
+use crate::codec::encode_outcome;
+use crate::command::{Action, Command, Expect, OnError, OperationError, OperationResult, Outcome, Versioned};
+use crate::ids::Namespace;
+use crate::requests::{RequestChanges, RequestId, RequestMemory, RequestRecord, payload_hash};
+use crate::slots::{SlotSet, slot};
+
+/// The largest value that an append may make. Replicas diverge if they differ in it: it is no setting.
+pub const VALUE_BYTES_MAX_APPLY: usize = 64 << 20;
+
+/// An entry of the log as the store reads it: independent commands, and the time of its proposer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The proposer's hybrid-clock time, in microseconds since the Unix epoch.
+    pub stamp: u64,
+    /// Tells this proposal from every other: node, boot and count of its proposer.
+    pub proposal: ProposalId,
+    /// Each has its own outcome.
+    pub commands: Vec<Command>,
+}
+
+/// Tells a proposal from every other, so that a proposer knows its own entry when it is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ProposalId {
+    /// The proposing node.
+    pub node: u64,
+    /// Drawn anew at each start of the node.
+    pub boot: u64,
+    /// Counts the proposals of this boot.
+    pub sequence: u64,
+}
+
+/// What `apply` keeps of a shard besides its keys; written in one batch with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardMeta {
+    /// The index of the last entry applied; 0 before the first.
+    pub applied: u64,
+    /// The largest stamp applied, in microseconds since the Unix epoch.
+    pub time: u64,
+    /// The count of mutations: the version of the latest.
+    pub version: u64,
+    /// The hash over all entries applied ([`crate::chain`]).
+    pub chain: u128,
+    /// The slots that this shard owns.
+    pub owned: SlotSet,
+    /// Request ids issued before this time are refused, in microseconds since the Unix epoch.
+    pub request_horizon: u64,
+}
+
+impl ShardMeta {
+    /// The meta of a shard that has applied nothing yet.
+    pub fn new(owned: SlotSet) -> ShardMeta {
+        ShardMeta { applied: 0, time: 0, version: 0, chain: 0, owned, request_horizon: 0 }
+    }
+
+    /// True if the shard owns every key that the command names.
+    pub fn owns(&self, command: &Command) -> bool {
+        self.owned.is_all() || command.keys().all(|key| self.owned.contains(slot(key)))
+    }
+
+    /// The meta as it is when the entry at `index` begins.
+    fn advanced(&self, index: u64) -> ShardMeta {
+        assert_eq!(
+            Some(index),
+            self.applied.checked_add(1),
+            "entries are applied one after another, each once"
+        );
+        ShardMeta { applied: index, ..self.clone() }
+    }
+}
+
+/// Reads of a shard's applied state. Errors are the storage's own.
+pub trait StateView {
+    /// Why a read failed.
+    type Error;
+
+    /// What the key holds.
+    fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, Self::Error>;
+}
+
+/// All that one entry changes. Whoever writes it writes all of it in one atomic batch, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteSet {
+    /// Keys set (`Some`) and removed (`None`), in key order.
+    pub values: BTreeMap<(Namespace, Bytes), Option<Versioned>>,
+    /// Request ids remembered by this entry.
+    pub requests_added: Vec<RequestRecord>,
+    /// Request ids forgotten by this entry. Remove these before writing those added: a free-form id
+    /// may be forgotten and remembered anew, with a later time, by one entry.
+    pub requests_removed: Vec<RequestRecord>,
+    /// The shard's meta after the entry.
+    pub meta: ShardMeta,
+}
+
+/// What an entry did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// What to write.
+    pub write_set: WriteSet,
+    /// What became of each command, in order.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// Applies the entry at `index` to the state that `view` and `meta` show.
+///
+/// # Errors
+///
+/// The view's own, with `memory` as it was before.
+///
+/// # Panics
+///
+/// If `index` does not follow the one applied last.
+pub fn apply<V: StateView>(
+    view: &V,
+    meta: &ShardMeta,
+    memory: &mut RequestMemory,
+    index: u64,
+    entry: &Entry,
+) -> Result<Applied, V::Error> {
+    let mut after = meta.advanced(index);
+    after.time = after.time.max(entry.stamp);
+    let mut changes = RequestChanges::default();
+    memory.forget_expired(&after, &mut changes);
+
+    let mut state = Overlay::new(view, after);
+    let mut outcomes = Vec::with_capacity(entry.commands.len());
+    for command in &entry.commands {
+        match execute_once(&mut state, memory, &mut changes, command) {
+            Ok(outcome) => outcomes.push(outcome),
+            Err(error) => {
+                memory.undo(changes);
+                return Err(error);
+            }
+        }
+    }
+
+    let mut write_set = WriteSet {
+        values: state.values,
+        requests_added: changes.added.into_values().collect(),
+        requests_removed: changes.removed,
+        meta: state.meta,
+    };
+    write_set.meta.chain = chain::next(meta.chain, index, Some(entry.stamp), &write_set);
+    Ok(Applied { write_set, outcomes })
+}
+
+/// Applies an entry without commands at `index`: a new leader's no-op, or a configuration. Only the
+/// applied index and the chain move on; having no stamp, it does not move shard time.
+///
+/// # Panics
+///
+/// If `index` does not follow the one applied last.
+pub fn apply_noop(meta: &ShardMeta, index: u64) -> Applied {
+    let mut write_set = WriteSet {
+        values: BTreeMap::new(),
+        requests_added: Vec::new(),
+        requests_removed: Vec::new(),
+        meta: meta.advanced(index),
+    };
+    write_set.meta.chain = chain::next(meta.chain, index, None, &write_set);
+    Applied { write_set, outcomes: Vec::new() }
+}
+
+/// Answers a read-only command from applied state. Its request id counts for nothing: a read may be
+/// repeated.
+///
+/// # Errors
+///
+/// The view's own.
+///
+/// # Panics
+///
+/// If the command is not read-only ([`Command::is_read_only`]).
+pub fn read<V: StateView>(view: &V, meta: &ShardMeta, command: &Command) -> Result<Outcome, V::Error> {
+    assert!(command.is_read_only(), "a command that may change state goes through the log");
+    if !meta.owns(command) {
+        return Ok(Outcome::WrongShard);
+    }
+    Overlay::new(view, meta.clone()).execute(command)
+}
+
+/// Executes a command unless its request id forbids it, and remembers the outcome.
+fn execute_once<V: StateView>(
+    state: &mut Overlay<'_, V>,
+    memory: &mut RequestMemory,
+    changes: &mut RequestChanges,
+    command: &Command,
+) -> Result<Outcome, V::Error> {
+    // A repeated read does no harm, and its outcome may be large.
+    let request_id = command.request_id.filter(|_| !command.is_read_only());
+    // Before the fence: what this shard once did for a request, it did, whoever owns the slot now.
+    if let Some(record) = request_id.and_then(|id| memory.lookup(id)) {
+        return Ok(remembered(record, command));
+    }
+    if !state.meta.owns(command) {
+        return Ok(Outcome::WrongShard);
+    }
+    let Some(id) = request_id else {
+        return state.execute(command);
+    };
+    if !id.is_in_window(&state.meta) {
+        return Ok(Outcome::RequestExpired);
+    }
+    let outcome = state.execute(command)?;
+    let record = new_record(id, state.meta.time, command, &outcome);
+    // How much room the record needs is known only now; without room, nothing has happened.
+    match memory.admit(record, &mut state.meta, changes) {
+        Ok(()) => Ok(outcome),
+        Err(refusal) => {
+            state.roll_back();
+            Ok(refusal)
+        }
+    }
+}
+
+fn remembered(record: &RequestRecord, command: &Command) -> Outcome {
+    if record.payload_hash != payload_hash(command) {
+        return Outcome::RequestReused;
+    }
+    record.decode_outcome().expect("the memory takes in no outcome that does not decode")
+}
+
+fn new_record(id: RequestId, shard_time: u64, command: &Command, outcome: &Outcome) -> RequestRecord {
+    RequestRecord {
+        time: id.issued_at_micros().unwrap_or(shard_time),
+        id,
+        payload_hash: payload_hash(command),
+        outcome: encode_outcome(outcome),
+    }
+}
+
+/// A key, and what the overlay said of it before a write: nothing, or a value or its absence.
+type Undo = ((Namespace, Bytes), Option<Option<Versioned>>);
+
+/// The state as the entry has made it so far: the view, and over it what the entry has written.
+struct Overlay<'a, V> {
+    view: &'a V,
+    meta: ShardMeta,
+    values: BTreeMap<(Namespace, Bytes), Option<Versioned>>,
+    /// The writes of the command at hand, oldest first, and the version before them.
+    undo: Vec<Undo>,
+    version_before: u64,
+}
+
+impl<'a, V: StateView> Overlay<'a, V> {
+    fn new(view: &'a V, meta: ShardMeta) -> Overlay<'a, V> {
+        let version_before = meta.version;
+        Overlay { view, meta, values: BTreeMap::new(), undo: Vec::new(), version_before }
+    }
+
+    /// Carries out a command: all of it, or nothing.
+    fn execute(&mut self, command: &Command) -> Result<Outcome, V::Error> {
+        self.undo.clear();
+        self.version_before = self.meta.version;
+        let namespace = command.namespace;
+        for (position, precondition) in command.preconditions.iter().enumerate() {
+            let version = self.get(namespace, &precondition.key)?.map(|value| value.version);
+            if !holds(precondition.expect, version) {
+                return Ok(Outcome::Conflict { precondition: position, version });
+            }
+        }
+        let mut results = Vec::with_capacity(command.operations.len());
+        for (position, operation) in command.operations.iter().enumerate() {
+            let result = match (self.perform(namespace, &operation.action)?, operation.on_error) {
+                (Ok(result), _) => result,
+                (Err(error), OnError::Continue) => OperationResult::Failed(error),
+                (Err(error), OnError::Abort) => {
+                    self.roll_back();
+                    return Ok(Outcome::Aborted { operation: position, error });
+                }
+            };
+            results.push(result);
+        }
+        Ok(Outcome::Done(results))
+    }
+
+    /// Takes back what the command at hand has written, and the versions that it used.
+    fn roll_back(&mut self) {
+        self.meta.version = self.version_before;
+        while let Some((key, before)) = self.undo.pop() {
+            match before {
+                Some(value) => self.values.insert(key, value),
+                None => self.values.remove(&key),
+            };
+        }
+    }
+
+    /// Carries out one action; if it fails, it has done nothing.
+    fn perform(
+        &mut self,
+        namespace: Namespace,
+        action: &Action,
+    ) -> Result<Result<OperationResult, OperationError>, V::Error> {
+        Ok(match action {
+            Action::Get { key } => Ok(OperationResult::Value(self.get(namespace, key)?)),
+            Action::Put { key, value } => {
+                let version = self.set(namespace, key, value.clone());
+                Ok(OperationResult::Written { version })
+            }
+            Action::Delete { key } => {
+                let existed = self.get(namespace, key)?.is_some();
+                if existed {
+                    self.write(namespace, key, |_| None);
+                }
+                Ok(OperationResult::Deleted { existed })
+            }
+            Action::Increment { key, by } => {
+                let current = self.get(namespace, key)?;
+                sum(current.as_ref(), *by).map(|value| {
+                    let version = self.set(namespace, key, value.to_string().into());
+                    OperationResult::Incremented { value, version }
+                })
+            }
+            Action::Append { key, suffix } => {
+                let current = self.get(namespace, key)?;
+                joined(current.as_ref(), suffix).map(|value| {
+                    let length = value.len() as u64;
+                    let version = self.set(namespace, key, value);
+                    OperationResult::Appended { length, version }
+                })
+            }
+        })
+    }
+
+    fn get(&self, namespace: Namespace, key: &Bytes) -> Result<Option<Versioned>, V::Error> {
+        match self.values.get(&(namespace, key.clone())) {
+            Some(written) => Ok(written.clone()),
+            None => self.view.get(namespace, key),
+        }
+    }
+
+    fn set(&mut self, namespace: Namespace, key: &Bytes, value: Bytes) -> u64 {
+        let stamp = self.meta.time;
+        self.write(namespace, key, |version| Some(Versioned { version, stamp, value }))
+    }
+
+    /// One mutation: every write comes through here, so each gets a version of its own.
+    fn write(
+        &mut self,
+        namespace: Namespace,
+        key: &Bytes,
+        value: impl FnOnce(u64) -> Option<Versioned>,
+    ) -> u64 {
+        self.meta.version += 1;
+        let place = (namespace, key.clone());
+        let before = self.values.insert(place.clone(), value(self.meta.version));
+        self.undo.push((place, before));
+        self.meta.version
+    }
+}
+
+fn holds(expect: Expect, version: Option<u64>) -> bool {
+    match expect {
+        Expect::Absent => version.is_none(),
+        Expect::Present => version.is_some(),
+        Expect::Version(expected) => version == Some(expected),
+    }
+}
+
+fn sum(current: Option<&Versioned>, by: i64) -> Result<i64, OperationError> {
+    let current = match current {
+        Some(versioned) => parse_integer(&versioned.value).ok_or(OperationError::NotAnInteger)?,
+        None => 0,
+    };
+    current.checked_add(by).ok_or(OperationError::Overflow)
+}
+
+/// Reads decimal text: an optional `-`, then digits, and nothing else.
+fn parse_integer(text: &[u8]) -> Option<i64> {
+    // What `parse` would take besides.
+    if text.first() == Some(&b'+') {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn joined(current: Option<&Versioned>, suffix: &Bytes) -> Result<Bytes, OperationError> {
+    let current = current.map_or(&[][..], |versioned| &versioned.value);
+    let length = current.len().saturating_add(suffix.len());
+    if length > VALUE_BYTES_MAX_APPLY {
+        return Err(OperationError::ValueTooLarge);
+    }
+    if current.is_empty() {
+        return Ok(suffix.clone());
+    }
+    let mut value = BytesMut::with_capacity(length);
+    value.extend_from_slice(current);
+    value.extend_from_slice(suffix);
+    Ok(value.freeze())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,395 @@
+//! How entries, commands, outcomes and the records of `apply` are written as bytes: in the log, in the
+//! state, in snapshots and between nodes. `proto/command.proto` holds the layouts and the rules for
+//! changing them.
+//!
+//! Entries, request records and the shard's meta stand alone and carry a format version. Commands and
+//! outcomes live inside them, or in messages between nodes that agreed on a version before.
+//!
+//! Decoding is strict. A kind or a field that this version does not know is an error even where
+//! protobuf would skip it: replicas that skip different things diverge. Decoded keys and values share
+//! the buffer they came in and so keep all of it alive; whoever keeps one for long copies it.
+//!
+//! It leaves out checksums (the log and the transport have their own) and size limits
+//! ([`crate::limits`]).
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::apply::{Entry, ProposalId, ShardMeta};
+use crate::command::{
+    Action, Command, Expect, OnError, Operation, OperationError, OperationResult, Outcome, Precondition,
+    Versioned,
+};
+use crate::ids::Namespace;
+use crate::requests::{RequestId, RequestRecord};
+use crate::slots::SlotSet;
+
+#[allow(unreachable_pub, clippy::all, reason = "generated")]
+mod proto {
+    include!(concat!(env!("OUT_DIR"), "/keevee.core.v1.rs"));
+}
+
+/// The format that this version writes, and the only one that it reads.
+pub const FORMAT: u32 = 1;
+
+/// Why bytes could not be decoded, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The bytes are damaged, or never were what they are taken for.
+    #[error("not a valid record: the bytes are damaged, replace this replica from the others")]
+    Malformed(#[source] prost::DecodeError),
+    /// The format version is one that this keevee does not read.
+    #[error("format {0} is unknown here: written by a newer keevee: upgrade this node")]
+    UnknownFormat(u32),
+    /// A thing is of a kind that this keevee does not know.
+    #[error("unknown kind of {0}: written by a newer keevee: upgrade this node")]
+    UnknownKind(&'static str),
+    /// There are fields that this keevee does not know.
+    #[error("unknown fields: written by a newer keevee: upgrade this node")]
+    UnknownField,
+    /// A part that every version writes is missing or is not of its form.
+    #[error("bad {0}: the bytes are damaged, replace this replica from the others")]
+    BadField(&'static str),
+}
+
+/// Encodes an entry of the log; keys and values are copied once, into the result.
+pub fn encode_entry(entry: &Entry) -> Bytes {
+    let proposal = entry.proposal;
+    let message = proto::Entry {
+        format: FORMAT,
+        stamp: entry.stamp,
+        proposal: Some(proto::ProposalId {
+            node: proposal.node,
+            boot: proposal.boot,
+            sequence: proposal.sequence,
+        }),
+        commands: entry.commands.iter().map(command_to_proto).collect(),
+    };
+    message.encode_to_vec().into()
+}
+
+/// Decodes an entry of the log.
+pub fn decode_entry(bytes: Bytes) -> Result<Entry, DecodeError> {
+    decode(bytes, |message: proto::Entry| {
+        check_format(message.format)?;
+        let proposal = message.proposal.ok_or(DecodeError::BadField("proposal id"))?;
+        Ok(Entry {
+            stamp: message.stamp,
+            proposal: ProposalId { node: proposal.node, boot: proposal.boot, sequence: proposal.sequence },
+            commands: each(message.commands, command_from_proto)?,
+        })
+    })
+}
+
+/// Encodes a command.
+pub fn encode_command(command: &Command) -> Bytes {
+    command_to_proto(command).encode_to_vec().into()
+}
+
+/// Decodes a command.
+pub fn decode_command(bytes: Bytes) -> Result<Command, DecodeError> {
+    decode(bytes, command_from_proto)
+}
+
+/// The length of [`encode_command`]'s result. In an entry, a command takes its length prefix more.
+pub fn command_size(command: &Command) -> usize {
+    command_to_proto(command).encoded_len()
+}
+
+/// Encodes an outcome.
+pub fn encode_outcome(outcome: &Outcome) -> Bytes {
+    outcome_to_proto(outcome).encode_to_vec().into()
+}
+
+/// Decodes an outcome.
+pub fn decode_outcome(bytes: Bytes) -> Result<Outcome, DecodeError> {
+    decode(bytes, outcome_from_proto)
+}
+
+/// Encodes what is remembered of a request.
+pub fn encode_request(record: &RequestRecord) -> Bytes {
+    let message = proto::RequestRecord {
+        format: FORMAT,
+        time: record.time,
+        id: Some(request_id_to_proto(record.id)),
+        payload_hash: wide_to_bytes(record.payload_hash),
+        outcome: record.outcome.clone(),
+    };
+    message.encode_to_vec().into()
+}
+
+/// Decodes what is remembered of a request. The outcome in it stays encoded, and is not looked at.
+pub fn decode_request(bytes: Bytes) -> Result<RequestRecord, DecodeError> {
+    decode(bytes, |message: proto::RequestRecord| {
+        check_format(message.format)?;
+        Ok(RequestRecord {
+            time: message.time,
+            id: request_id_from_proto(message.id.ok_or(DecodeError::BadField("request id"))?)?,
+            payload_hash: wide_from_bytes(&message.payload_hash, "payload hash")?,
+            outcome: message.outcome,
+        })
+    })
+}
+
+/// Encodes a shard's meta.
+pub fn encode_meta(meta: &ShardMeta) -> Bytes {
+    let message = proto::ShardMeta {
+        format: FORMAT,
+        applied: meta.applied,
+        time: meta.time,
+        version: meta.version,
+        chain: wide_to_bytes(meta.chain),
+        owned: meta.owned.to_bytes(),
+        request_horizon: meta.request_horizon,
+    };
+    message.encode_to_vec().into()
+}
+
+/// Decodes a shard's meta.
+pub fn decode_meta(bytes: Bytes) -> Result<ShardMeta, DecodeError> {
+    decode(bytes, |message: proto::ShardMeta| {
+        check_format(message.format)?;
+        let owned = SlotSet::from_bytes(&message.owned);
+        Ok(ShardMeta {
+            applied: message.applied,
+            time: message.time,
+            version: message.version,
+            chain: wide_from_bytes(&message.chain, "chain hash")?,
+            owned: owned.ok_or(DecodeError::BadField("slot set"))?,
+            request_horizon: message.request_horizon,
+        })
+    })
+}
+
+/// Decodes strictly: `convert` refuses unknown kinds, and a length that does not come out the same
+/// again betrays fields that were skipped.
+fn decode<M: Message + Default, T>(
+    bytes: Bytes,
+    convert: impl FnOnce(M) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    let message = match M::decode(bytes.clone()) {
+        Ok(message) => message,
+        Err(error) => return Err(newer_format(bytes).unwrap_or(DecodeError::Malformed(error))),
+    };
+    let is_all_known = message.encoded_len() == bytes.len();
+    let value = convert(message)?;
+    if is_all_known { Ok(value) } else { Err(DecodeError::UnknownField) }
+}
+
+/// A newer format may give other types to known fields: if so, its number is the error to report.
+fn newer_format(bytes: Bytes) -> Option<DecodeError> {
+    let format = proto::Header::decode(bytes).ok()?.format;
+    (format > FORMAT).then_some(DecodeError::UnknownFormat(format))
+}
+
+fn check_format(format: u32) -> Result<(), DecodeError> {
+    match format {
+        FORMAT => Ok(()),
+        0 => Err(DecodeError::BadField("format version")),
+        newer => Err(DecodeError::UnknownFormat(newer)),
+    }
+}
+
+fn each<M, T>(
+    messages: Vec<M>,
+    convert: impl Fn(M) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, DecodeError> {
+    messages.into_iter().map(convert).collect()
+}
+
+fn command_to_proto(command: &Command) -> proto::Command {
+    proto::Command {
+        namespace: command.namespace.0,
+        request_id: command.request_id.map(request_id_to_proto),
+        preconditions: command.preconditions.iter().map(precondition_to_proto).collect(),
+        operations: command.operations.iter().map(operation_to_proto).collect(),
+    }
+}
+
+fn command_from_proto(message: proto::Command) -> Result<Command, DecodeError> {
+    Ok(Command {
+        namespace: Namespace(message.namespace),
+        request_id: message.request_id.map(request_id_from_proto).transpose()?,
+        preconditions: each(message.preconditions, precondition_from_proto)?,
+        operations: each(message.operations, operation_from_proto)?,
+    })
+}
+
+fn request_id_to_proto(id: RequestId) -> proto::RequestId {
+    use proto::request_id::Id;
+    let id = match id {
+        RequestId::Timed(bits) => Id::Timed(wide_to_bytes(bits)),
+        RequestId::Free(bits) => Id::Free(wide_to_bytes(bits)),
+    };
+    proto::RequestId { id: Some(id) }
+}
+
+fn request_id_from_proto(message: proto::RequestId) -> Result<RequestId, DecodeError> {
+    use proto::request_id::Id;
+    match message.id.ok_or(DecodeError::UnknownKind("request id"))? {
+        Id::Timed(bits) => Ok(RequestId::Timed(wide_from_bytes(&bits, "request id")?)),
+        Id::Free(bits) => Ok(RequestId::Free(wide_from_bytes(&bits, "request id")?)),
+    }
+}
+
+fn precondition_to_proto(precondition: &Precondition) -> proto::Precondition {
+    let expect = match precondition.expect {
+        Expect::Absent => proto::precondition::Expect::Absent(proto::Nothing {}),
+        Expect::Present => proto::precondition::Expect::Present(proto::Nothing {}),
+        Expect::Version(version) => proto::precondition::Expect::Version(version),
+    };
+    proto::Precondition { key: precondition.key.clone(), expect: Some(expect) }
+}
+
+fn precondition_from_proto(message: proto::Precondition) -> Result<Precondition, DecodeError> {
+    let expect = match message.expect.ok_or(DecodeError::UnknownKind("precondition"))? {
+        proto::precondition::Expect::Absent(_) => Expect::Absent,
+        proto::precondition::Expect::Present(_) => Expect::Present,
+        proto::precondition::Expect::Version(version) => Expect::Version(version),
+    };
+    Ok(Precondition { key: message.key, expect })
+}
+
+fn operation_to_proto(operation: &Operation) -> proto::Operation {
+    use proto::operation::Action as Kind;
+    let action = match &operation.action {
+        Action::Get { key } => Kind::Get(proto::Get { key: key.clone() }),
+        Action::Put { key, value } => Kind::Put(proto::Put { key: key.clone(), value: value.clone() }),
+        Action::Delete { key } => Kind::Delete(proto::Delete { key: key.clone() }),
+        Action::Increment { key, by } => Kind::Increment(proto::Increment { key: key.clone(), by: *by }),
+        Action::Append { key, suffix } => {
+            Kind::Append(proto::Append { key: key.clone(), suffix: suffix.clone() })
+        }
+    };
+    let continue_on_error = operation.on_error == OnError::Continue;
+    proto::Operation { action: Some(action), continue_on_error }
+}
+
+fn operation_from_proto(message: proto::Operation) -> Result<Operation, DecodeError> {
+    use proto::operation::Action as Kind;
+    let action = match message.action.ok_or(DecodeError::UnknownKind("operation"))? {
+        Kind::Get(get) => Action::Get { key: get.key },
+        Kind::Put(put) => Action::Put { key: put.key, value: put.value },
+        Kind::Delete(delete) => Action::Delete { key: delete.key },
+        Kind::Increment(increment) => Action::Increment { key: increment.key, by: increment.by },
+        Kind::Append(append) => Action::Append { key: append.key, suffix: append.suffix },
+    };
+    let on_error = if message.continue_on_error { OnError::Continue } else { OnError::Abort };
+    Ok(Operation { action, on_error })
+}
+
+fn outcome_to_proto(outcome: &Outcome) -> proto::Outcome {
+    use proto::outcome::Kind;
+    let nothing = proto::Nothing {};
+    let kind = match outcome {
+        Outcome::Done(results) => {
+            Kind::Done(proto::Done { results: results.iter().map(result_to_proto).collect() })
+        }
+        Outcome::Conflict { precondition, version } => {
+            Kind::Conflict(proto::Conflict { precondition: *precondition as u64, version: *version })
+        }
+        Outcome::Aborted { operation, error } => {
+            Kind::Aborted(proto::Aborted { operation: *operation as u64, error: error_to_proto(*error) })
+        }
+        Outcome::WrongShard => Kind::WrongShard(nothing),
+        Outcome::RequestReused => Kind::RequestReused(nothing),
+        Outcome::RequestExpired => Kind::RequestExpired(nothing),
+        Outcome::RequestMemoryFull => Kind::RequestMemoryFull(nothing),
+    };
+    proto::Outcome { kind: Some(kind) }
+}
+
+fn outcome_from_proto(message: proto::Outcome) -> Result<Outcome, DecodeError> {
+    use proto::outcome::Kind;
+    Ok(match message.kind.ok_or(DecodeError::UnknownKind("outcome"))? {
+        Kind::Done(done) => Outcome::Done(each(done.results, result_from_proto)?),
+        Kind::Conflict(conflict) => {
+            Outcome::Conflict { precondition: position(conflict.precondition)?, version: conflict.version }
+        }
+        Kind::Aborted(aborted) => Outcome::Aborted {
+            operation: position(aborted.operation)?,
+            error: error_from_proto(aborted.error)?,
+        },
+        Kind::WrongShard(_) => Outcome::WrongShard,
+        Kind::RequestReused(_) => Outcome::RequestReused,
+        Kind::RequestExpired(_) => Outcome::RequestExpired,
+        Kind::RequestMemoryFull(_) => Outcome::RequestMemoryFull,
+    })
+}
+
+fn position(number: u64) -> Result<usize, DecodeError> {
+    usize::try_from(number).map_err(|_| DecodeError::BadField("position"))
+}
+
+fn result_to_proto(result: &OperationResult) -> proto::OperationResult {
+    use proto::operation_result::Kind;
+    let kind = match result {
+        OperationResult::Value(value) => {
+            let versioned = value.as_ref().map(|versioned| proto::Versioned {
+                version: versioned.version,
+                stamp: versioned.stamp,
+                value: versioned.value.clone(),
+            });
+            Kind::Value(proto::Value { versioned })
+        }
+        OperationResult::Written { version } => Kind::Written(*version),
+        OperationResult::Deleted { existed } => Kind::Deleted(*existed),
+        OperationResult::Incremented { value, version } => {
+            Kind::Incremented(proto::Incremented { value: *value, version: *version })
+        }
+        OperationResult::Appended { length, version } => {
+            Kind::Appended(proto::Appended { length: *length, version: *version })
+        }
+        OperationResult::Failed(error) => Kind::Failed(error_to_proto(*error)),
+    };
+    proto::OperationResult { kind: Some(kind) }
+}
+
+fn result_from_proto(message: proto::OperationResult) -> Result<OperationResult, DecodeError> {
+    use proto::operation_result::Kind;
+    Ok(match message.kind.ok_or(DecodeError::UnknownKind("operation result"))? {
+        Kind::Value(value) => OperationResult::Value(value.versioned.map(|versioned| Versioned {
+            version: versioned.version,
+            stamp: versioned.stamp,
+            value: versioned.value,
+        })),
+        Kind::Written(version) => OperationResult::Written { version },
+        Kind::Deleted(existed) => OperationResult::Deleted { existed },
+        Kind::Incremented(proto::Incremented { value, version }) => {
+            OperationResult::Incremented { value, version }
+        }
+        Kind::Appended(proto::Appended { length, version }) => OperationResult::Appended { length, version },
+        Kind::Failed(error) => OperationResult::Failed(error_from_proto(error)?),
+    })
+}
+
+fn error_to_proto(error: OperationError) -> i32 {
+    let error = match error {
+        OperationError::NotAnInteger => proto::OperationError::NotAnInteger,
+        OperationError::Overflow => proto::OperationError::Overflow,
+        OperationError::ValueTooLarge => proto::OperationError::ValueTooLarge,
+    };
+    error.into()
+}
+
+fn error_from_proto(error: i32) -> Result<OperationError, DecodeError> {
+    match proto::OperationError::try_from(error) {
+        Ok(proto::OperationError::NotAnInteger) => Ok(OperationError::NotAnInteger),
+        Ok(proto::OperationError::Overflow) => Ok(OperationError::Overflow),
+        Ok(proto::OperationError::ValueTooLarge) => Ok(OperationError::ValueTooLarge),
+        Ok(proto::OperationError::Unspecified) => Err(DecodeError::BadField("operation error")),
+        Err(_) => Err(DecodeError::UnknownKind("operation error")),
+    }
+}
+
+fn wide_to_bytes(number: u128) -> Bytes {
+    Bytes::copy_from_slice(&number.to_be_bytes())
+}
+
+fn wide_from_bytes(bytes: &[u8], what: &'static str) -> Result<u128, DecodeError> {
+    let bytes = bytes.try_into().map_err(|_| DecodeError::BadField(what))?;
+    Ok(u128::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+use super::*;
+
+fn operation(action: Action) -> Operation {
+    Operation { action, on_error: OnError::Abort }
+}
+
+/// A command with every kind of precondition and operation.
+fn sample_command() -> Command {
+    let precondition = |key: &'static str, expect| Precondition { key: key.into(), expect };
+    Command {
+        namespace: Namespace(3),
+        request_id: Some(RequestId::Timed(0x0190_0000_0000_7000_8000_0000_0000_0001)),
+        preconditions: vec![
+            precondition("a", Expect::Absent),
+            precondition("b", Expect::Present),
+            precondition("c", Expect::Version(300)),
+        ],
+        operations: vec![
+            operation(Action::Get { key: "g".into() }),
+            operation(Action::Put { key: "p".into(), value: "value".into() }),
+            operation(Action::Delete { key: "d".into() }),
+            Operation { action: Action::Increment { key: "i".into(), by: -7 }, on_error: OnError::Continue },
+            operation(Action::Append { key: "x".into(), suffix: "suffix".into() }),
+        ],
+    }
+}
+
+fn sample_entry() -> Entry {
+    let mut free = Command::single(Action::Put { key: "k".into(), value: Bytes::new() });
+    free.request_id = Some(RequestId::Free(u128::MAX));
+    Entry {
+        stamp: 1_700_000_000_000_000,
+        proposal: ProposalId { node: 2, boot: 0x1122_3344_5566_7788, sequence: 300 },
+        commands: vec![sample_command(), free],
+    }
+}
+
+/// An outcome with every kind of result and error.
+fn sample_done() -> Outcome {
+    let versioned = Versioned { version: 9, stamp: 1_700_000_000_000_000, value: "v".into() };
+    Outcome::Done(vec![
+        OperationResult::Value(None),
+        OperationResult::Value(Some(versioned)),
+        OperationResult::Written { version: 0 },
+        OperationResult::Deleted { existed: false },
+        OperationResult::Deleted { existed: true },
+        OperationResult::Incremented { value: i64::MIN, version: 11 },
+        OperationResult::Appended { length: 12, version: 13 },
+        OperationResult::Failed(OperationError::NotAnInteger),
+        OperationResult::Failed(OperationError::Overflow),
+        OperationResult::Failed(OperationError::ValueTooLarge),
+    ])
+}
+
+fn sample_outcomes() -> Vec<Outcome> {
+    vec![
+        sample_done(),
+        Outcome::Done(vec![]),
+        Outcome::Conflict { precondition: 0, version: None },
+        Outcome::Conflict { precondition: 1, version: Some(0) },
+        Outcome::Aborted { operation: 2, error: OperationError::Overflow },
+        Outcome::WrongShard,
+        Outcome::RequestReused,
+        Outcome::RequestExpired,
+        Outcome::RequestMemoryFull,
+    ]
+}
+
+fn sample_record() -> RequestRecord {
+    RequestRecord {
+        time: 1_700_000_000_000_000,
+        id: RequestId::Free(5),
+        payload_hash: 1 << 127,
+        outcome: encode_outcome(&Outcome::Conflict { precondition: 1, version: Some(4) }),
+    }
+}
+
+fn sample_meta() -> ShardMeta {
+    ShardMeta {
+        applied: 300,
+        time: 1_700_000_000_000_000,
+        version: 12,
+        chain: 0x0123_4567_89ab_cdef,
+        owned: SlotSet::all(),
+        request_horizon: 1_600_000_000_000_000,
+    }
+}
+
+#[test]
+fn everything_survives_its_encoding() {
+    assert_eq!(decode_entry(encode_entry(&sample_entry())), Ok(sample_entry()));
+    assert_eq!(decode_command(encode_command(&sample_command())), Ok(sample_command()));
+    for outcome in sample_outcomes() {
+        assert_eq!(decode_outcome(encode_outcome(&outcome)), Ok(outcome));
+    }
+    assert_eq!(decode_request(encode_request(&sample_record())), Ok(sample_record()));
+    let mut meta = sample_meta();
+    assert_eq!(decode_meta(encode_meta(&meta)), Ok(meta.clone()));
+    meta.owned.remove(crate::slots::Slot(77));
+    assert_eq!(decode_meta(encode_meta(&meta)), Ok(meta));
+}
+
+#[test]
+fn an_entry_of_defaults_survives_its_encoding() {
+    let entry = Entry { stamp: 0, proposal: ProposalId::default(), commands: vec![] };
+    assert_eq!(decode_entry(encode_entry(&entry)), Ok(entry));
+}
+
+/// Bytes as format 1 wrote them. They must decode for ever, and be written the same as long as format
+/// 1 is the one written: never change them, add others.
+mod format_1 {
+    use super::*;
+
+    const ENTRY: &str = "08011100401e18240a06001a0e080211887766554433221118ac022262080312120a100190000000\
+        00700080000000000000011a050a016112001a050a01621a001a060a016320ac0222050a030a0167\
+        220c120a0a0170120576616c756522051a030a0164220922050a0169100d7801220d2a0b0a017812\
+        06737566666978221b12121210ffffffffffffffffffffffffffffffff220512030a016b";
+    const DONE: &str = "0a490a020a000a120a100a0e08091100401e18240a06001a01760a0210000a0218000a0218010a0f\
+        220d08ffffffffffffffffff01100b0a062a04080c100d0a0230010a0230020a023003";
+    const OTHER_OUTCOMES: [&str; 8] =
+        ["0a00", "1200", "120408011000", "1a0408021002", "2200", "2a00", "3200", "3a00"];
+    const RECORD: &str = "08011100401e18240a06001a12121000000000000000000000000000000005221080000000000000\
+        0000000000000000002a06120408011004";
+    const META: &str = "080110ac021900401e18240a0600200c2a1000000000000000000123456789abcdef320101390000\
+        a40731af0500";
+
+    fn from_hex(text: &str) -> Bytes {
+        let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+        (0..text.len()).step_by(2).map(digits).collect::<Vec<u8>>().into()
+    }
+
+    fn to_hex(bytes: &Bytes) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn bytes_are_written_the_same() {
+        assert_eq!(to_hex(&encode_entry(&sample_entry())), ENTRY);
+        assert_eq!(to_hex(&encode_outcome(&sample_done())), DONE);
+        let others: Vec<String> =
+            sample_outcomes()[1..].iter().map(|outcome| to_hex(&encode_outcome(outcome))).collect();
+        assert_eq!(others, OTHER_OUTCOMES);
+        assert_eq!(to_hex(&encode_request(&sample_record())), RECORD);
+        assert_eq!(to_hex(&encode_meta(&sample_meta())), META);
+    }
+
+    #[test]
+    fn bytes_decode_for_ever() {
+        assert_eq!(decode_entry(from_hex(ENTRY)), Ok(sample_entry()));
+        assert_eq!(decode_outcome(from_hex(DONE)), Ok(sample_done()));
+        for (hex, outcome) in OTHER_OUTCOMES.iter().zip(&sample_outcomes()[1..]) {
+            assert_eq!(decode_outcome(from_hex(hex)).as_ref(), Ok(outcome));
+        }
+        assert_eq!(decode_request(from_hex(RECORD)), Ok(sample_record()));
+        assert_eq!(decode_meta(from_hex(META)), Ok(sample_meta()));
+    }
+}
+
+#[test]
+fn a_commands_size_is_known_without_encoding_it() {
+    for command in sample_entry().commands {
+        assert_eq!(command_size(&command), encode_command(&command).len());
+    }
+}
+
+#[test]
+fn decoding_copies_no_values() {
+    let value = Bytes::from(vec![7; 100_000]);
+    let put = Action::Put { key: "k".into(), value };
+    let entry = Entry { stamp: 1, proposal: ProposalId::default(), commands: vec![Command::single(put)] };
+    let bytes = encode_entry(&entry);
+    let decoded = decode_entry(bytes.clone()).unwrap();
+    let Action::Put { value, .. } = &decoded.commands[0].operations[0].action else { panic!("not a put") };
+    assert!(bytes.as_ptr_range().contains(&value.as_ptr()));
+}
+
+#[test]
+fn a_newer_format_asks_for_an_upgrade() {
+    // Format 2, alone; then with a stamp that is no longer a fixed64.
+    for bytes in [&[0x08, 2][..], &[0x08, 2, 0x12, 1, 0]] {
+        for error in [
+            decode_entry(Bytes::from_static(bytes)).unwrap_err(),
+            decode_meta(Bytes::from_static(bytes)).unwrap_err(),
+            decode_request(Bytes::from_static(bytes)).unwrap_err(),
+        ] {
+            assert_eq!(error, DecodeError::UnknownFormat(2));
+            assert!(error.to_string().contains("upgrade this node"));
+        }
+    }
+}
+
+#[test]
+fn nothing_at_all_is_no_record() {
+    assert_eq!(decode_entry(Bytes::new()), Err(DecodeError::BadField("format version")));
+    assert_eq!(decode_meta(Bytes::new()), Err(DecodeError::BadField("format version")));
+    assert_eq!(decode_outcome(Bytes::new()), Err(DecodeError::UnknownKind("outcome")));
+}
+
+#[test]
+fn an_unknown_kind_asks_for_an_upgrade() {
+    // Field 14 (an empty message), where operations have up to 5 kinds and outcomes up to 7.
+    let unknown = [0x72, 0];
+    let command = [&[0x22, 2][..], &unknown].concat();
+    let error = decode_command(command.into()).unwrap_err();
+    assert_eq!(error, DecodeError::UnknownKind("operation"));
+    assert!(error.to_string().contains("upgrade this node"));
+
+    let outcome = decode_outcome(unknown.to_vec().into());
+    assert_eq!(outcome, Err(DecodeError::UnknownKind("outcome")));
+    let result = [&[0x0a, 4, 0x0a, 2][..], &unknown].concat();
+    let expected = Err(DecodeError::UnknownKind("operation result"));
+    assert_eq!(decode_outcome(result.into()), expected);
+    let precondition = [&[0x1a, 2][..], &unknown].concat();
+    let expected = Err(DecodeError::UnknownKind("precondition"));
+    assert_eq!(decode_command(precondition.into()), expected);
+    let request_id = [&[0x12, 2][..], &unknown].concat();
+    assert_eq!(decode_command(request_id.into()), Err(DecodeError::UnknownKind("request id")));
+    let error = decode_outcome(vec![0x1a, 2, 0x10, 99].into());
+    assert_eq!(error, Err(DecodeError::UnknownKind("operation error")));
+}
+
+#[test]
+fn an_unknown_field_is_not_skipped() {
+    // Field 9, a varint, in a put.
+    let put = [0x0a, 1, b'k', 0x48, 1];
+    let operation = [&[0x12, put.len() as u8][..], &put].concat();
+    let command = [&[0x22, operation.len() as u8][..], &operation].concat();
+    assert_eq!(decode_command(command.into()), Err(DecodeError::UnknownField));
+    let entry = [&encode_entry(&sample_entry())[..], &[0x48, 1]].concat();
+    assert_eq!(decode_entry(entry.into()), Err(DecodeError::UnknownField));
+}
+
+#[test]
+fn a_request_id_has_16_bytes() {
+    let command = vec![0x12, 3, 0x0a, 1, 7];
+    assert_eq!(decode_command(command.into()), Err(DecodeError::BadField("request id")));
+}
+
+#[test]
+fn damaged_bytes_never_panic_and_never_decode_to_something_shorter() {
+    let samples = [
+        encode_entry(&sample_entry()),
+        encode_outcome(&sample_done()),
+        encode_request(&sample_record()),
+        encode_meta(&sample_meta()),
+    ];
+    let mut random = crate::tests::Random::new(1);
+    for sample in &samples {
+        for _ in 0..5_000 {
+            let mut bytes = sample.to_vec();
+            for _ in 0..1 + random.below(3) {
+                let at = random.below(bytes.len() as u64) as usize;
+                bytes[at] = random.next() as u8;
+            }
+            bytes.truncate(random.below(2 * bytes.len() as u64) as usize);
+            let bytes = Bytes::from(bytes);
+            // What does decode was understood to the last byte.
+            if let Ok(entry) = decode_entry(bytes.clone()) {
+                assert_eq!(encode_entry(&entry).len(), bytes.len());
+            }
+            if let Ok(outcome) = decode_outcome(bytes.clone()) {
+                assert_eq!(encode_outcome(&outcome).len(), bytes.len());
+            }
+            _ = (decode_command(bytes.clone()), decode_request(bytes.clone()), decode_meta(bytes));
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What a client may ask, and what it is told.
+//!
+//! Every request is a [`Command`]: preconditions, then operations, applied as one. A plain put is a
+//! command of one operation; a compare-and-set is a precondition and a put.
+
+use bytes::Bytes;
+
+use crate::ids::Namespace;
+use crate::requests::RequestId;
+
+/// One client request: applied as a whole at one point of the shard's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The keyspace that all keys below belong to.
+    pub namespace: Namespace,
+    /// Makes the command take effect at most once, however often it is sent.
+    pub request_id: Option<RequestId>,
+    /// All must hold, or nothing happens ([`Outcome::Conflict`]).
+    pub preconditions: Vec<Precondition>,
+    /// Carried out in order; each sees the effects of those before it.
+    pub operations: Vec<Operation>,
+}
+
+impl Command {
+    /// A command of one operation in the default namespace, unconditional, without a request id.
+    pub fn single(action: Action) -> Command {
+        Command {
+            namespace: Namespace::DEFAULT,
+            request_id: None,
+            preconditions: Vec::new(),
+            operations: vec![Operation { action, on_error: OnError::Abort }],
+        }
+    }
+
+    /// True if it changes nothing whatever the state: it needs no place in the log.
+    pub fn is_read_only(&self) -> bool {
+        self.operations.iter().all(|operation| matches!(operation.action, Action::Get { .. }))
+    }
+
+    /// Every key that the command names, preconditions first.
+    pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
+        let conditions = self.preconditions.iter().map(|condition| &condition.key);
+        conditions.chain(self.operations.iter().map(|operation| operation.action.key()))
+    }
+}
+
+/// What must hold of one key before the operations run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Precondition {
+    /// The key looked at.
+    pub key: Bytes,
+    /// What must hold of it.
+    pub expect: Expect,
+}
+
+/// The state that a [`Precondition`] demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The key holds no value.
+    Absent,
+    /// The key holds a value, of any version.
+    Present,
+    /// The key holds a value of exactly this version.
+    Version(u64),
+}
+
+/// An action, and what becomes of the command if the action fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// What to do.
+    pub action: Action,
+    /// What an error of it means for the command.
+    pub on_error: OnError,
+}
+
+/// What an operation's error means for the rest of its command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// Nothing of the command happens ([`Outcome::Aborted`]).
+    #[default]
+    Abort,
+    /// Only this operation does nothing; its result is the error.
+    Continue,
+}
+
+/// What one operation does to one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Reads the key.
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// Sets the key.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// Its new value.
+        value: Bytes,
+    },
+    /// Removes the key if it is there.
+    Delete {
+        /// The key.
+        key: Bytes,
+    },
+    /// Adds to a decimal integer (absent counts as 0); the value is kept as decimal text.
+    Increment {
+        /// The key.
+        key: Bytes,
+        /// What to add; may be negative.
+        by: i64,
+    },
+    /// Appends bytes (absent counts as empty).
+    Append {
+        /// The key.
+        key: Bytes,
+        /// The bytes to append.
+        suffix: Bytes,
+    },
+}
+
+impl Action {
+    /// The one key that the action touches.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Action::Get { key }
+            | Action::Put { key, .. }
+            | Action::Delete { key }
+            | Action::Increment { key, .. }
+            | Action::Append { key, .. } => key,
+        }
+    }
+}
+
+/// What became of a command. All but [`Outcome::Done`] mean that nothing happened and nothing will.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It took effect; one result for each operation, in order.
+    Done(Vec<OperationResult>),
+    /// A precondition did not hold.
+    Conflict {
+        /// Which precondition, from 0.
+        precondition: usize,
+        /// The version that the key has, if it holds a value.
+        version: Option<u64>,
+    },
+    /// An operation that aborts its command failed.
+    Aborted {
+        /// Which operation, from 0.
+        operation: usize,
+        /// Why it failed.
+        error: OperationError,
+    },
+    /// This shard does not own a slot that the command touches: route again.
+    WrongShard,
+    /// The request id came before with another payload.
+    RequestReused,
+    /// The request id is too old, or too far in the future, to be remembered.
+    RequestExpired,
+    /// The memory of request ids is full of recent ones: retry later.
+    RequestMemoryFull,
+}
+
+/// What one operation did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperationResult {
+    /// Of a get: what the key holds.
+    Value(Option<Versioned>),
+    /// Of a put: the version that the key has now.
+    Written {
+        /// The shard's mutation counter at this write.
+        version: u64,
+    },
+    /// Of a delete.
+    Deleted {
+        /// True if the key held a value.
+        existed: bool,
+    },
+    /// Of an increment.
+    Incremented {
+        /// The sum.
+        value: i64,
+        /// The version that the key has now.
+        version: u64,
+    },
+    /// Of an append.
+    Appended {
+        /// The length in bytes that the value has now.
+        length: u64,
+        /// The version that the key has now.
+        version: u64,
+    },
+    /// The operation failed and did nothing ([`OnError::Continue`]).
+    Failed(OperationError),
+}
+
+/// Why an operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OperationError {
+    /// The value to increment is not decimal text of a 64-bit signed integer.
+    #[error("the value is not a 64-bit integer in decimal text")]
+    NotAnInteger,
+    /// The sum does not fit a 64-bit signed integer.
+    #[error("the sum does not fit a 64-bit integer")]
+    Overflow,
+    /// The value would grow past the largest size that `apply` allows.
+    #[error("the value would grow past the largest size allowed")]
+    ValueTooLarge,
+}
+
+/// A value and what is known of its last write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// The shard's mutation counter at the write.
+    pub version: u64,
+    /// The shard time of the write, in microseconds since the Unix epoch.
+    pub stamp: u64,
+    /// The value's bytes.
+    pub value: Bytes,
+}

@@ -1,0 +1,25 @@
+//! What the keevee store means, without I/O: ids, commands and outcomes, the deterministic
+//! [`apply`](apply::apply), slots, request-id memory, the chain hash, and the kinds of errors.
+//!
+//! Everything here is a pure function of its arguments: no clock, no random numbers, no files, no
+//! sockets. Two replicas that apply the same entries in the same order reach the same bytes.
+//!
+//! It leaves out how replicas agree on the entries (`keevee-paxos`), and how state is kept on disk
+//! (`keevee-server`).
+
+#![deny(clippy::iter_over_hash_type)]
+
+pub mod apply;
+pub mod chain;
+pub mod codec;
+pub mod command;
+mod digest;
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod requests;
+pub mod slots;
+pub mod stamp;
+
+#[cfg(test)]
+mod tests;
