@@ -1,0 +1,167 @@
+//! The acceptor and the learner: what every member does, whoever leads.
+//!
+//! Lamport 2001, section 2.2: an acceptor promises the highest ballot it has seen, and accepts at a
+//! ballot unless it promised a higher one. What it says of its log is sent only once that is on disk.
+
+use crate::ballot::{Ballot, Index, NodeId};
+use crate::message::{Entry, LogRead, Message, Record};
+use crate::replica::{Heard, Prefix, Replica, Role};
+
+impl Replica {
+    /// Phase 1b. The same ballot asked again gets the next page, or the same page again.
+    pub(crate) fn on_prepare(&mut self, from: NodeId, ballot: Ballot, index: Index, disk: &dyn LogRead) {
+        if ballot.node != from || self.refuse(from, ballot) {
+            return;
+        }
+        if ballot > self.promised {
+            self.raise_promise(ballot);
+            self.make_way(from);
+        }
+        let promise = self.promise_page(ballot, index, disk);
+        self.send_when_synced(from, promise);
+    }
+
+    /// Gives a candidate the time to lead. The leader heard before can count on this node no longer, so it
+    /// is no reason to refuse a poll; unless it is the candidate, which then was refused by some other node.
+    fn make_way(&mut self, candidate: NodeId) {
+        self.poll_at = self.now + self.draw_timeout();
+        if self.heard.is_some_and(|heard| heard.ballot.node != candidate) {
+            self.heard = None;
+        }
+    }
+
+    /// One page of what is accepted here. Below the promise nothing changes any more, so that the pages
+    /// of one ballot belong together whenever they are read.
+    pub(crate) fn promise_page(&self, ballot: Ballot, from: Index, disk: &dyn LogRead) -> Message {
+        let last = self.log.last();
+        let start = from.max(self.first);
+        let entries = self.log.read(start, last, self.page_bytes_max, disk);
+        let end = entries.last().map_or(last, |entry| entry.index);
+        let next = (end < last).then_some(end + 1);
+        Message::Promise { ballot, from, entries, next, chosen: self.chosen, first: self.first }
+    }
+
+    /// Phase 2b: accepts what is new, and acknowledges the prefix accepted at this ballot.
+    pub(crate) fn on_accept(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        sent_at: u64,
+        entries: Vec<Entry>,
+        chosen: Index,
+    ) {
+        if ballot.node != from || self.refuse(from, ballot) {
+            return;
+        }
+        // Accepts come from a leader that had a quorum of promises: connected, until a heartbeat says otherwise.
+        let connected = self.heard.is_none_or(|heard| heard.ballot != ballot || heard.connected);
+        self.hear(ballot, connected);
+        for entry in entries {
+            let known = entry.index <= self.chosen;
+            if !known && self.log.ballot_at(entry.index) != Some(ballot) {
+                self.accept(Entry { ballot, ..entry });
+            }
+        }
+        self.learn(ballot, chosen);
+        let acknowledgement =
+            Message::Accepted { ballot, sent_at, through: self.prefix.through, chosen: self.chosen };
+        self.send_when_synced(from, acknowledgement);
+    }
+
+    /// A leader's sign of life. The answer speaks only of what is on disk, so it need not wait for writes in
+    /// progress, but for the promise: a node that answered at a ballot and forgot it would also have forgotten
+    /// what it said to be chosen, and the leader would never send that again.
+    pub(crate) fn on_heartbeat(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        sent_at: u64,
+        chosen: Index,
+        connected: bool,
+        flushed: Index,
+    ) {
+        if ballot.node != from || self.refuse(from, ballot) {
+            return;
+        }
+        self.hear(ballot, connected);
+        self.learn(ballot, chosen);
+        self.flushed_everywhere_heard = flushed;
+        let synced = self.synced_through();
+        let reply = Message::HeartbeatReply {
+            ballot,
+            sent_at,
+            through: self.prefix.through.min(synced),
+            chosen: self.chosen.min(synced),
+            flushed: self.flushed,
+        };
+        if self.is_promise_synced() {
+            self.send(from, reply);
+        } else {
+            self.send_when_synced(from, reply);
+        }
+    }
+
+    /// Marks chosen what the leader of `ballot` says is chosen, as far as it was accepted here at that very
+    /// ballot: at an older ballot the value here may be another one.
+    pub(crate) fn learn(&mut self, ballot: Ballot, chosen: Index) {
+        if ballot != self.promised {
+            return;
+        }
+        self.extend_prefix(ballot);
+        self.chosen = self.chosen.max(chosen.min(self.prefix.through));
+    }
+
+    /// Answers a message below the promise with the promise. True if it was one.
+    fn refuse(&mut self, from: NodeId, ballot: Ballot) -> bool {
+        let refused = ballot < self.promised;
+        if refused {
+            self.send(from, Message::Refused { ballot, promised: self.promised });
+        }
+        refused
+    }
+
+    /// Notes that the leader of a ballot not below the promise is alive.
+    fn hear(&mut self, ballot: Ballot, connected: bool) {
+        if ballot > self.promised {
+            self.raise_promise(ballot);
+        }
+        assert_ne!(ballot.node, self.id, "no other node leads at a ballot of mine");
+        let changed = self.heard.is_none_or(|heard| heard.ballot != ballot);
+        self.heard = Some(Heard { ballot, at: self.now, connected });
+        if connected {
+            self.role = Role::Follower;
+            self.poll_at = self.now + self.draw_timeout();
+        }
+        if changed {
+            self.ask_again();
+        }
+    }
+
+    /// Promises a ballot, and with it gives up any lower ballot of one's own.
+    pub(crate) fn raise_promise(&mut self, ballot: Ballot) {
+        assert!(ballot > self.promised);
+        self.promised = ballot;
+        self.round_seen = self.round_seen.max(ballot.round);
+        if matches!(self.role, Role::Leading(_) | Role::Preparing(_)) {
+            self.step_down();
+        }
+    }
+
+    /// Takes an entry into the log, in memory now and on disk with this step's records.
+    pub(crate) fn accept(&mut self, entry: Entry) {
+        assert!(entry.ballot == self.promised, "accepts only at the ballot promised");
+        self.records.push(Record::Accepted(entry.clone()));
+        self.log.insert(entry);
+    }
+
+    /// Brings the prefix up to date for a ballot.
+    pub(crate) fn extend_prefix(&mut self, ballot: Ballot) {
+        if self.prefix.ballot != ballot {
+            self.prefix = Prefix { ballot, through: self.chosen };
+        }
+        self.prefix.through = self.prefix.through.max(self.chosen);
+        while self.log.ballot_at(self.prefix.through + 1) == Some(ballot) {
+            self.prefix.through += 1;
+        }
+    }
+}
