@@ -1,0 +1,119 @@
+//! The seam between a shard and what makes its replicas agree.
+//!
+//! An engine is told what to propose and what is applied; what it brings about is collected by
+//! [`Engine::take_events`]. How it is moved besides (messages, ticks, finished writes) is its own affair,
+//! since one engine is a pure state machine and another owns tasks and timers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use keevee_core::ids::NodeId;
+
+use crate::storage::StorageError;
+
+/// What makes replicas agree on a log of opaque payloads.
+pub trait Engine {
+    /// What its replicas say to each other.
+    type Message;
+
+    /// Proposes a payload at the next index, which it returns; `None` if this replica does not lead.
+    fn propose(&mut self, now: Duration, payload: Bytes) -> Option<u64>;
+
+    /// Asks for a linearizable read; [`Events::reads_ready`] answers once everything acknowledged so far is
+    /// applied here.
+    fn read_barrier(&mut self, now: Duration, read: u64);
+
+    /// Tells that everything up to an index is applied.
+    fn applied(&mut self, now: Duration, index: u64);
+
+    /// Tells that everything up to an index survives a crash without the log.
+    fn flushed(&mut self, now: Duration, index: u64);
+
+    /// Hands leadership to the member that is furthest along, if this replica leads.
+    fn transfer_leadership(&mut self, now: Duration);
+
+    /// How many writes of entries are not on this node's disk yet.
+    fn unsynced(&self) -> usize;
+
+    /// The leader that it knows, perhaps itself.
+    fn leader(&self) -> Option<NodeId>;
+
+    /// What it is now.
+    fn status(&self) -> EngineStatus;
+
+    /// What happened since the last call.
+    fn take_events(&mut self) -> Events<Self::Message>;
+}
+
+/// What an engine brought about.
+#[derive(Debug)]
+pub struct Events<M> {
+    /// To be sent, in order.
+    pub send: Vec<(NodeId, M)>,
+    /// Chosen and on this node's disk, in order: to be applied. `None` changes nothing but the index.
+    pub chosen: Vec<(u64, Option<Bytes>)>,
+    /// Reads that may be served now.
+    pub reads_ready: Vec<u64>,
+    /// The engine can't go on.
+    pub failed: Option<EventsFailure>,
+}
+
+impl<M> Default for Events<M> {
+    fn default() -> Events<M> {
+        Events { send: Vec::new(), chosen: Vec::new(), reads_ready: Vec::new(), failed: None }
+    }
+}
+
+/// Why an engine can't go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EventsFailure {
+    /// Its log failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Its peers have dropped what it lacks.
+    #[error("this replica lacks entries that its peers have dropped; replace it under a new store id")]
+    TooFarBehind,
+}
+
+/// What an engine is, as seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineStatus {
+    /// What this replica does besides following.
+    pub role: Role,
+    /// The leader that it knows, perhaps itself.
+    pub leader: Option<NodeId>,
+    /// The leader's number, as the engine writes it.
+    pub ballot: String,
+    /// The first index in the log.
+    pub first: u64,
+    /// The last index in the log.
+    pub last: u64,
+    /// Everything up to here is chosen.
+    pub chosen: u64,
+    /// Everything up to here survives a crash without the log.
+    pub flushed: u64,
+    /// Of a leader: what each other member has acknowledged.
+    pub acknowledged: Vec<(NodeId, u64)>,
+}
+
+/// What a replica does besides following.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It follows, or looks for a leader.
+    Follower,
+    /// It tries to lead.
+    Candidate,
+    /// It leads.
+    Leader,
+}
+
+impl Role {
+    /// The role's name, as statuses show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Leader => "leader",
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! One shard's replica without I/O.
+//!
+//! [`Shard`] takes commands, cuts them into entries, has an [`Engine`] agree on them, applies what is
+//! chosen, and answers. [`PaxosEngine`] drives `keevee-paxos` over a [`storage::LogStore`]. Time, messages
+//! and finished disk writes are inputs; messages and answers are outputs; the server and the simulator run
+//! the same code.
+//!
+//! It leaves out sockets and disks (`keevee-server`), and what a command means (`keevee-core`).
+
+pub mod engine;
+mod hashes;
+mod paxos;
+mod records;
+mod shard;
+pub mod storage;
+
+pub use engine::{Engine, EngineStatus, Events, EventsFailure, Role};
+pub use hashes::ChainHash;
+pub use paxos::PaxosEngine;
+pub use shard::{Bounds, Effects, Failure, Now, Refusal, Reply, Request, Shard, ShardStatus};

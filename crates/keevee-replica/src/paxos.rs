@@ -1,0 +1,231 @@
+//! Drives `keevee-paxos` over a log: carries out what a step demands, and brings back what it waits for.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::mem;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keevee_core::ids::NodeId;
+use keevee_paxos::{
+    Config, Entry, HardState, Input, LogRead, Message, Output, Persist, Record, Replica, Restored, RoleName,
+    Value,
+};
+
+use crate::engine::{Engine, EngineStatus, Events, EventsFailure, Role};
+use crate::records;
+use crate::storage::{LogRecord, LogStore, StorageError};
+
+/// A Multi-Paxos replica on a log.
+pub struct PaxosEngine<L> {
+    replica: Replica,
+    disk: Disk<L>,
+    /// Writes under way, oldest first.
+    writing: VecDeque<Writing>,
+    events: Events<Message>,
+}
+
+struct Writing {
+    token: u64,
+    has_entries: bool,
+    then_send: Vec<(u64, Message)>,
+}
+
+/// The log as the pure replica reads it. A read error is kept aside, and stops the engine.
+struct Disk<L> {
+    log: L,
+    failed: RefCell<Option<StorageError>>,
+}
+
+impl<L: LogStore> LogRead for Disk<L> {
+    fn read(&self, from: u64, to: u64, bytes_max: usize) -> Vec<Entry> {
+        let decode = |(index, bytes)| records::decode_entry(index, bytes);
+        let entries = self.log.read(from, to, bytes_max);
+        let decoded = entries.and_then(|entries| entries.into_iter().map(decode).collect());
+        decoded.unwrap_or_else(|error| {
+            self.failed.replace(Some(error));
+            Vec::new()
+        })
+    }
+}
+
+impl<L: LogStore> PaxosEngine<L> {
+    /// A replica as its log left it. `applied` is the applied index of the state machine.
+    pub fn open(config: Config, log: L, applied: u64, now: Duration) -> Result<PaxosEngine<L>, StorageError> {
+        let hard_state = match log.hard_state()? {
+            Some(bytes) => records::decode_hard_state(bytes)?,
+            None => HardState::default(),
+        };
+        let last = log.last()?;
+        let stored = log.read(applied + 1, last, usize::MAX)?;
+        let entries: Result<Vec<Entry>, StorageError> =
+            stored.into_iter().map(|(index, bytes)| records::decode_entry(index, bytes)).collect();
+        let entries = entries?;
+        check_restored(&hard_state, applied, last, &entries)?;
+        let restored = Restored { hard_state, applied, entries };
+        let replica = Replica::new(config, restored, now);
+        let disk = Disk { log, failed: RefCell::new(None) };
+        Ok(PaxosEngine { replica, disk, writing: VecDeque::new(), events: Events::default() })
+    }
+
+    /// A message arrived from another replica.
+    pub fn message(&mut self, now: Duration, from: NodeId, message: Message) {
+        self.step(now, Input::Message { from: from.0, message });
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, now: Duration) {
+        self.step(now, Input::Tick);
+    }
+
+    /// The log says that a token's records, and all earlier ones, are on disk.
+    pub fn persisted(&mut self, now: Duration, token: u64) {
+        self.disk.log.persisted(token);
+        self.step(now, Input::Persisted(token));
+        while self.writing.front().is_some_and(|writing| writing.token <= token) {
+            let Some(writing) = self.writing.pop_front() else { break };
+            self.deliver(now, writing.then_send);
+        }
+    }
+
+    /// The connection to a node was reset.
+    pub fn disconnected(&mut self, now: Duration, node: NodeId) {
+        self.step(now, Input::Disconnected(node.0));
+    }
+
+    fn step(&mut self, now: Duration, input: Input) -> Option<u64> {
+        let output = self.replica.step(now, input, &self.disk);
+        let proposed = output.proposed;
+        self.carry_out(now, output);
+        proposed
+    }
+
+    fn carry_out(&mut self, now: Duration, output: Output) {
+        if let Some(persist) = output.persist {
+            self.submit(persist);
+        }
+        let payload = |value| match value {
+            Value::Noop => None,
+            Value::Data(bytes) => Some(bytes),
+        };
+        let chosen = output.chosen.into_iter().map(|entry| (entry.index, payload(entry.value)));
+        self.events.chosen.extend(chosen);
+        self.events.reads_ready.extend(output.reads_ready);
+        if let Some(error) = self.disk.failed.take() {
+            self.events.failed = Some(EventsFailure::Storage(error));
+        } else if output.need_snapshot {
+            self.events.failed = Some(EventsFailure::TooFarBehind);
+        }
+        self.deliver(now, output.send);
+    }
+
+    fn submit(&mut self, persist: Persist) {
+        let Persist { token, records, then_send } = persist;
+        let has_entries = records.iter().any(|record| matches!(record, Record::Accepted(_)));
+        let encode = |record: Record| match record {
+            Record::Accepted(entry) => {
+                LogRecord::Entry { index: entry.index, bytes: records::encode_entry(&entry) }
+            }
+            Record::HardState(state) => LogRecord::HardState(records::encode_hard_state(&state)),
+            Record::DropBelow(first) => LogRecord::DropBelow(first),
+        };
+        self.disk.log.submit(records.into_iter().map(encode).collect(), token);
+        self.writing.push_back(Writing { token, has_entries, then_send });
+    }
+
+    /// Messages to this node itself are delivered on the spot.
+    fn deliver(&mut self, now: Duration, messages: Vec<(u64, Message)>) {
+        let own = self.replica.id();
+        for (to, message) in messages {
+            if to == own {
+                self.step(now, Input::Message { from: own, message });
+            } else {
+                self.events.send.push((NodeId(to), message));
+            }
+        }
+    }
+}
+
+/// A log that can't be what this node wrote must not vote.
+fn check_restored(
+    hard_state: &HardState,
+    applied: u64,
+    last: u64,
+    entries: &[Entry],
+) -> Result<(), StorageError> {
+    let corrupt = |cause: String| Err(StorageError::Corrupt { what: "the log", cause });
+    if applied > last && last > 0 || applied > 0 && last == 0 && hard_state.first <= applied {
+        return corrupt(format!("the state is at index {applied}, the log ends at {last}"));
+    }
+    if hard_state.first > applied + 1 {
+        return corrupt(format!("it starts at index {}, the state is at {applied}", hard_state.first));
+    }
+    let consecutive = entries.iter().zip(applied + 1..).take_while(|(entry, index)| entry.index == *index);
+    let end = applied + consecutive.count() as u64;
+    if end < hard_state.chosen {
+        return corrupt(format!("index {} is marked chosen and missing", end + 1));
+    }
+    match entries.iter().find(|entry| entry.ballot > hard_state.promised) {
+        Some(entry) => corrupt(format!("index {} is above the promise", entry.index)),
+        None => Ok(()),
+    }
+}
+
+impl<L: LogStore> Engine for PaxosEngine<L> {
+    type Message = Message;
+
+    fn propose(&mut self, now: Duration, payload: Bytes) -> Option<u64> {
+        self.step(now, Input::Propose(payload))
+    }
+
+    fn read_barrier(&mut self, now: Duration, read: u64) {
+        self.step(now, Input::Read(read));
+    }
+
+    fn applied(&mut self, now: Duration, index: u64) {
+        self.step(now, Input::Applied(index));
+    }
+
+    fn flushed(&mut self, now: Duration, index: u64) {
+        self.step(now, Input::Flushed(index));
+    }
+
+    fn transfer_leadership(&mut self, now: Duration) {
+        self.step(now, Input::TransferLeadership);
+    }
+
+    fn unsynced(&self) -> usize {
+        self.writing.iter().filter(|writing| writing.has_entries).count()
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.replica.leader().map(NodeId)
+    }
+
+    fn status(&self) -> EngineStatus {
+        let status = self.replica.status();
+        let role = match status.role {
+            RoleName::Follower => Role::Follower,
+            RoleName::Candidate => Role::Candidate,
+            RoleName::Leader => Role::Leader,
+        };
+        EngineStatus {
+            role,
+            leader: status.leader.map(NodeId),
+            ballot: status.promised.to_string(),
+            first: status.first,
+            last: status.last,
+            chosen: status.chosen,
+            flushed: status.flushed,
+            acknowledged: status
+                .acknowledged
+                .into_iter()
+                .map(|(node, index)| (NodeId(node), index))
+                .collect(),
+        }
+    }
+
+    fn take_events(&mut self) -> Events<Message> {
+        mem::take(&mut self.events)
+    }
+}

@@ -1,0 +1,467 @@
+//! A shard's replica: commands in, answers out.
+//!
+//! Waiting commands are cut into an entry as soon as few enough entries are on their way to this node's
+//! disk: what arrives during a sync shares the next one, and no timer holds a command back. Everything is
+//! bounded: past the bounds a command is refused at once, when that is still known to be true.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keevee_core::apply::{self, Applied, Entry, ProposalId, ShardMeta};
+use keevee_core::codec;
+use keevee_core::command::{Command, Outcome};
+use keevee_core::ids::{NodeId, ShardId};
+use keevee_core::requests::RequestMemory;
+use keevee_core::stamp::HybridClock;
+
+use crate::engine::{Engine, EngineStatus, EventsFailure};
+use crate::hashes::{ChainHash, Hashes};
+use crate::storage::{StateStore, StorageError};
+
+/// The time, as the caller's clocks tell it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Since any origin that stays the same; does not go back.
+    pub monotonic: Duration,
+    /// The wall clock, in microseconds since the Unix epoch.
+    pub wall_micros: u64,
+}
+
+/// A command to carry out.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Comes back in the [`Reply`].
+    pub ticket: u64,
+    /// What to do.
+    pub command: Command,
+    /// When no answer is of use any more, on the monotonic clock.
+    pub deadline: Duration,
+    /// Of a read: serve this replica's own applied state, however old.
+    pub stale: bool,
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The request's ticket.
+    pub ticket: u64,
+    /// What became of it.
+    pub result: Result<Outcome, Refusal>,
+}
+
+/// Why a command has no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This replica does not lead; nothing happened. Perhaps this one does.
+    NotLeader(Option<NodeId>),
+    /// Nothing happened, and nothing will.
+    Unavailable(&'static str),
+    /// It was proposed; it may take effect, even later.
+    OutcomeUnknown(&'static str),
+}
+
+/// What a shard takes in at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Commands waiting to be proposed, and as many reads.
+    pub waiting_commands_max: usize,
+    /// Bytes of the commands waiting to be proposed.
+    pub waiting_bytes_max: usize,
+    /// Bytes of one entry, unless one command is larger.
+    pub entry_bytes_max: usize,
+    /// Entries on their way to this node's disk before the next one is cut.
+    pub unsynced_entries_max: usize,
+    /// Entries proposed here and not known to be chosen before the next one is cut.
+    pub unchosen_entries_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            waiting_commands_max: 65_536,
+            waiting_bytes_max: 64 << 20,
+            entry_bytes_max: 1 << 20,
+            unsynced_entries_max: 1,
+            unchosen_entries_max: 64,
+        }
+    }
+}
+
+/// What a shard wants done.
+#[derive(Debug)]
+pub struct Effects<M> {
+    /// Messages of the engine, in order.
+    pub send: Vec<(NodeId, M)>,
+    /// Chain hashes to tell.
+    pub hashes: Vec<(NodeId, ChainHash)>,
+    /// Answers.
+    pub replies: Vec<Reply>,
+}
+
+impl<M> Default for Effects<M> {
+    fn default() -> Effects<M> {
+        Effects { send: Vec::new(), hashes: Vec::new(), replies: Vec::new() }
+    }
+}
+
+/// Why a replica must stop.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Its engine can't go on.
+    #[error(transparent)]
+    Engine(#[from] EventsFailure),
+    /// Its state can't be read or written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A chosen entry says something that this program does not know.
+    #[error("entry {index} can't be understood: {cause}; start a newer keevee on this folder")]
+    UnknownEntry {
+        /// The entry.
+        index: u64,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// It applied something else than a majority.
+    #[error(
+        "this replica's state differs from that of a majority at index {index}: it is wrong and must not \
+         answer; keep its folder for study, and replace it under a new store id"
+    )]
+    Diverged {
+        /// Where the difference showed.
+        index: u64,
+    },
+}
+
+/// A status: the engine's, and how far this replica has applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// The engine's part.
+    pub engine: EngineStatus,
+    /// Everything up to here is applied.
+    pub applied: u64,
+    /// The chain hash there.
+    pub chain: u128,
+    /// Commands waiting to be proposed.
+    pub waiting: usize,
+}
+
+/// An entry proposed here, until it is known what became of it.
+struct Proposed {
+    payload: Bytes,
+    entry: Entry,
+    /// Of each command in turn; `None` once it was answered.
+    waiters: Vec<Option<Waiter>>,
+}
+
+struct Waiter {
+    ticket: u64,
+    deadline: Duration,
+}
+
+/// One shard's replica: batching, the engine, the applied state, the answers.
+///
+/// Invariants: every request is answered exactly once, unless the replica fails; `meta` is that of the
+/// last write set written to `state`.
+pub struct Shard<E: Engine, S> {
+    id: ShardId,
+    engine: E,
+    state: S,
+    meta: ShardMeta,
+    memory: RequestMemory,
+    clock: HybridClock,
+    bounds: Bounds,
+    next_proposal: ProposalId,
+    waiting: VecDeque<Request>,
+    waiting_bytes: usize,
+    proposed: BTreeMap<u64, Proposed>,
+    reads: BTreeMap<u64, Vec<Request>>,
+    reads_waiting: usize,
+    read_count: u64,
+    hashes: Hashes,
+    effects: Effects<E::Message>,
+}
+
+impl<E: Engine, S: StateStore> Shard<E, S> {
+    /// A shard over an opened engine and state. `boot` differs at each start of the node.
+    pub fn new(
+        id: ShardId,
+        node: NodeId,
+        members: BTreeSet<NodeId>,
+        boot: u64,
+        engine: E,
+        state: S,
+        bounds: Bounds,
+    ) -> Result<Shard<E, S>, Failure> {
+        let meta = state.meta()?;
+        let mut memory = RequestMemory::default();
+        let corrupt = |cause: String| StorageError::Corrupt { what: "a remembered request", cause };
+        memory.load(state.requests()?).map_err(|error| corrupt(error.to_string()))?;
+        let mut clock = HybridClock::new();
+        clock.observe(meta.time);
+        Ok(Shard {
+            id,
+            engine,
+            state,
+            meta,
+            memory,
+            clock,
+            bounds,
+            next_proposal: ProposalId { node: node.0, boot, sequence: 1 },
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            proposed: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            reads_waiting: 0,
+            read_count: 0,
+            hashes: Hashes::new(node, members),
+            effects: Effects::default(),
+        })
+    }
+
+    /// This shard.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// The engine, to be moved by what only it understands. Call [`Shard::advance`] afterwards.
+    pub fn engine(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
+    /// The applied state.
+    pub fn state(&mut self) -> &mut S {
+        &mut self.state
+    }
+
+    /// The leader that this replica knows, perhaps itself.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.engine.leader()
+    }
+
+    /// What this replica is now.
+    pub fn status(&self) -> ShardStatus {
+        ShardStatus {
+            engine: self.engine.status(),
+            applied: self.meta.applied,
+            chain: self.meta.chain,
+            waiting: self.waiting.len(),
+        }
+    }
+
+    /// Takes commands in. Call [`Shard::advance`] afterwards.
+    pub fn submit(&mut self, now: Now, requests: Vec<Request>) -> Result<(), Failure> {
+        let mut linearizable = Vec::new();
+        for request in requests {
+            if !request.command.is_read_only() {
+                self.enqueue(request);
+            } else if request.stale {
+                self.answer_read(request)?;
+            } else if self.reads_waiting >= self.bounds.waiting_commands_max {
+                self.refuse(request.ticket, Refusal::Unavailable("too many reads are waiting"));
+            } else {
+                self.reads_waiting += 1;
+                linearizable.push(request);
+            }
+        }
+        if !linearizable.is_empty() {
+            self.read_count += 1;
+            self.reads.insert(self.read_count, linearizable);
+            self.engine.read_barrier(now.monotonic, self.read_count);
+        }
+        Ok(())
+    }
+
+    /// Notes another replica's chain hash.
+    pub fn compare_hash(&mut self, from: NodeId, hash: ChainHash) -> Result<(), Failure> {
+        self.hashes.note(from, hash).map_or(Ok(()), |index| Err(Failure::Diverged { index }))
+    }
+
+    /// Goes as far as it can: applies, answers, proposes. What is to be done outside.
+    pub fn advance(&mut self, now: Now) -> Result<Effects<E::Message>, Failure> {
+        loop {
+            self.propose(now);
+            let events = self.engine.take_events();
+            self.effects.send.extend(events.send);
+            if let Some(failure) = events.failed {
+                return Err(failure.into());
+            }
+            let done = events.chosen.is_empty() && events.reads_ready.is_empty();
+            if !events.chosen.is_empty() {
+                for (index, payload) in events.chosen {
+                    self.apply(index, payload)?;
+                }
+                self.engine.applied(now.monotonic, self.meta.applied);
+            }
+            for read in events.reads_ready {
+                for request in self.reads.remove(&read).unwrap_or_default() {
+                    self.reads_waiting -= 1;
+                    self.answer_read(request)?;
+                }
+            }
+            if done {
+                return Ok(mem::take(&mut self.effects));
+            }
+        }
+    }
+
+    /// Answers what has waited too long. Call it a few times per second.
+    pub fn expire(&mut self, now: Duration) {
+        let late = |deadline: Duration| deadline <= now;
+        let mut expired = Vec::new();
+        for request in &self.waiting {
+            if late(request.deadline) {
+                expired.push((request.ticket, Refusal::Unavailable("it was not proposed in time")));
+                self.waiting_bytes -= codec::command_size(&request.command);
+            }
+        }
+        self.waiting.retain(|request| !late(request.deadline));
+        for requests in self.reads.values_mut() {
+            let waiting = requests.iter().filter(|request| late(request.deadline));
+            let refusal = Refusal::Unavailable("no quorum confirmed the read in time");
+            expired.extend(waiting.map(|request| (request.ticket, refusal)));
+            let before = requests.len();
+            requests.retain(|request| !late(request.deadline));
+            self.reads_waiting -= before - requests.len();
+        }
+        self.reads.retain(|_, requests| !requests.is_empty());
+        let unknown = Refusal::OutcomeUnknown("it was proposed, and not known to be chosen in time");
+        for waiter in self.proposed.values_mut().flat_map(|proposed| &mut proposed.waiters) {
+            if waiter.as_ref().is_some_and(|waiter| late(waiter.deadline)) {
+                expired.extend(waiter.take().map(|waiter| (waiter.ticket, unknown)));
+            }
+        }
+        expired.into_iter().for_each(|(ticket, refusal)| self.refuse(ticket, refusal));
+    }
+
+    /// True while an answer is owed.
+    pub fn is_busy(&self) -> bool {
+        let owed = |proposed: &Proposed| proposed.waiters.iter().any(Option::is_some);
+        !self.waiting.is_empty() || !self.reads.is_empty() || self.proposed.values().any(owed)
+    }
+
+    fn enqueue(&mut self, request: Request) {
+        let bytes = codec::command_size(&request.command);
+        if self.waiting.len() >= self.bounds.waiting_commands_max
+            || self.waiting_bytes + bytes > self.bounds.waiting_bytes_max
+        {
+            self.refuse(request.ticket, Refusal::Unavailable("too many commands are waiting"));
+            return;
+        }
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(request);
+    }
+
+    fn refuse(&mut self, ticket: u64, refusal: Refusal) {
+        self.effects.replies.push(Reply { ticket, result: Err(refusal) });
+    }
+
+    fn answer_read(&mut self, request: Request) -> Result<(), Failure> {
+        let outcome = apply::read(&self.state, &self.meta, &request.command)?;
+        self.effects.replies.push(Reply { ticket: request.ticket, result: Ok(outcome) });
+        Ok(())
+    }
+
+    /// Cuts waiting commands into entries, as many as may be on their way.
+    fn propose(&mut self, now: Now) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let leader = self.engine.leader();
+        if leader != Some(NodeId(self.next_proposal.node)) {
+            return self.turn_away(leader);
+        }
+        while !self.waiting.is_empty()
+            && self.engine.unsynced() < self.bounds.unsynced_entries_max
+            && self.proposed.len() < self.bounds.unchosen_entries_max
+        {
+            let (entry, waiters) = self.cut(now.wall_micros);
+            let payload = codec::encode_entry(&entry);
+            let Some(index) = self.engine.propose(now.monotonic, payload.clone()) else {
+                // Leadership is being handed over.
+                waiters.iter().for_each(|waiter| self.refuse(waiter.ticket, Refusal::NotLeader(None)));
+                return self.turn_away(None);
+            };
+            self.next_proposal.sequence += 1;
+            let waiters = waiters.into_iter().map(Some).collect();
+            // An earlier proposal at this index was never chosen there, and now never will be.
+            if let Some(earlier) = self.proposed.insert(index, Proposed { payload, entry, waiters }) {
+                self.supersede(earlier);
+            }
+        }
+    }
+
+    fn turn_away(&mut self, leader: Option<NodeId>) {
+        self.waiting_bytes = 0;
+        for request in mem::take(&mut self.waiting) {
+            self.refuse(request.ticket, Refusal::NotLeader(leader));
+        }
+    }
+
+    fn cut(&mut self, wall_micros: u64) -> (Entry, Vec<Waiter>) {
+        let mut bytes = 0;
+        let mut commands = Vec::new();
+        let mut waiters = Vec::new();
+        while let Some(request) = self.waiting.front() {
+            let size = codec::command_size(&request.command);
+            if !commands.is_empty() && bytes + size > self.bounds.entry_bytes_max {
+                break;
+            }
+            let Some(request) = self.waiting.pop_front() else { break };
+            bytes += size;
+            waiters.push(Waiter { ticket: request.ticket, deadline: request.deadline });
+            commands.push(request.command);
+        }
+        self.waiting_bytes -= bytes;
+        let stamp = self.clock.tick(wall_micros);
+        (Entry { stamp, proposal: self.next_proposal, commands }, waiters)
+    }
+
+    fn apply(&mut self, index: u64, payload: Option<Bytes>) -> Result<(), Failure> {
+        let proposed = self.proposed.remove(&index);
+        let (own, other) = match (proposed, &payload) {
+            (Some(proposed), Some(payload)) if proposed.payload == *payload => (Some(proposed), None),
+            (other, _) => (None, other),
+        };
+        if let Some(other) = other {
+            self.supersede(other);
+        }
+        let applied = match (&own, payload) {
+            (Some(own), _) => self.apply_entry(index, &own.entry)?,
+            (None, Some(payload)) => {
+                let unknown = |cause: String| Failure::UnknownEntry { index, cause };
+                let entry = codec::decode_entry(payload).map_err(|error| unknown(error.to_string()))?;
+                self.apply_entry(index, &entry)?
+            }
+            (None, None) => apply::apply_noop(&self.meta, index),
+        };
+        self.meta = applied.write_set.meta.clone();
+        self.state.write(applied.write_set)?;
+        for (waiter, outcome) in own.into_iter().flat_map(|own| own.waiters).zip(applied.outcomes) {
+            if let Some(Waiter { ticket, .. }) = waiter {
+                self.effects.replies.push(Reply { ticket, result: Ok(outcome) });
+            }
+        }
+        self.tell_hash()
+    }
+
+    fn apply_entry(&mut self, index: u64, entry: &Entry) -> Result<Applied, StorageError> {
+        self.clock.observe(entry.stamp);
+        apply::apply(&self.state, &self.meta, &mut self.memory, index, entry)
+    }
+
+    /// Another entry was chosen in its place, and an entry is proposed in one place only.
+    fn supersede(&mut self, proposed: Proposed) {
+        let refusal = Refusal::Unavailable("a new leader took over before it was chosen");
+        for waiter in proposed.waiters.into_iter().flatten() {
+            self.refuse(waiter.ticket, refusal);
+        }
+    }
+
+    fn tell_hash(&mut self) -> Result<(), Failure> {
+        let Some(hash) = Hashes::due(self.meta.applied, self.meta.chain) else { return Ok(()) };
+        self.effects.hashes.extend(self.hashes.others().map(|node| (node, hash)));
+        self.compare_hash(NodeId(self.next_proposal.node), hash)
+    }
+}

@@ -1,0 +1,86 @@
+//! What a replica asks of storage: a log that never blocks, and a state that is read and written in
+//! place. The server implements both on RocksDB, the simulator and the tests in memory.
+
+use bytes::Bytes;
+use keevee_core::apply::{ShardMeta, StateView, WriteSet};
+use keevee_core::requests::RequestRecord;
+
+mod memory;
+
+pub use memory::{MemoryLog, MemoryState};
+
+/// One change to a shard's log. Engines encode entries and hard state; the log only keeps the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogRecord {
+    /// Sets the entry at an index, whether or not there was one.
+    Entry {
+        /// The entry's place.
+        index: u64,
+        /// The entry, as its engine encoded it.
+        bytes: Bytes,
+    },
+    /// Replaces what an engine must remember besides its entries: promises, votes, marks.
+    HardState(Bytes),
+    /// Removes every entry below an index.
+    DropBelow(u64),
+    /// Removes every entry from an index on.
+    DropFrom(u64),
+}
+
+/// The log of one shard.
+///
+/// After an error the log is poisoned: nothing submitted later reaches the disk.
+pub trait LogStore {
+    /// Queues records for the disk, in order, and returns at once. The records are readable from now on;
+    /// the token comes back, in order, once they are synced.
+    fn submit(&mut self, records: Vec<LogRecord>, token: u64);
+
+    /// Tells the log that its owner has seen this token come back: what is synced needs no copy in memory.
+    fn persisted(&mut self, token: u64);
+
+    /// The entries from `from` to `to` (both included) that exist, in order; at least one if there is any,
+    /// then no more than `bytes_max` bytes of them.
+    fn read(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, StorageError>;
+
+    /// The last hard state submitted.
+    fn hard_state(&self) -> Result<Option<Bytes>, StorageError>;
+
+    /// The index of the last entry; 0 if there is none.
+    fn last(&self) -> Result<u64, StorageError>;
+}
+
+/// The applied state of one shard.
+pub trait StateStore: StateView<Error = StorageError> {
+    /// The meta of the last write set written.
+    fn meta(&self) -> Result<ShardMeta, StorageError>;
+
+    /// Every request remembered.
+    fn requests(&self) -> Result<Vec<RequestRecord>, StorageError>;
+
+    /// Writes all of it, atomically. It need not survive a crash: the log replays it.
+    fn write(&mut self, write_set: WriteSet) -> Result<(), StorageError>;
+
+    /// The highest applied index known to survive a crash.
+    fn flushed(&self) -> Result<u64, StorageError>;
+}
+
+/// Storage failed. The replica that meets it stops: it cannot know what is on its disk.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StorageError {
+    /// The disk or the database refused.
+    #[error("{what}: {cause}; the node stops, check the disk and start it again")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the database said.
+        cause: String,
+    },
+    /// What was read is not what was written.
+    #[error("{what} is corrupt: {cause}; restore this node from its peers under a new store id")]
+    Corrupt {
+        /// What was being read.
+        what: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+}
