@@ -132,3 +132,98 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::message::HardState;
+
+    const BALLOT: Ballot = Ballot { round: 1, node: 1 };
+
+    /// A disk with every entry up to an index, which counts the reads.
+    struct Disk {
+        last: Index,
+        reads: Cell<u64>,
+    }
+
+    impl LogRead for Disk {
+        fn read(&self, from: Index, to: Index, _: usize) -> Vec<Entry> {
+            assert!(from <= to, "an empty range is no business of the disk");
+            self.reads.set(self.reads.get() + 1);
+            (from..=to.min(self.last)).map(entry).collect()
+        }
+    }
+
+    fn entry(index: Index) -> Entry {
+        Entry { index, ballot: BALLOT, value: Value::Data(Bytes::from_static(b"ten bytes.")) }
+    }
+
+    fn log(applied: Index, entries: std::ops::Range<Index>, bytes_max: usize) -> Log {
+        let hard_state = HardState { chosen: applied, ..HardState::default() };
+        Log::new(Restored { hard_state, applied, entries: entries.map(entry).collect() }, bytes_max)
+    }
+
+    fn indexes(page: &[Entry]) -> Vec<Index> {
+        page.iter().map(|entry| entry.index).collect()
+    }
+
+    #[test]
+    fn a_page_holds_one_entry_even_if_it_is_too_large() {
+        let disk = Disk { last: 0, reads: Cell::new(0) };
+        let log = log(0, 1..4, usize::MAX);
+        assert_eq!(indexes(&log.read(1, 3, 1, &disk)), [1]);
+        assert_eq!(indexes(&log.read(1, 3, 2 * entry_bytes(&entry(1).value), &disk)), [1, 2]);
+        assert_eq!(disk.reads.get(), 0);
+    }
+
+    #[test]
+    fn applied_entries_are_evicted_oldest_first_and_read_from_disk() {
+        let disk = Disk { last: 4, reads: Cell::new(0) };
+        let mut log = log(0, 1..5, 2 * entry_bytes(&entry(1).value));
+        log.evict(1);
+        assert_eq!(log.ballot_at(2), Some(BALLOT), "what is not applied stays");
+        log.evict(4);
+        assert_eq!((log.ballot_at(2), log.ballot_at(3)), (None, Some(BALLOT)));
+        assert_eq!(indexes(&log.read(1, 4, usize::MAX, &disk)), [1, 2], "from disk, as far as needed");
+        assert_eq!(disk.reads.get(), 1);
+        assert_eq!(indexes(&log.read(3, 4, usize::MAX, &disk)), [3, 4]);
+        assert_eq!(disk.reads.get(), 1);
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_the_end() {
+        let disk = Disk { last: 4, reads: Cell::new(0) };
+        let log = log(4, 5..5, 0);
+        assert_eq!(log.last(), 4);
+        assert!(log.read(5, 4, usize::MAX, &disk).is_empty());
+        assert!(log.read(4, 3, usize::MAX, &disk).is_empty());
+    }
+
+    #[test]
+    fn an_entry_takes_the_place_of_an_older_one() {
+        let mut log = log(0, 1..3, usize::MAX);
+        let bytes = log.bytes;
+        let higher = Ballot { round: 2, node: 1 };
+        log.insert(Entry { ballot: higher, value: Value::Noop, ..entry(2) });
+        assert_eq!(log.ballot_at(2), Some(higher));
+        assert_eq!((log.ballot_max(), log.last()), (higher, 2));
+        assert_eq!(log.bytes, bytes - 10);
+    }
+
+    #[test]
+    #[should_panic(expected = "never accepted again")]
+    fn an_applied_entry_is_never_replaced() {
+        log(2, 3..4, usize::MAX).insert(entry(2));
+    }
+
+    #[test]
+    fn dropped_entries_are_forgotten() {
+        let mut log = log(0, 1..5, usize::MAX);
+        log.drop_below(3);
+        assert_eq!((log.ballot_at(2), log.ballot_at(3), log.last()), (None, Some(BALLOT), 4));
+    }
+}

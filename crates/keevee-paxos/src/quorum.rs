@@ -119,6 +119,26 @@ mod tests {
         assert!(flexible.is_phase2_quorum(|node| node <= 2));
     }
 
+    /// The one thing that safety asks of a quorum system, for every pair of sets of five nodes.
+    #[test]
+    fn quorums_of_the_two_phases_intersect() {
+        let systems = [
+            QuorumSystem::majority(1..=5),
+            QuorumSystem::majority(1..=4),
+            QuorumSystem::Joint { old: [1, 2, 3].into(), new: [3, 4, 5].into() },
+            QuorumSystem::Joint { old: [1].into(), new: [2, 3, 4, 5].into() },
+            QuorumSystem::flexible(1..=5, 4, 2),
+            QuorumSystem::flexible(1..=5, 2, 4),
+        ];
+        for system in systems {
+            for (one, two) in (0..32_u64).flat_map(|one| (0..32_u64).map(move |two| (one, two))) {
+                let phase1 = system.is_phase1_quorum(|node| one >> (node - 1) & 1 == 1);
+                let phase2 = system.is_phase2_quorum(|node| two >> (node - 1) & 1 == 1);
+                assert!(!phase1 || !phase2 || one & two != 0, "{system:?}: {one:b} misses {two:b}");
+            }
+        }
+    }
+
     #[test]
     #[should_panic(expected = "must intersect")]
     fn flexible_quorums_must_intersect() {

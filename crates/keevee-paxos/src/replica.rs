@@ -24,7 +24,8 @@ pub struct Config {
     pub quorum: QuorumSystem,
     /// How often and how long.
     pub timing: Timing,
-    /// Seeds the draws of timeouts; should differ between nodes and starts.
+    /// Seeds the draws of timeouts, and where the numbers of this life's questions start: must differ between
+    /// nodes and between the starts of a node.
     pub seed: u64,
     /// The most payload of one message, in bytes, unless one entry is larger.
     pub page_bytes_max: usize,
