@@ -180,6 +180,7 @@ impl Replica {
             }
             follower.in_flight.push_back((end, bytes));
             follower.next = Some(end + 1);
+            leading.announced = chosen;
             let sent_at = leading.stamp(now);
             self.send(to, Message::Accept { ballot, sent_at, entries, chosen });
         }
@@ -244,15 +245,14 @@ impl Replica {
             .max()
             .unwrap_or(0);
         self.chosen = self.chosen.max(quorum).max(chosen_elsewhere.min(self.log.last()));
-        self.announce();
     }
 
-    /// Tells the followers what is chosen, if no accept is on its way that would.
+    /// Tells the followers what is chosen, if no accept or heartbeat has. At a tick only: under load the next
+    /// accept tells it for nothing, and a read at a follower brings its index along.
     fn announce(&mut self) {
         let chosen = self.chosen;
-        let last = self.log.last();
         let Role::Leading(leading) = &mut self.role else { return };
-        if chosen == last && leading.announced < chosen {
+        if leading.announced < chosen {
             leading.announced = chosen;
             let ballot = leading.ballot;
             self.broadcast(&Message::Chosen { ballot, chosen });
@@ -295,6 +295,7 @@ impl Replica {
             self.heartbeat();
         }
         self.replicate_all(disk);
+        self.announce();
     }
 
     /// Sends a heartbeat to all; the time it carries.
@@ -304,6 +305,7 @@ impl Replica {
         let (now, heartbeat, chosen) = (self.now, self.timing.heartbeat, self.chosen);
         let Role::Leading(leading) = &mut self.role else { unreachable!("only leaders beat") };
         leading.heartbeat_at = now + heartbeat;
+        leading.announced = chosen;
         let (ballot, sent_at) = (leading.ballot, leading.stamp(now));
         self.broadcast(&Message::Heartbeat { ballot, sent_at, chosen, connected, flushed });
         sent_at

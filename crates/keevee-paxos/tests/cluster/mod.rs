@@ -251,12 +251,18 @@ impl Cluster {
 
     /// Delivers and syncs until nothing is left to do. No time passes.
     pub(crate) fn settle(&mut self) {
-        loop {
-            let delivered = self.deliver_one(&|envelope| !envelope.held);
-            if !delivered && !self.persist_all() {
-                return;
-            }
+        self.settle_now();
+        // Leaders tell what is chosen at their next tick.
+        let able = |node: &Node| node.replica.is_some() && !node.paused;
+        let ids: Vec<NodeId> = self.nodes.iter().filter(|(_, node)| able(node)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.step(id, Input::Tick);
         }
+        self.settle_now();
+    }
+
+    fn settle_now(&mut self) {
+        while self.deliver_one(&|envelope| !envelope.held) || self.persist_all() {}
     }
 
     /// Lets time pass at some nodes, with ticks, and nothing else.
