@@ -1,0 +1,311 @@
+//! `keevee.toml`: what a node must be told. What it must never forget is in its data folder instead.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keevee_core::ids::NodeId;
+use keevee_core::limits::Limits;
+use keevee_paxos::Timing;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A node's configuration.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Which cluster.
+    pub cluster: ClusterConfig,
+    /// Which node of it.
+    pub node: NodeConfig,
+    /// Where every node of the cluster is, this one included.
+    #[serde(rename = "member")]
+    pub members: Vec<MemberConfig>,
+    /// How leaders are kept and replaced.
+    #[serde(default)]
+    pub engine: EngineConfig,
+    /// How large and how long requests may be.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// What is logged.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// Which cluster: the same on every node.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// Tells this cluster from others.
+    pub id: Uuid,
+    /// Known to the nodes of the cluster only: at least 16 characters.
+    pub secret: String,
+}
+
+/// This node.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Its number, from 1.
+    pub id: u64,
+    /// Its data folder; a relative path starts at the configuration file's folder.
+    pub data: PathBuf,
+    /// Where it listens for clients, `host:port`.
+    pub http: String,
+    /// Where it listens for other nodes, `host:port`.
+    pub peer: String,
+}
+
+/// Where a node is reached.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberConfig {
+    /// The node.
+    pub id: u64,
+    /// For clients, `host:port`.
+    pub http: String,
+    /// For other nodes, `host:port`.
+    pub peer: String,
+}
+
+/// How leaders are kept and replaced: the same on every node.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineConfig {
+    /// Between a leader's heartbeats, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// The shortest silence after which a node looks for another leader, in milliseconds.
+    pub timeout_min_ms: u64,
+    /// The longest, in milliseconds.
+    pub timeout_max_ms: u64,
+    /// Entries on their way to the disk before the next batch of commands is cut.
+    pub unsynced_entries_max: usize,
+    /// How often applied state is flushed, so that the log can be truncated, in milliseconds.
+    pub flush_interval_ms: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> EngineConfig {
+        EngineConfig {
+            heartbeat_ms: 100,
+            timeout_min_ms: 600,
+            timeout_max_ms: 1200,
+            unsynced_entries_max: 2,
+            flush_interval_ms: 10_000,
+        }
+    }
+}
+
+/// How large and how long requests may be.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// The largest value, in bytes.
+    pub value_bytes_max: usize,
+    /// How long a request may take, in milliseconds, unless it says otherwise.
+    pub request_timeout_ms: u64,
+    /// How long a request waits while there is no leader, in milliseconds.
+    pub leader_wait_ms: u64,
+    /// Commands that may wait in one shard.
+    pub waiting_commands_max: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> LimitsConfig {
+        LimitsConfig {
+            value_bytes_max: 8 << 20,
+            request_timeout_ms: 5_000,
+            leader_wait_ms: 3_000,
+            waiting_commands_max: 65_536,
+        }
+    }
+}
+
+/// What is logged; the command line and `KEEVEE_LOG` come first.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,keevee_server=debug`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read the configuration {path}: {cause}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// It is not TOML, or not of this shape.
+    #[error("{path}: {cause}", path = path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why, and the nearest right key if one was wrong.
+        cause: String,
+    },
+    /// It contradicts itself.
+    #[error("{path}: {cause}", path = path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        cause: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a configuration file. Relative paths in it become relative to its folder.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let read = |cause| ConfigError::Read { path: path.to_owned(), cause };
+        let text = fs::read_to_string(path).map_err(read)?;
+        Config::parse(&text, path)
+    }
+
+    /// As [`Config::load`], of a text that stands for the file at `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let parse = |cause: toml::de::Error| ConfigError::Parse {
+            path: path.to_owned(),
+            cause: with_nearest_key(cause.to_string()),
+        };
+        let mut config: Config = toml::from_str(text).map_err(parse)?;
+        config.check().map_err(|cause| ConfigError::Wrong { path: path.to_owned(), cause })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        config.node.data = folder.join(&config.node.data);
+        Ok(config)
+    }
+
+    /// The timing of elections.
+    pub fn timing(&self) -> Timing {
+        Timing {
+            heartbeat: Duration::from_millis(self.engine.heartbeat_ms),
+            timeout_min: Duration::from_millis(self.engine.timeout_min_ms),
+            timeout_max: Duration::from_millis(self.engine.timeout_max_ms),
+        }
+    }
+
+    /// How large commands may be.
+    pub fn limits(&self) -> Limits {
+        Limits { value_bytes_max: self.limits.value_bytes_max, ..Limits::default() }
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> NodeId {
+        NodeId(self.node.id)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let mut ids: Vec<u64> = self.members.iter().map(|member| member.id).collect();
+        ids.sort_unstable();
+        if ids.windows(2).any(|pair| pair[0] == pair[1]) || ids.contains(&0) {
+            return Err("each [[member]] needs an id of its own, from 1".to_owned());
+        }
+        if !ids.contains(&self.node.id) {
+            return Err(format!("[node] id = {} is none of the [[member]]s: {ids:?}", self.node.id));
+        }
+        if self.cluster.secret.len() < 16 {
+            return Err("[cluster] secret needs at least 16 characters".to_owned());
+        }
+        let EngineConfig { heartbeat_ms, timeout_min_ms, timeout_max_ms, .. } = self.engine;
+        if heartbeat_ms == 0 || timeout_min_ms < 2 * heartbeat_ms || timeout_max_ms <= timeout_min_ms {
+            return Err("[engine] needs 0 < 2 * heartbeat_ms <= timeout_min_ms < timeout_max_ms".to_owned());
+        }
+        if self.engine.unsynced_entries_max == 0 || self.engine.flush_interval_ms == 0 {
+            return Err("[engine] unsynced_entries_max and flush_interval_ms must be at least 1".to_owned());
+        }
+        const VALUE_BYTES_LIMIT: usize = 15 << 20;
+        if self.limits.value_bytes_max > VALUE_BYTES_LIMIT {
+            return Err(format!("[limits] value_bytes_max must be at most {VALUE_BYTES_LIMIT}"));
+        }
+        Ok(())
+    }
+}
+
+/// Adds the nearest right key to serde's message about an unknown one.
+fn with_nearest_key(message: String) -> String {
+    let Some(start) = message.find("unknown field `") else { return message };
+    let mut names = message[start..].split('`').skip(1).step_by(2);
+    let Some(unknown) = names.next() else { return message };
+    let nearest = names.max_by(|a, b| {
+        strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b))
+    });
+    match nearest {
+        Some(nearest) => format!("{}\ndid you mean `{nearest}`?", message.trim_end()),
+        None => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [cluster]
+        id = "0b5c2d0e-6d3a-4b8e-9a51-2f6f6f1f7c11"
+        secret = "a secret of sixteen"
+        [node]
+        id = 1
+        data = "data"
+        http = "127.0.0.1:8001"
+        peer = "127.0.0.1:9001"
+        [[member]]
+        id = 1
+        http = "127.0.0.1:8001"
+        peer = "127.0.0.1:9001"
+    "#;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("/etc/keevee.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_file() {
+        assert_eq!(parse(GOOD).map(|config| config.node.data), Ok(PathBuf::from("/etc/data")));
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest_right_one() {
+        let error = parse(&format!("{GOOD}\n[limits]\nvalue_byte_max = 1")).unwrap_err();
+        assert!(error.contains("did you mean `value_bytes_max`?"), "{error}");
+        let error = parse(&GOOD.replace("[node]", "[nod]")).unwrap_err();
+        assert!(error.contains("did you mean `node`?"), "{error}");
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let wrong = [
+            (GOOD.replace("[node]\n        id = 1", "[node]\n        id = 2"), "none of the [[member]]s"),
+            (GOOD.replace("a secret of sixteen", "short"), "at least 16"),
+            (format!("{GOOD}\n[engine]\nheartbeat_ms = 700"), "2 * heartbeat_ms"),
+            (format!("{GOOD}\n[[member]]\nid = 1\nhttp = \"a\"\npeer = \"b\""), "id of its own"),
+            (format!("{GOOD}\n[limits]\nvalue_bytes_max = 99999999"), "at most"),
+        ];
+        for (text, expected) in wrong {
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Commands on their way to a leader elsewhere: what waits for the same node goes in one message.
+//!
+//! A few messages are in flight per node; commands that arrive while all are out share the next one. So
+//! batches form by waiting for what is in flight, never by a timer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use keevee_core::ids::{NodeId, ShardId};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::transport::{Forward, ForwardError, ForwardReply, Transport};
+
+/// Messages in flight to one node.
+const IN_FLIGHT_MAX: usize = 4;
+/// Commands in one message.
+const COMMANDS_MAX: usize = 512;
+/// Bytes of the commands in one message, unless one is larger.
+const BYTES_MAX: usize = 1 << 20;
+/// Commands waiting for one node.
+const WAITING_MAX: usize = 16_384;
+
+/// What became of one command.
+pub(crate) type Forwarded = Result<ForwardReply, ForwardError>;
+
+struct Parcel {
+    shard: ShardId,
+    command: Bytes,
+    deadline: Instant,
+    answer: oneshot::Sender<Forwarded>,
+}
+
+/// A queue and a task per node.
+pub(crate) struct Forwarder {
+    queues: BTreeMap<NodeId, mpsc::Sender<Parcel>>,
+}
+
+impl Forwarder {
+    /// Starts the tasks. They end when the forwarder is dropped.
+    pub(crate) fn start(transport: &Arc<dyn Transport>, nodes: impl Iterator<Item = NodeId>) -> Forwarder {
+        let start = |node| {
+            let (sender, receiver) = mpsc::channel(WAITING_MAX);
+            tokio::spawn(run(node, Arc::clone(transport), receiver));
+            (node, sender)
+        };
+        Forwarder { queues: nodes.map(start).collect() }
+    }
+
+    /// Hands a command to a node; what it answered. Nothing was sent if the error says so.
+    pub(crate) async fn forward(
+        &self,
+        to: NodeId,
+        shard: ShardId,
+        command: Bytes,
+        deadline: Instant,
+    ) -> Forwarded {
+        let not_sent = |cause: &str| ForwardError::NotSent { node: to, cause: cause.to_owned() };
+        let queue = self.queues.get(&to).ok_or_else(|| not_sent("it is not in the configuration"))?;
+        let (answer, answered) = oneshot::channel();
+        let parcel = Parcel { shard, command, deadline, answer };
+        queue.try_send(parcel).map_err(|_| not_sent("too many commands wait for it"))?;
+        let no_answer = |cause: &str| ForwardError::NoAnswer { node: to, cause: cause.to_owned() };
+        match tokio::time::timeout_at(deadline.into(), answered).await {
+            Ok(Ok(forwarded)) => forwarded,
+            Ok(Err(_)) => Err(no_answer("this node is stopping")),
+            Err(_) => Err(no_answer("the time was up")),
+        }
+    }
+}
+
+async fn run(node: NodeId, transport: Arc<dyn Transport>, mut queue: mpsc::Receiver<Parcel>) {
+    let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+    let mut held = None;
+    loop {
+        // The slot first: what arrives while none is free shares the next message.
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let first = match held.take() {
+            Some(parcel) => parcel,
+            None => match queue.recv().await {
+                Some(parcel) => parcel,
+                None => return,
+            },
+        };
+        let shard = first.shard;
+        let mut bytes = first.command.len();
+        let mut parcels = vec![first];
+        while parcels.len() < COMMANDS_MAX
+            && let Ok(parcel) = queue.try_recv()
+        {
+            bytes += parcel.command.len();
+            if parcel.shard != shard || bytes > BYTES_MAX {
+                held = Some(parcel);
+                break;
+            }
+            parcels.push(parcel);
+        }
+        let transport = Arc::clone(&transport);
+        tokio::spawn(async move {
+            deliver(node, shard, &*transport, parcels).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn deliver(node: NodeId, shard: ShardId, transport: &dyn Transport, parcels: Vec<Parcel>) {
+    let now = Instant::now();
+    // Nobody waits for these any more, and they were not sent.
+    let (parcels, late): (Vec<Parcel>, Vec<Parcel>) =
+        parcels.into_iter().partition(|parcel| parcel.deadline > now);
+    for parcel in late {
+        let cause = "the time was up".to_owned();
+        let _ = parcel.answer.send(Err(ForwardError::NotSent { node, cause }));
+    }
+    let left = parcels.iter().map(|parcel| parcel.deadline - now).max();
+    let Some(time_left) = left.filter(|left| *left > Duration::ZERO) else { return };
+    let commands = parcels.iter().map(|parcel| parcel.command.clone()).collect();
+    let result = transport.forward(node, Forward { shard, time_left, commands }).await;
+    let mut replies = result.map(Vec::into_iter);
+    for parcel in parcels {
+        let reply = match &mut replies {
+            Ok(replies) => replies.next().ok_or_else(|| ForwardError::NoAnswer {
+                node,
+                cause: "it answered fewer commands than it got".to_owned(),
+            }),
+            Err(error) => Err(error.clone()),
+        };
+        let _ = parcel.answer.send(reply);
+    }
+}

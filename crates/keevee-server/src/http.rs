@@ -1,0 +1,149 @@
+//! The public HTTP interface: a thin adapter over [`Node::execute`].
+//!
+//! | | |
+//! | --- | --- |
+//! | `PUT /kv/{key}/{value}`, `PUT /kv/{key}` with a body | 200 `{"version":n}` and `ETag: "n"` |
+//! | `GET /kv/{key}`, `HEAD` | 200, the value's bytes and `ETag: "n"`; 404 |
+//! | `DELETE /kv/{key}` | 200 `{"deleted":true}` or `false` |
+//! | `GET /v1/cluster/status`, `/v1/cluster/nodes` | this node and its shards; all nodes |
+//! | `GET /is_leader` | `true` or `false`: of the first data shard, or of `?shard=` |
+//! | `GET /healthz`, `/readyz`, `/metrics` | alive; able to serve; Prometheus text |
+//!
+//! `If-Match` and `If-None-Match` make a request conditional, `Idempotency-Key` makes a write safe to
+//! repeat, `?timeout_ms=` bounds the wait, `?consistency=stale` reads this node's own state. Every error
+//! is a [`Problem`].
+//!
+//! What is wrong with a request is found before anything is proposed, in the order path, query, headers,
+//! body. This module leaves out what the operations mean (`keevee-core`) and who carries them out.
+
+pub(crate) mod body;
+mod cluster;
+mod conditions;
+mod kv;
+mod path;
+pub mod problem;
+mod query;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use keevee_core::command::{Command, Outcome};
+use keevee_core::error::ErrorKind;
+use keevee_core::ids::ShardId;
+use keevee_core::limits::Limits;
+
+pub use server::serve;
+
+use self::problem::Problem;
+use crate::metrics::Metrics;
+use crate::node::{Context, ExecuteError, Node, NodeStatus, PeerStatus};
+
+/// What the interface needs of a node; tests put something smaller in its place.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// As [`Node::execute`].
+    fn execute(
+        &self,
+        context: Context,
+        command: Command,
+    ) -> impl Future<Output = Result<Outcome, ExecuteError>> + Send;
+
+    /// As [`Node::status`].
+    fn status(&self) -> impl Future<Output = Result<NodeStatus, ExecuteError>> + Send;
+
+    /// As [`Node::nodes`].
+    fn nodes(&self) -> impl Future<Output = Vec<PeerStatus>> + Send;
+
+    /// As [`Node::is_leader`].
+    fn is_leader(&self, shard: ShardId) -> Option<bool>;
+
+    /// As [`Node::is_ready`].
+    fn is_ready(&self) -> bool;
+}
+
+impl Store for Node {
+    fn execute(
+        &self,
+        context: Context,
+        command: Command,
+    ) -> impl Future<Output = Result<Outcome, ExecuteError>> + Send {
+        Node::execute(self, context, command)
+    }
+
+    fn status(&self) -> impl Future<Output = Result<NodeStatus, ExecuteError>> + Send {
+        Node::status(self)
+    }
+
+    fn nodes(&self) -> impl Future<Output = Vec<PeerStatus>> + Send {
+        Node::nodes(self)
+    }
+
+    fn is_leader(&self, shard: ShardId) -> Option<bool> {
+        Node::is_leader(self, shard)
+    }
+
+    fn is_ready(&self) -> bool {
+        Node::is_ready(self)
+    }
+}
+
+/// What a person may want otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Of keys and values.
+    pub limits: Limits,
+    /// How long a request may take that does not say so itself.
+    pub timeout: Duration,
+    /// The address of the peer listener, to be named to those who look for it here.
+    pub peer_address: String,
+}
+
+/// The interface of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Api<S> {
+    store: S,
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
+}
+
+impl<S: Store> Api<S> {
+    /// Over a store.
+    pub fn new(store: S, settings: Settings, metrics: Arc<Metrics>) -> Api<S> {
+        Api { store, settings: Arc::new(settings), metrics }
+    }
+}
+
+/// Everything of the interface, to be mounted in another axum server; [`serve`] is faster.
+pub fn router<S: Store>(api: Api<S>) -> Router {
+    Router::new()
+        .route("/v1/cluster/status", get(cluster::status::<S>))
+        .route("/v1/cluster/nodes", get(cluster::nodes::<S>))
+        .route("/is_leader", get(cluster::is_leader::<S>))
+        .route("/healthz", get(cluster::healthz))
+        .route("/readyz", get(cluster::readyz::<S>))
+        .route("/metrics", get(cluster::metrics::<S>))
+        .route("/heartbeat", any(cluster::peers_only::<S>))
+        .route("/heartbeat/reply", any(cluster::peers_only::<S>))
+        .route("/paxos/{*kind}", any(cluster::peers_only::<S>))
+        .route("/forward", any(cluster::peers_only::<S>))
+        .method_not_allowed_fallback(async || Problem::method_not_allowed("GET, HEAD"))
+        .fallback(keys_or_nothing::<S>)
+        .with_state(api)
+}
+
+/// Keys are taken from the raw path: axum's own routes would decode it, and must be UTF-8.
+async fn keys_or_nothing<S: Store>(State(api): State<Api<S>>, request: Request<Body>) -> Response {
+    if kv::is_kv(request.uri()) {
+        return kv::handle(&api, request).await;
+    }
+    Problem::new(ErrorKind::NotFound, "no such path: keys are under /kv/, the rest under /v1/")
+        .into_response()
+}

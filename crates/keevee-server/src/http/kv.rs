@@ -1,0 +1,237 @@
+//! `/kv/{key}`: get, put, delete. The hot path.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, request};
+use keevee_core::command::{
+    Action, Command, OperationError, OperationResult, Outcome, Precondition, Versioned,
+};
+use keevee_core::error::ErrorKind;
+use keevee_core::limits::Invalid;
+
+use super::conditions::{self, Unmet};
+use super::path::{self, Target};
+use super::problem::Problem;
+use super::query::{self, Options};
+use super::{Api, Store, body};
+use crate::metrics::{Operation, Protocol};
+use crate::node::{Consistency, Context};
+
+const PREFIX: &str = "/kv/";
+/// A body that has not arrived after this time never will.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// True if the path is that of a key.
+pub(super) fn is_kv(uri: &Uri) -> bool {
+    uri.path().starts_with(PREFIX)
+}
+
+/// Answers a request for which [`is_kv`] holds.
+pub(super) async fn handle<S, B>(api: &Api<S>, request: Request<B>) -> Response
+where
+    S: Store,
+    B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: std::fmt::Display,
+{
+    let started = Instant::now();
+    let (head, mut body) = request.into_parts();
+    let (operation, result) = match head.method {
+        Method::GET | Method::HEAD => (Operation::Get, get(api, &head).await),
+        Method::PUT => (Operation::Put, put(api, &head, &mut body).await),
+        Method::DELETE => (Operation::Delete, delete(api, &head).await),
+        _ => return Problem::method_not_allowed("GET, HEAD, PUT, DELETE").into_response(),
+    };
+    let error = result.as_ref().err().map(|problem| problem.kind);
+    api.metrics.request(Protocol::Http, operation, error, started.elapsed());
+    // A client that waits for permission to send the body gets the answer instead.
+    if error.is_some() && !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
+        tokio::spawn(body::discard(body));
+    }
+    result.unwrap_or_else(Problem::into_response)
+}
+
+async fn get<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Response, Problem> {
+    let key = key_alone(api, head)?;
+    let options = query::options(head.uri.query())?;
+    // Before the read, so that broken conditions are told even where the key is absent.
+    conditions::of_read(&head.headers, None)?;
+    let command = Command::single(Action::Get { key });
+    let found = match execute(api, options, command).await? {
+        OperationResult::Value(found) => found,
+        other => return Err(unexpected(&other)),
+    };
+    let version = found.as_ref().map(|found| found.version);
+    match (conditions::of_read(&head.headers, version)?, found) {
+        (Some(Unmet::Conflict), _) => Err(conditions::conflict(version)),
+        (_, None) => Err(Problem::new(ErrorKind::NotFound, "the key is absent")),
+        (Some(Unmet::NotModified), Some(found)) => {
+            let mut response = StatusCode::NOT_MODIFIED.into_response();
+            response.headers_mut().insert(ETAG, conditions::etag(found.version));
+            Ok(response)
+        }
+        (None, Some(found)) => Ok(value_response(found, head.method == Method::HEAD)),
+    }
+}
+
+async fn put<S, B>(api: &Api<S>, head: &request::Parts, body: &mut B) -> Result<Response, Problem>
+where
+    S: Store,
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let Target { key, value } = target(api, head)?;
+    let options = write_options(head)?;
+    let preconditions = conditions::of_write(&head.headers, &key)?;
+    let max = api.settings.limits.value_bytes_max;
+    let value = match value {
+        None => read_in_time(body, max).await?,
+        Some(value) if value.len() > max => {
+            return Err(Invalid::ValueTooLarge { bytes: value.len(), max }.into());
+        }
+        Some(value) => {
+            let in_path = |_| Problem::invalid("the value is in the path, so the body must be empty");
+            read_in_time(body, 0).await.map_err(in_path)?;
+            value
+        }
+    };
+    let command = write(&head.headers, preconditions, Action::Put { key, value })?;
+    match execute(api, options, command).await? {
+        OperationResult::Written { version } => {
+            let mut response = json(format!("{{\"version\":{version}}}"));
+            response.headers_mut().insert(ETAG, conditions::etag(version));
+            Ok(response)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn delete<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Response, Problem> {
+    let key = key_alone(api, head)?;
+    let options = write_options(head)?;
+    let preconditions = conditions::of_write(&head.headers, &key)?;
+    let command = write(&head.headers, preconditions, Action::Delete { key })?;
+    match execute(api, options, command).await? {
+        OperationResult::Deleted { existed } => Ok(json(format!("{{\"deleted\":{existed}}}"))),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What the path names; its key is neither empty nor too long.
+fn target<S>(api: &Api<S>, head: &request::Parts) -> Result<Target, Problem> {
+    let rest = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    let target = path::parse(rest).map_err(|error| Problem::invalid(error.to_string()))?;
+    let (bytes, max) = (target.key.len(), api.settings.limits.key_bytes_max);
+    match bytes {
+        0 => Err(Invalid::EmptyKey.into()),
+        bytes if bytes > max => Err(Invalid::KeyTooLong { bytes, max }.into()),
+        _ => Ok(target),
+    }
+}
+
+/// The key of a request that takes no value.
+fn key_alone<S>(api: &Api<S>, head: &request::Parts) -> Result<Bytes, Problem> {
+    match target(api, head)? {
+        Target { key, value: None } => Ok(key),
+        _ => {
+            let detail = "only PUT takes a value after the key: a slash within a key is written %2F";
+            Err(Problem::invalid(detail))
+        }
+    }
+}
+
+fn write_options(head: &request::Parts) -> Result<Options, Problem> {
+    let options = query::options(head.uri.query())?;
+    match options.consistency {
+        None => Ok(options),
+        Some(_) => Err(Problem::invalid("`consistency` is for reads: every write is linearizable")),
+    }
+}
+
+async fn read_in_time<B>(body: &mut B, max: usize) -> Result<Bytes, Problem>
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    match tokio::time::timeout(BODY_TIMEOUT, body::read(body, max)).await {
+        Ok(read) => Ok(read?),
+        Err(_) => {
+            let problem = Problem::invalid(format!("the body did not arrive within {BODY_TIMEOUT:?}"));
+            Err(problem.with_status(StatusCode::REQUEST_TIMEOUT))
+        }
+    }
+}
+
+fn write(headers: &HeaderMap, preconditions: Vec<Precondition>, action: Action) -> Result<Command, Problem> {
+    let request_id = conditions::request_id(headers)?;
+    Ok(Command { request_id, preconditions, ..Command::single(action) })
+}
+
+/// The result of the command's only operation.
+async fn execute<S: Store>(
+    api: &Api<S>,
+    options: Options,
+    command: Command,
+) -> Result<OperationResult, Problem> {
+    let timeout = options.timeout.unwrap_or(api.settings.timeout);
+    let consistency = options.consistency.unwrap_or(Consistency::Linearizable);
+    let context = Context { deadline: Instant::now() + timeout, consistency };
+    let outcome = api.store.execute(context, command).await?;
+    let refused = |kind, detail: &str| Err(Problem::new(kind, detail));
+    match outcome {
+        Outcome::Done(mut results) if results.len() == 1 => match results.remove(0) {
+            OperationResult::Failed(error) => Err(failed(error)),
+            result => Ok(result),
+        },
+        Outcome::Done(results) => Err(unexpected(&results)),
+        Outcome::Conflict { version, .. } => Err(conditions::conflict(version)),
+        Outcome::Aborted { error, .. } => Err(failed(error)),
+        Outcome::WrongShard => refused(ErrorKind::WrongShard, "another shard owns the key"),
+        Outcome::RequestReused => {
+            refused(ErrorKind::RequestReused, "the idempotency key came before, with another request")
+        }
+        Outcome::RequestExpired => {
+            refused(ErrorKind::RequestExpired, "the idempotency key's time is outside what is remembered")
+        }
+        Outcome::RequestMemoryFull => {
+            refused(ErrorKind::Unavailable, "too many recent idempotency keys are remembered")
+        }
+    }
+}
+
+fn failed(error: OperationError) -> Problem {
+    let kind = match error {
+        OperationError::ValueTooLarge => ErrorKind::TooLarge,
+        OperationError::NotAnInteger | OperationError::Overflow => ErrorKind::Invalid,
+    };
+    Problem::new(kind, error.to_string())
+}
+
+/// An answer to something else than was asked: only a fault of this program gets here.
+fn unexpected(result: &dyn std::fmt::Debug) -> Problem {
+    tracing::error!("an operation came back with another's result");
+    tracing::debug!(?result, "the result");
+    Problem::new(
+        ErrorKind::OutcomeUnknown,
+        "the answer does not fit the request: this is a fault of the server",
+    )
+}
+
+fn value_response(found: Versioned, is_head: bool) -> Response {
+    let length = found.value.len();
+    let mut response = Response::new(if is_head { Body::empty() } else { Body::from(found.value) });
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(ETAG, conditions::etag(found.version));
+    response
+}
+
+fn json(text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,125 @@
+//! Errors as `application/problem+json` (RFC 9457), with the `kind` that every protocol shares.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+use keevee_core::error::ErrorKind;
+use keevee_core::limits::Invalid;
+
+use crate::node::ExecuteError;
+
+/// Told to callers of a node that can't serve now, unless something better is known.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// A request that was not carried out, or of which nobody can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The status of the response: mostly that of `kind`.
+    pub status: StatusCode,
+    /// What the caller may do next.
+    pub kind: ErrorKind,
+    /// For people.
+    pub detail: String,
+    /// The version that the key has, where a precondition failed and the key holds a value.
+    pub version: Option<u64>,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+    /// The methods that the path has, where the one used is not among them.
+    pub allow: Option<&'static str>,
+}
+
+#[derive(serde::Serialize)]
+struct ProblemJson<'a> {
+    /// No page describes a problem any further: RFC 9457 then wants this, and the status' own title.
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    kind: &'static str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+}
+
+impl Problem {
+    /// With the status that belongs to the kind.
+    pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Problem {
+        let retry_after = (kind == ErrorKind::Unavailable).then_some(RETRY_AFTER_DEFAULT);
+        Problem { status: status(kind), kind, detail: detail.into(), version: None, retry_after, allow: None }
+    }
+
+    /// The request is wrong.
+    pub fn invalid(detail: impl Into<String>) -> Problem {
+        Problem::new(ErrorKind::Invalid, detail)
+    }
+
+    /// With another status than the kind's own.
+    pub fn with_status(self, status: StatusCode) -> Problem {
+        Problem { status, ..self }
+    }
+
+    /// The path exists, but not with this method.
+    pub fn method_not_allowed(allow: &'static str) -> Problem {
+        let problem = Problem::invalid(format!("this path takes {allow}"));
+        Problem { allow: Some(allow), ..problem.with_status(StatusCode::METHOD_NOT_ALLOWED) }
+    }
+}
+
+impl From<ExecuteError> for Problem {
+    fn from(error: ExecuteError) -> Problem {
+        let problem = Problem::new(error.kind, error.detail);
+        Problem { retry_after: error.retry_after.or(problem.retry_after), ..problem }
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Problem {
+        Problem::new(invalid.kind(), invalid.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let json = ProblemJson {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            kind: self.kind.name(),
+            detail: &self.detail,
+            version: self.version,
+        };
+        // Strings and numbers only: this can't fail.
+        let body = serde_json::to_vec(&json).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(retry_after) = self.retry_after {
+            // Whole seconds, and never "at once".
+            let seconds = retry_after.as_millis().div_ceil(1000).clamp(1, 3600) as u64;
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}
+
+/// The one mapping from kinds to statuses.
+pub fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Conflict => StatusCode::PRECONDITION_FAILED,
+        ErrorKind::RequestReused => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorKind::RequestExpired => StatusCode::GONE,
+        ErrorKind::NotLeader | ErrorKind::WrongShard => StatusCode::MISDIRECTED_REQUEST,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::OutcomeUnknown => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::Fatal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}

@@ -1,0 +1,125 @@
+//! What a query string may ask. A parameter that nobody knows is an error: a misspelt one would
+//! otherwise be obeyed by silence.
+
+use std::time::Duration;
+
+use keevee_core::ids::ShardId;
+
+use super::path;
+use super::problem::Problem;
+use crate::node::Consistency;
+
+/// No request waits longer than this.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// Of a request about a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    /// Of reads only.
+    pub(super) consistency: Option<Consistency>,
+    /// How long the request may take.
+    pub(super) timeout: Option<Duration>,
+}
+
+/// Reads the query of a request about a key.
+pub(super) fn options(query: Option<&str>) -> Result<Options, Problem> {
+    let mut options = Options::default();
+    each(query, |name, value| match name {
+        "consistency" => {
+            let consistency = match value {
+                "linearizable" => Consistency::Linearizable,
+                "stale" => Consistency::Stale,
+                _ => return Err(bad(name, value, "`linearizable` or `stale`")),
+            };
+            once(name, options.consistency.replace(consistency))
+        }
+        "timeout_ms" => {
+            let timeout = value.parse().ok().map(Duration::from_millis);
+            let valid = timeout.filter(|timeout| !timeout.is_zero() && *timeout <= TIMEOUT_MAX);
+            let timeout = valid.ok_or_else(|| bad(name, value, "1 to 60000, in milliseconds"))?;
+            once(name, options.timeout.replace(timeout))
+        }
+        _ => Err(unknown(name, "`consistency` and `timeout_ms`")),
+    })?;
+    Ok(options)
+}
+
+/// Reads the query of a request about a shard.
+pub(super) fn shard(query: Option<&str>) -> Result<Option<ShardId>, Problem> {
+    let mut shard = None;
+    each(query, |name, value| match name {
+        "shard" => {
+            let id = value.parse().map_err(|_| bad(name, value, "a shard's number"))?;
+            once(name, shard.replace(ShardId(id)))
+        }
+        _ => Err(unknown(name, "`shard`")),
+    })?;
+    Ok(shard)
+}
+
+fn each(query: Option<&str>, mut take: impl FnMut(&str, &str) -> Result<(), Problem>) -> Result<(), Problem> {
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        take(&text(name)?, &text(value)?)?;
+    }
+    Ok(())
+}
+
+fn text(encoded: &str) -> Result<String, Problem> {
+    let decoded = path::decode(encoded, "query").map_err(|error| Problem::invalid(error.to_string()))?;
+    String::from_utf8(decoded.into()).map_err(|_| Problem::invalid("the query is not UTF-8"))
+}
+
+fn once<T>(name: &str, earlier: Option<T>) -> Result<(), Problem> {
+    match earlier {
+        None => Ok(()),
+        Some(_) => Err(Problem::invalid(format!("the query parameter `{name}` is given twice"))),
+    }
+}
+
+fn bad(name: &str, value: &str, allowed: &str) -> Problem {
+    Problem::invalid(format!("the query parameter `{name}` is `{value}`, and takes {allowed}"))
+}
+
+fn unknown(name: &str, known: &str) -> Problem {
+    Problem::invalid(format!("there is no query parameter `{name}` here, only {known}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_parameters_are_read() {
+        let options = |query| options(Some(query)).unwrap();
+        assert_eq!(options(""), Options::default());
+        assert_eq!(options("consistency=stale").consistency, Some(Consistency::Stale));
+        assert_eq!(options("consistency=linearizabl%65").consistency, Some(Consistency::Linearizable));
+        let both = options("timeout_ms=1500&consistency=stale");
+        assert_eq!(both.timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(shard(Some("shard=7")).unwrap(), Some(ShardId(7)));
+        assert_eq!(shard(None).unwrap(), None);
+    }
+
+    #[test]
+    fn all_else_is_refused_by_name() {
+        for (query, named) in [
+            ("consistency=eventual", "`eventual`"),
+            ("consistency", "`consistency`"),
+            ("timeout_ms=0", "60000"),
+            ("timeout_ms=60001", "60000"),
+            ("timeout_ms=-1", "60000"),
+            ("timeout_ms=1s", "60000"),
+            ("timeout_ms=1&timeout_ms=1", "twice"),
+            ("constistency=stale", "`constistency`"),
+            ("shard=1", "`shard`"),
+            ("a%zz=1", "percent"),
+            ("%ff=1", "UTF-8"),
+        ] {
+            let problem = options(Some(query)).unwrap_err();
+            assert!(problem.detail.contains(named), "{query}: {}", problem.detail);
+        }
+        assert!(shard(Some("shard=one")).unwrap_err().detail.contains("`one`"));
+        assert!(shard(Some("timeout_ms=1")).unwrap_err().detail.contains("`timeout_ms`"));
+    }
+}

@@ -1,0 +1,84 @@
+//! What other nodes ask of this one: replicas' messages, and commands for the leader.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use keevee_core::codec;
+use keevee_core::command::Command;
+use keevee_core::error::ErrorKind;
+use keevee_core::ids::{NodeId, ShardId};
+use keevee_core::limits::Limits;
+use keevee_replica::Refusal;
+use tokio::sync::oneshot;
+
+use crate::executor::{Answer, Job, Jobs, Submission};
+use crate::node::describe;
+use crate::transport::{BoxFuture, Forward, ForwardReply, PeerHandler, PeerMessage};
+
+/// Hands what arrives from peers to the executor.
+pub(crate) struct Inbox {
+    pub(crate) jobs: Jobs,
+    pub(crate) limits: Limits,
+}
+
+impl PeerHandler for Inbox {
+    fn receive(&self, from: NodeId, shard: ShardId, messages: Vec<PeerMessage>) {
+        self.jobs.send(Job::Peer { from, shard, messages });
+    }
+
+    fn disconnected(&self, node: NodeId) {
+        self.jobs.send(Job::Disconnected(node));
+    }
+
+    fn execute_forwarded(&self, _from: NodeId, forward: Forward) -> BoxFuture<Vec<ForwardReply>> {
+        let deadline = Instant::now() + forward.time_left;
+        let mut answers = Vec::with_capacity(forward.commands.len());
+        let mut submissions = Vec::with_capacity(forward.commands.len());
+        for command in forward.commands {
+            answers.push(self.check(command).map(|command| {
+                let (answer, answered) = oneshot::channel();
+                submissions.push(Submission { command, deadline, stale: false, answer });
+                answered
+            }));
+        }
+        self.jobs.send(Job::Submit(forward.shard, submissions));
+        Box::pin(async move {
+            let mut replies = Vec::with_capacity(answers.len());
+            for answer in answers {
+                replies.push(match answer {
+                    Ok(answered) => into_reply(answered.await),
+                    Err(refusal) => refusal,
+                });
+            }
+            replies
+        })
+    }
+}
+
+impl Inbox {
+    fn check(&self, command: Bytes) -> Result<Command, ForwardReply> {
+        let refuse = |kind, detail: String| ForwardReply::Error { kind, detail };
+        let command = codec::decode_command(command)
+            .map_err(|error| refuse(ErrorKind::Invalid, format!("the forwarded command: {error}")))?;
+        match command.validate(&self.limits) {
+            Ok(()) => Ok(command),
+            Err(error) => Err(refuse(error.kind(), error.to_string())),
+        }
+    }
+}
+
+fn into_reply(answer: Result<Answer, oneshot::error::RecvError>) -> ForwardReply {
+    let error = |kind, detail| ForwardReply::Error { kind, detail };
+    match answer {
+        Ok(Ok(outcome)) => ForwardReply::Outcome(codec::encode_outcome(&outcome)),
+        Ok(Err(refusal)) => {
+            let kind = match refusal {
+                Refusal::NotLeader(_) => ErrorKind::NotLeader,
+                Refusal::Unavailable(_) => ErrorKind::Unavailable,
+                Refusal::OutcomeUnknown(_) => ErrorKind::OutcomeUnknown,
+            };
+            error(kind, describe(refusal))
+        }
+        Err(_) => error(ErrorKind::OutcomeUnknown, "the leader stopped before it knew the outcome".to_owned()),
+    }
+}

@@ -1,0 +1,14 @@
+//! All server I/O of keevee: node, log writer, RocksDB, transport, HTTP, metrics.
+
+pub mod config;
+mod executor;
+mod forward;
+pub mod http;
+mod inbox;
+pub mod metrics;
+pub mod node;
+pub mod server;
+pub mod storage;
+pub mod transport;
+
+pub use executor::FatalError;

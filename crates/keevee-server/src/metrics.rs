@@ -1,0 +1,323 @@
+//! What the node counts, as Prometheus text.
+//!
+//! One [`Metrics`] per node, handed around in an `Arc`. Whoever counts on a hot path asks once for its
+//! handles ([`Metrics::shard`], [`Metrics::lane`]); requests are counted by [`Metrics::request`]. It
+//! leaves out who serves the text: that is [`crate::http`].
+
+use std::time::Duration;
+
+use keevee_core::error::ErrorKind;
+use keevee_core::ids::{NodeId, ShardId};
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Seconds, from a cached read to a request that waited for a new leader.
+const LATENCY_BUCKETS: [f64; 16] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0,
+];
+/// Records written by one sync.
+const RECORDS_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// The protocol that a request came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The public HTTP interface.
+    Http,
+}
+
+/// What a request asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// To read a key.
+    Get,
+    /// To set a key.
+    Put,
+    /// To remove a key.
+    Delete,
+}
+
+impl Protocol {
+    const ALL: [Protocol; 1] = [Protocol::Http];
+
+    fn name(self) -> &'static str {
+        match self {
+            Protocol::Http => "http",
+        }
+    }
+}
+
+impl Operation {
+    const ALL: [Operation; 3] = [Operation::Get, Operation::Put, Operation::Delete];
+
+    fn name(self) -> &'static str {
+        match self {
+            Operation::Get => "get",
+            Operation::Put => "put",
+            Operation::Delete => "delete",
+        }
+    }
+}
+
+/// All that the node counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Vec<RequestMetrics>,
+    /// The log writer's.
+    pub log: LogMetrics,
+    applied: IntGaugeVec,
+    chosen: IntGaugeVec,
+    last: IntGaugeVec,
+    leader: IntGaugeVec,
+    elections: IntCounterVec,
+    queued: IntGaugeVec,
+    dropped: IntCounterVec,
+    forwards: IntCounterVec,
+}
+
+/// Of one protocol and operation; looked up by position, since every request passes here.
+#[derive(Debug)]
+struct RequestMetrics {
+    ok: IntCounter,
+    failed: [IntCounter; ErrorKind::ALL.len()],
+    seconds: Histogram,
+}
+
+/// Of the log writer.
+#[derive(Clone, Debug)]
+pub struct LogMetrics {
+    /// Syncs done.
+    pub syncs: IntCounter,
+    /// Seconds that each took.
+    pub sync_seconds: Histogram,
+    /// Records that each made durable.
+    pub sync_records: Histogram,
+}
+
+/// Of one shard's replica on this node.
+#[derive(Clone, Debug)]
+pub struct ShardMetrics {
+    /// The applied index.
+    pub applied: IntGauge,
+    /// The chosen index.
+    pub chosen: IntGauge,
+    /// The last index in the log.
+    pub last: IntGauge,
+    /// 1 while this node leads, else 0.
+    pub leader: IntGauge,
+    /// Times that this node became leader.
+    pub elections: IntCounter,
+}
+
+/// Of one queue to one peer.
+#[derive(Clone, Debug)]
+pub struct LaneMetrics {
+    /// Messages that wait.
+    pub queued: IntGauge,
+    /// Messages given up: the peer could not be reached, or the queue was full.
+    pub dropped: IntCounter,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Metrics {
+        let registry = Registry::new();
+        let register = Registrar(&registry);
+        let shard: &[&str] = &["shard"];
+        Metrics {
+            requests: request_metrics(&register),
+            log: LogMetrics {
+                syncs: register.add(IntCounter::new("keevee_log_syncs_total", "Syncs of the log to disk.")),
+                sync_seconds: register.add(Histogram::with_opts(
+                    HistogramOpts::new("keevee_log_sync_seconds", "Time of one sync of the log, in seconds.")
+                        .buckets(LATENCY_BUCKETS.into()),
+                )),
+                sync_records: register.add(Histogram::with_opts(
+                    HistogramOpts::new("keevee_log_sync_records", "Records made durable by one sync of the log.")
+                        .buckets(RECORDS_BUCKETS.into()),
+                )),
+            },
+            applied: register.gauges("keevee_applied_index", "Index of the last log entry applied.", shard),
+            chosen: register.gauges("keevee_chosen_index", "Index up to which the log is chosen.", shard),
+            last: register.gauges("keevee_last_index", "Index of the last entry in the log.", shard),
+            leader: register.gauges("keevee_leader", "1 while this node leads the shard, else 0.", shard),
+            elections: register.counters(
+                "keevee_elections_total",
+                "Times that this node became leader of the shard.",
+                shard,
+            ),
+            queued: register.gauges(
+                "keevee_peer_queue_messages",
+                "Messages that wait to be sent to a peer.",
+                &["peer", "lane"],
+            ),
+            dropped: register.counters(
+                "keevee_peer_dropped_messages_total",
+                "Messages to a peer given up, since it was not reached or its queue was full.",
+                &["peer", "lane"],
+            ),
+            forwards: register.counters(
+                "keevee_forwards_total",
+                "Batches of commands handed to a leader, by what the connection said: ok, not_sent, no_answer.",
+                &["peer", "result"],
+            ),
+            registry,
+        }
+    }
+
+    /// Counts a request that was answered: `None` if it succeeded, else the kind of its error.
+    pub fn request(
+        &self,
+        protocol: Protocol,
+        operation: Operation,
+        error: Option<ErrorKind>,
+        took: Duration,
+    ) {
+        let metrics = &self.requests[protocol as usize * Operation::ALL.len() + operation as usize];
+        match error {
+            None => metrics.ok.inc(),
+            Some(kind) => {
+                let position = ErrorKind::ALL.iter().position(|&known| known == kind);
+                if let Some(counter) = position.and_then(|position| metrics.failed.get(position)) {
+                    counter.inc();
+                }
+            }
+        }
+        metrics.seconds.observe(took.as_secs_f64());
+    }
+
+    /// The handles of a shard.
+    pub fn shard(&self, shard: ShardId) -> ShardMetrics {
+        let shard = shard.to_string();
+        let labels = [shard.as_str()];
+        ShardMetrics {
+            applied: self.applied.with_label_values(&labels),
+            chosen: self.chosen.with_label_values(&labels),
+            last: self.last.with_label_values(&labels),
+            leader: self.leader.with_label_values(&labels),
+            elections: self.elections.with_label_values(&labels),
+        }
+    }
+
+    /// The handles of a queue to a peer.
+    pub fn lane(&self, peer: NodeId, lane: &str) -> LaneMetrics {
+        let peer = peer.to_string();
+        let labels = [peer.as_str(), lane];
+        LaneMetrics {
+            queued: self.queued.with_label_values(&labels),
+            dropped: self.dropped.with_label_values(&labels),
+        }
+    }
+
+    /// Counts forwarded batches to a peer by result: `ok`, `not_sent` or `no_answer`.
+    pub fn forwards(&self, peer: NodeId, result: &str) -> IntCounter {
+        self.forwards.with_label_values(&[peer.to_string().as_str(), result])
+    }
+
+    /// Everything counted, in Prometheus' text format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
+            // Only a metric that is defined wrongly ends here; the tests gather all of them.
+            tracing::warn!(%error, "metrics can't be written as text");
+        }
+        text
+    }
+}
+
+/// Creates metrics in one registry. Every definition is a constant of this file, and the tests create
+/// all of them: a wrong one never leaves here.
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn add<M: Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
+        let metric = metric.expect("the definition is well-formed");
+        self.0.register(Box::new(metric.clone())).expect("the name is used once");
+        metric
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+}
+
+fn request_metrics(register: &Registrar<'_>) -> Vec<RequestMetrics> {
+    let count = register.counters(
+        "keevee_requests_total",
+        "Requests answered, by result: ok, or the kind of error.",
+        &["protocol", "operation", "result"],
+    );
+    let seconds = register.add(HistogramVec::new(
+        HistogramOpts::new("keevee_request_seconds", "Time from a request to its answer, in seconds.")
+            .buckets(LATENCY_BUCKETS.into()),
+        &["protocol", "operation"],
+    ));
+    let pairs = Protocol::ALL
+        .into_iter()
+        .flat_map(|protocol| Operation::ALL.map(|operation| (protocol.name(), operation.name())));
+    let metrics = pairs.map(|(protocol, operation)| RequestMetrics {
+        ok: count.with_label_values(&[protocol, operation, "ok"]),
+        failed: ErrorKind::ALL.map(|kind| count.with_label_values(&[protocol, operation, kind.name()])),
+        seconds: seconds.with_label_values(&[protocol, operation]),
+    });
+    metrics.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_operation_and_result() {
+        let metrics = Metrics::new();
+        metrics.request(Protocol::Http, Operation::Put, None, Duration::from_millis(3));
+        metrics.request(Protocol::Http, Operation::Put, Some(ErrorKind::Fatal), Duration::ZERO);
+        metrics.request(Protocol::Http, Operation::Delete, Some(ErrorKind::Conflict), Duration::ZERO);
+        let text = metrics.text();
+        for line in [
+            r#"keevee_requests_total{operation="put",protocol="http",result="ok"} 1"#,
+            r#"keevee_requests_total{operation="put",protocol="http",result="fatal"} 1"#,
+            r#"keevee_requests_total{operation="delete",protocol="http",result="conflict"} 1"#,
+            r#"keevee_requests_total{operation="get",protocol="http",result="ok"} 0"#,
+            r#"keevee_request_seconds_count{operation="put",protocol="http"} 2"#,
+            r#"keevee_request_seconds_bucket{operation="put",protocol="http",le="0.005"} 2"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn handles_write_into_the_text_with_help() {
+        let metrics = Metrics::new();
+        metrics.shard(ShardId(1)).applied.set(7);
+        metrics.shard(ShardId(1)).leader.set(1);
+        metrics.lane(NodeId(2), "log").dropped.inc_by(3);
+        metrics.forwards(NodeId(2), "ok").inc();
+        metrics.log.sync_records.observe(128.0);
+        let text = metrics.text();
+        for part in [
+            "keevee_applied_index{shard=\"1\"} 7\n",
+            "keevee_leader{shard=\"1\"} 1\n",
+            "keevee_peer_dropped_messages_total{lane=\"log\",peer=\"2\"} 3\n",
+            "keevee_forwards_total{peer=\"2\",result=\"ok\"} 1\n",
+            "keevee_log_sync_records_sum 128\n",
+            "# HELP keevee_log_sync_seconds Time of one sync of the log, in seconds.\n",
+        ] {
+            assert!(text.contains(part), "no {part} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Puts a node together, runs it, and takes it apart in the right order.
+//!
+//! An embedding program needs no more than this:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use keevee_server::config::Config;
+//! use keevee_server::server::Server;
+//!
+//! let config = Config::load("keevee.toml".as_ref())?;
+//! let server = Server::start(&config).await?;
+//! let node = server.node().clone(); // node.execute(..) reads and writes
+//! # drop(node);
+//! server.run(async { /* until this is ready */ }).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keevee_core::ids::{Incarnation, NodeId, ShardId};
+use keevee_core::slots::SlotSet;
+use keevee_paxos::QuorumSystem;
+use keevee_replica::storage::{StateStore, StorageError};
+use keevee_replica::{Bounds, Failure, PaxosEngine, Shard};
+use rand::Rng;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+
+use crate::config::Config;
+use crate::executor::{Executor, FatalError, Job, Jobs, LeaderView, Replica, Tickets};
+use crate::forward::Forwarder;
+use crate::http::{Api, Settings, serve};
+use crate::inbox::Inbox;
+use crate::metrics::Metrics;
+use crate::node::{Node, Parts};
+use crate::storage::{DataFolder, FolderError, FolderLock, OpenFolder};
+use crate::storage::RocksLog;
+use crate::storage::LogWriter;
+use crate::storage::RocksState;
+use crate::transport::http_json::{HttpJson, PeerConfigError};
+use crate::transport::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig};
+
+/// How long a stopping leader waits for another one.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a stopping node waits for answers that it owes.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a node did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The data folder can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The data folder belongs to another node or cluster than the configuration says.
+    #[error("the configuration and the data folder {data} do not belong together: {cause}")]
+    Mismatch {
+        /// The folder.
+        data: String,
+        /// What differs.
+        cause: String,
+    },
+    /// An address can't be listened on.
+    #[error("can't listen on {address}: {cause}; is another process using it?")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The configuration can't be used for peers.
+    #[error(transparent)]
+    Peer(#[from] PeerConfigError),
+    /// What is stored can't be used.
+    #[error("shard {shard}: {failure}")]
+    Replica {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        failure: Failure,
+    },
+    /// The log can't be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A thread can't be started.
+    #[error("can't start a thread: {0}")]
+    Thread(std::io::Error),
+    /// The running node had to stop.
+    #[error("the node stopped: {0}")]
+    Fatal(#[from] FatalError),
+    /// A thread of the node panicked.
+    #[error("the node stopped: its executor panicked; please report this with the log")]
+    Panicked,
+}
+
+/// A running node.
+pub struct Server {
+    node: Node,
+    api: Api<Node>,
+    http: TcpListener,
+    transport: Arc<HttpJson>,
+    ended: oneshot::Receiver<Result<(), FatalError>>,
+    flusher: Flusher,
+    log_writer: LogWriter,
+    _lock: FolderLock,
+}
+
+impl Server {
+    /// Starts a node: its folder is open and both listeners are bound when this returns.
+    pub async fn start(config: &Config) -> Result<Server, ServerError> {
+        let folder = DataFolder::open(&config.node.data)?;
+        check_identity(config, &folder)?;
+        let http = listen(&config.node.http).await?;
+        let peer_listener = listen(&config.node.peer).await?;
+
+        let metrics = Arc::new(Metrics::new());
+        let transport = Arc::new(HttpJson::new(peer_config(config, &folder), &metrics)?);
+        let (sender, receiver) = mpsc::channel();
+        let jobs = Jobs(sender);
+        let events = jobs.clone();
+        let on_event = move |event| events.send(Job::Log(event));
+        let (log_writer, log) = LogWriter::start(Arc::clone(&folder.log), on_event)?;
+
+        let origin = Instant::now();
+        let members: BTreeSet<NodeId> = folder.first_members.iter().map(|(node, _)| *node).collect();
+        let shard = ShardId::FIRST_DATA;
+        let log = RocksLog::open(shard, Arc::clone(&folder.log), log)?;
+        let replica = open_replica(config, &members, &folder, log)?;
+        let (view, seen) = watch::channel(LeaderView { leader: None });
+        let executor = Executor {
+            origin,
+            jobs: receiver,
+            shards: BTreeMap::from([(shard, replica)]),
+            views: BTreeMap::from([(shard, view)]),
+            transport: transport.clone(),
+            log_metrics: metrics.log.clone(),
+            shard_metrics: BTreeMap::from([(shard, metrics.shard(shard))]),
+            tickets: Tickets::default(),
+            stop: None,
+        };
+        let inbox = Inbox { jobs: jobs.clone(), limits: config.limits() };
+        transport.start(Arc::new(inbox), peer_listener)?;
+        let ended = spawn_executor(executor)?;
+
+        let others = members.iter().copied().filter(|node| *node != config.node_id());
+        let shared: Arc<dyn crate::transport::Transport> = transport.clone();
+        let node = Node::new(Parts {
+            id: config.node_id(),
+            cluster_id: config.cluster.id.to_string(),
+            members: config.members.clone(),
+            limits: config.limits(),
+            leader_wait: Duration::from_millis(config.limits.leader_wait_ms),
+            jobs,
+            views: BTreeMap::from([(shard, seen)]),
+            forwarder: Forwarder::start(&shared, others),
+            transport: shared,
+        });
+        let settings = Settings {
+            limits: config.limits(),
+            timeout: Duration::from_millis(config.limits.request_timeout_ms),
+            peer_address: config.node.peer.clone(),
+        };
+        let state = RocksState::open(shard, Incarnation(0), Arc::clone(&folder.data), SlotSet::all())?;
+        let flusher = Flusher::start(state, Duration::from_millis(config.engine.flush_interval_ms))?;
+        tracing::info!(node = config.node.id, http = config.node.http, peer = config.node.peer, "node started");
+        let api = Api::new(node.clone(), settings, metrics);
+        Ok(Server { node, api, http, transport, ended, flusher, log_writer, _lock: folder.lock })
+    }
+
+    /// The store.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Serves until `shutdown` is ready, then hands leadership over, answers what is in flight, flushes and
+    /// returns; or returns the reason why the node had to stop.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let Server { node, api, http, transport, mut ended, flusher, log_writer, _lock } = self;
+        let (stop, mut stopped) = watch::channel(false);
+        let serving = tokio::spawn(serve(http, api, async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }));
+        let early = tokio::select! {
+            () = shutdown => None,
+            result = &mut ended => Some(result),
+        };
+        if let Some(result) = early {
+            // Nothing more can be promised: no orderly end.
+            transport.stop();
+            serving.abort();
+            return Err(match result {
+                Ok(Err(fatal)) => fatal.into(),
+                Ok(Ok(())) | Err(_) => ServerError::Panicked,
+            });
+        }
+        tracing::info!("stopping: handing over, answering what is in flight");
+        node.step_aside(Instant::now() + HAND_OVER_TIMEOUT).await;
+        stop.send_replace(true);
+        let _ = serving.await;
+        node.stop(Instant::now() + DRAIN_TIMEOUT);
+        let result = ended.await.map_err(|_| ServerError::Panicked)?;
+        transport.stop();
+        drop(node);
+        let flushed = tokio::task::spawn_blocking(move || {
+            let flushed = flusher.stop();
+            log_writer.join();
+            flushed
+        });
+        result?;
+        flushed.await.map_err(|_| ServerError::Panicked)??;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Starts a node and runs it until `shutdown` is ready.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+    Server::start(&config).await?.run(shutdown).await
+}
+
+/// The folder knows who the node is; the configuration must agree.
+fn check_identity(config: &Config, folder: &OpenFolder) -> Result<(), ServerError> {
+    let mismatch = |cause: String| ServerError::Mismatch { data: config.node.data.display().to_string(), cause };
+    let identity = &folder.identity;
+    if identity.cluster_id != config.cluster.id {
+        let ours = config.cluster.id;
+        return Err(mismatch(format!("[cluster] id is {ours}, the folder's is {}", identity.cluster_id)));
+    }
+    if identity.node_id != config.node_id() {
+        return Err(mismatch(format!("[node] id is {}, the folder's is {}", config.node.id, identity.node_id)));
+    }
+    let configured: BTreeSet<u64> = config.members.iter().map(|member| member.id).collect();
+    let members: BTreeSet<u64> = folder.first_members.iter().map(|(node, _)| node.0).collect();
+    if configured != members {
+        return Err(mismatch(format!("the [[member]]s are {configured:?}, the folder's are {members:?}")));
+    }
+    Ok(())
+}
+
+fn peer_config(config: &Config, folder: &OpenFolder) -> PeerConfig {
+    let store_id = |node: u64| {
+        let found = folder.first_members.iter().find(|(id, _)| id.0 == node);
+        found.map(|(_, store)| store.to_string()).unwrap_or_default()
+    };
+    let peer = |member: &crate::config::MemberConfig| Peer {
+        id: NodeId(member.id),
+        store_id: store_id(member.id),
+        address: member.peer.clone(),
+    };
+    PeerConfig {
+        cluster_id: config.cluster.id.to_string(),
+        secret: config.cluster.secret.clone(),
+        node: config.node_id(),
+        store_id: folder.identity.store_id.to_string(),
+        peers: config.members.iter().map(peer).collect(),
+        body_bytes_max: BODY_BYTES_MAX_DEFAULT,
+    }
+}
+
+fn open_replica(
+    config: &Config,
+    members: &BTreeSet<NodeId>,
+    folder: &OpenFolder,
+    log: RocksLog,
+) -> Result<Replica, ServerError> {
+    let shard = ShardId::FIRST_DATA;
+    let state = RocksState::open(shard, Incarnation(0), Arc::clone(&folder.data), SlotSet::all())?;
+    let applied = state.meta()?.applied;
+    log.check_fits(applied)?;
+    let mut random = rand::rng();
+    let quorum = QuorumSystem::majority(members.iter().map(|node| node.0));
+    let mut paxos = keevee_paxos::Config::new(config.node.id, quorum, random.next_u64());
+    paxos.timing = config.timing();
+    let engine = PaxosEngine::open(paxos, log, applied, Duration::ZERO)?;
+    let bounds = Bounds {
+        waiting_commands_max: config.limits.waiting_commands_max,
+        unsynced_entries_max: config.engine.unsynced_entries_max,
+        ..Bounds::default()
+    };
+    let (node, boot) = (config.node_id(), random.next_u64());
+    Shard::new(shard, node, members.clone(), boot, engine, state, bounds)
+        .map_err(|failure| ServerError::Replica { shard, failure })
+}
+
+async fn listen(address: &str) -> Result<TcpListener, ServerError> {
+    let failed = |cause| ServerError::Listen { address: address.to_owned(), cause };
+    TcpListener::bind(address).await.map_err(failed)
+}
+
+fn spawn_executor(executor: Executor) -> Result<oneshot::Receiver<Result<(), FatalError>>, ServerError> {
+    let (end, ended) = oneshot::channel();
+    let run = move || {
+        let result = executor.run();
+        if let Err(error) = &result {
+            tracing::error!(%error, "the node stops");
+        }
+        let _ = end.send(result);
+    };
+    thread::Builder::new().name("executor".to_owned()).spawn(run).map_err(ServerError::Thread)?;
+    Ok(ended)
+}
+
+/// The thread that flushes applied state now and then, so that the log can be truncated and a restart has
+/// little to replay.
+struct Flusher {
+    stop: mpsc::Sender<()>,
+    thread: thread::JoinHandle<Result<(), StorageError>>,
+}
+
+impl Flusher {
+    fn start(state: RocksState, interval: Duration) -> Result<Flusher, ServerError> {
+        let (stop, stopped) = mpsc::channel();
+        let run = move || {
+            while stopped.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
+                state.flush()?;
+            }
+            state.flush()
+        };
+        let thread = thread::Builder::new().name("flusher".to_owned()).spawn(run);
+        Ok(Flusher { stop, thread: thread.map_err(ServerError::Thread)? })
+    }
+
+    /// Flushes once more and ends.
+    fn stop(self) -> Result<(), StorageError> {
+        drop(self.stop);
+        let panicked = || StorageError::Io { what: "flushing the state", cause: "the flusher panicked".to_owned() };
+        self.thread.join().map_err(|_| panicked())?
+    }
+}

@@ -1,0 +1,34 @@
+//! The storage room: the data folder, and a shard's log and state on RocksDB.
+//!
+//! [`DataFolder`] formats and opens a node's folder; [`LogWriter`] is the only writer of `log/`;
+//! [`RocksLog`] and [`RocksState`] give one shard what `keevee-replica` asks of storage. Every key and
+//! record that reaches a disk is laid out in [`format`]; `docs/storage-format.md` tells the same to
+//! people. Not here: what entries and hard state mean (the engines) and what is in a record of meta or
+//! of a request (`keevee_core::codec`).
+
+pub mod format;
+
+mod folder;
+mod log_files;
+mod log_store;
+mod log_writer;
+mod options;
+mod state_store;
+
+pub use folder::{DataFolder, FolderError, FolderLock, OpenFolder};
+pub use format::{FORMAT_VERSION, FirstMember, Identity, StoreId};
+pub use log_store::RocksLog;
+pub use log_writer::{LogCounters, LogEvent, LogSink, LogWriter, LogWriterHandle};
+pub use state_store::RocksState;
+
+use keevee_replica::storage::StorageError;
+
+/// One of a node's two databases.
+pub type Database = rocksdb::DB;
+
+/// What a replica is told of an error of the database.
+fn storage_error(what: &'static str, error: rocksdb::Error) -> StorageError {
+    let corrupt = error.kind() == rocksdb::ErrorKind::Corruption;
+    let cause = error.into_string();
+    if corrupt { StorageError::Corrupt { what, cause } } else { StorageError::Io { what, cause } }
+}

@@ -1,0 +1,416 @@
+//! The data folder of a node: formatting it, telling it the first members, opening it.
+//!
+//! A folder holds `log/` and `data/` (the databases), `identity.json` (for people and for checks) and a
+//! lock file. The identity is in all three, so that a folder put together from parts of others is
+//! refused. `identity.json` is renamed into place last: a folder with it is formatted, one without it
+//! never was used. Not here: what shards keep in the databases.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keevee_core::ids::NodeId;
+use keevee_replica::storage::StorageError;
+use rocksdb::Options;
+use uuid::Uuid;
+
+use super::format::{self, FORMAT_VERSION, FirstMember, Identity, NodeKind, StoreId};
+use super::{Database, log_files, options};
+
+mod identity_file;
+
+const LOG: &str = "log";
+const DATA: &str = "data";
+const LOCK: &str = "keevee.lock";
+
+/// Why a folder was not formatted or opened. Each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// There is no formatted folder at the path.
+    #[error("{} is not a formatted data folder; format it with `keevee init`", path.display())]
+    NotFormatted {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder belongs to a node already.
+    #[error(
+        "{} is already formatted for node {}, store {}; start it with `keevee server`, or name another folder",
+        path.display(), identity.node_id, identity.store_id
+    )]
+    AlreadyFormatted {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        identity: Identity,
+    },
+    /// The folder to format holds something.
+    #[error("{} is not empty; name an empty or a new folder", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder has databases, or begins of them, but no identity.
+    #[error(
+        "{} holds databases but no identity.json; if `keevee init` was interrupted here, empty the folder and run it again; \
+         if a node ran here, put its identity.json back",
+        path.display()
+    )]
+    Interrupted {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process has the folder open.
+    #[error("another keevee process (pid {pid}) uses {}; stop it first", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// The process, as the lock file names it; `unknown` if it does not.
+        pid: String,
+    },
+    /// The folder was formatted, but its cluster's first members are not known.
+    #[error(
+        "{} does not know the first members of its cluster; set them with `keevee init`, the same ones on every node",
+        path.display()
+    )]
+    NoFirstMembers {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The first members are set, and other ones were given.
+    #[error(
+        "the first members in {} are set and cannot be changed: {}; give the same ones, or format a new folder",
+        path.display(), format_members(members)
+    )]
+    FirstMembersSet {
+        /// The folder.
+        path: PathBuf,
+        /// The members as they are set.
+        members: Vec<FirstMember>,
+    },
+    /// The first members given make no configuration.
+    #[error("the first members are wrong: {cause}; name each node once, this one (node {}, store {}) among them", own.0, own.1)]
+    FirstMembersInvalid {
+        /// What is wrong.
+        cause: String,
+        /// The folder's own pair.
+        own: FirstMember,
+    },
+    /// The identities within the folder differ.
+    #[error(
+        "{}: {database}/ belongs to node {}, store {}, but identity.json to node {}, store {}; \
+         put the parts back that belong together",
+        path.display(), found.node_id, found.store_id, expected.node_id, expected.store_id
+    )]
+    IdentityMismatch {
+        /// The folder.
+        path: PathBuf,
+        /// The database that differs.
+        database: &'static str,
+        /// What `identity.json` says.
+        expected: Identity,
+        /// What the database says.
+        found: Identity,
+    },
+    /// Something wrote the folder in a format that this program does not know.
+    #[error(
+        "{} has format version {found}, this keevee knows version {FORMAT_VERSION}; start the keevee that wrote it, or upgrade this one",
+        path.display()
+    )]
+    Version {
+        /// The folder.
+        path: PathBuf,
+        /// The version found.
+        found: u32,
+    },
+    /// A database is missing, empty or damaged. The node may have promised or accepted what it no
+    /// longer knows, so it must not take part under its old store id.
+    #[error(
+        "{}: {database}/ is unusable: {cause}; it must not vote as this store again: repair the disk, format a new folder with \
+         `keevee init` and replace this node by it",
+        path.display()
+    )]
+    Unusable {
+        /// The folder.
+        path: PathBuf,
+        /// The database.
+        database: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// `identity.json` cannot be read as what it is.
+    #[error("{}: {cause}; put the file back as `keevee init` wrote it", path.display())]
+    BadIdentityFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The file system refused.
+    #[error("{what} {}: {source}; check the disk and the rights on the folder", path.display())]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A database refused, for a reason other than damage.
+    #[error("{what} {}: {cause}; check the disk and the rights on the folder", path.display())]
+    Database {
+        /// What was being done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the database said.
+        cause: String,
+    },
+}
+
+/// Formats and opens data folders.
+pub struct DataFolder;
+
+/// A node's folder, ready for use.
+///
+/// Whoever takes it apart keeps the lock for as long as one of the databases is in use.
+#[derive(Debug)]
+pub struct OpenFolder {
+    /// Whose it is.
+    pub identity: Identity,
+    /// The first configuration of the cluster, by node id.
+    pub first_members: Vec<FirstMember>,
+    /// Entries and hard state of all shards; written by the log writer only.
+    pub log: Arc<Database>,
+    /// The applied state of all shards.
+    pub data: Arc<Database>,
+    /// Keeps other processes out.
+    pub lock: FolderLock,
+}
+
+/// Keeps other processes out of a folder until it is dropped, or the process ends in any way.
+#[derive(Debug)]
+pub struct FolderLock {
+    file: File,
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing alone does not unlock while a process that was just forked shares the open file. If it
+        // fails, closing has to do.
+        let _ = self.file.unlock();
+    }
+}
+
+impl DataFolder {
+    /// Makes the folder that a node will live in, under a new store id.
+    ///
+    /// When it returns, everything is on the disk. After a crash within it the folder is either refused
+    /// as interrupted, looks untouched, or is formatted.
+    pub fn format(path: &Path, cluster_id: Uuid, node_id: NodeId) -> Result<Identity, FolderError> {
+        if let Some(identity) = identity_file::read(path)? {
+            return Err(FolderError::AlreadyFormatted { path: path.to_owned(), identity });
+        }
+        create_folder(path)?;
+        let _lock = lock(path)?;
+        check_empty(path)?;
+        let identity = Identity { cluster_id, node_id, store_id: StoreId(Uuid::new_v4()) };
+        create_database(&path.join(DATA), &options::data(true), &identity)?;
+        create_database(&path.join(LOG), &options::log(true), &identity)?;
+        sync_folder(path)?;
+        identity_file::write(path, &identity)?;
+        sync_folder(path)?;
+        Ok(identity)
+    }
+
+    /// Tells a formatted folder the first configuration of its cluster: every voter's node id and store
+    /// id. It can be told once, and the same again; a node does not start before it was.
+    pub fn set_first_members(path: &Path, members: &[FirstMember]) -> Result<(), FolderError> {
+        let (identity, _lock) = enter(path)?;
+        let mut members = members.to_vec();
+        members.sort_unstable();
+        check_members(&members, (identity.node_id, identity.store_id))?;
+        let log = open_database(path, LOG, &options::log(false), &identity)?;
+        match read_members(path, &log)? {
+            Some(set) if set == members => return Ok(()),
+            Some(set) => {
+                return Err(FolderError::FirstMembersSet { path: path.to_owned(), members: set });
+            }
+            None => {}
+        }
+        let key = format::node_key(NodeKind::FirstMembers);
+        let record = format::encode_first_members(&members);
+        let written = log.put_opt(key, record, &options::synced());
+        written.map_err(|error| database_error("writing to", &path.join(LOG), error))
+    }
+
+    /// Opens a folder that was formatted and told the first members, and checks that all its parts
+    /// belong together and none is damaged.
+    pub fn open(path: &Path) -> Result<OpenFolder, FolderError> {
+        let (identity, lock) = enter(path)?;
+        let log = open_database(path, LOG, &options::log(false), &identity)?;
+        let Some(first_members) = read_members(path, &log)? else {
+            return Err(FolderError::NoFirstMembers { path: path.to_owned() });
+        };
+        let data = open_database(path, DATA, &options::data(false), &identity)?;
+        Ok(OpenFolder { identity, first_members, log: log.into(), data: data.into(), lock })
+    }
+}
+
+/// Finds out whose formatted folder it is, and locks it.
+fn enter(path: &Path) -> Result<(Identity, FolderLock), FolderError> {
+    if let Some(identity) = identity_file::read(path)? {
+        return Ok((identity, lock(path)?));
+    }
+    let path = path.to_owned();
+    if path.join(LOG).exists() || path.join(DATA).exists() {
+        return Err(FolderError::Interrupted { path });
+    }
+    Err(FolderError::NotFormatted { path })
+}
+
+fn lock(path: &Path) -> Result<FolderLock, FolderError> {
+    let lock_path = path.join(LOCK);
+    let failed = |source| FolderError::Io { what: "locking", path: lock_path.clone(), source };
+    let mut open = OpenOptions::new();
+    let open = open.read(true).write(true).create(true).truncate(false);
+    let mut file = open.open(&lock_path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // The pid only makes the message better.
+            let _ = file.read_to_string(&mut pid);
+            let pid = if pid.is_empty() { "unknown".to_owned() } else { pid };
+            return Err(FolderError::Locked { path: path.to_owned(), pid });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    file.set_len(0).map_err(failed)?;
+    file.write_all(std::process::id().to_string().as_bytes()).map_err(failed)?;
+    Ok(FolderLock { file })
+}
+
+/// Creates a folder and what is missing above it, and syncs each new name: a name that is not synced in
+/// the folder above it can be gone after a power failure, with all that was synced below it.
+fn create_folder(path: &Path) -> Result<(), FolderError> {
+    let above = match path.parent() {
+        Some(above) if above.as_os_str().is_empty() => Path::new("."),
+        Some(above) => above,
+        None => return Ok(()),
+    };
+    if !path.is_dir() {
+        create_folder(above)?;
+        fs::create_dir(path).map_err(|source| FolderError::Io {
+            what: "creating",
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    sync_folder(above)
+}
+
+fn sync_folder(path: &Path) -> Result<(), FolderError> {
+    let synced = File::open(path).and_then(|folder| folder.sync_all());
+    synced.map_err(|source| FolderError::Io { what: "syncing", path: path.to_owned(), source })
+}
+
+fn check_empty(path: &Path) -> Result<(), FolderError> {
+    let failed = |source| FolderError::Io { what: "listing", path: path.to_owned(), source };
+    for file in fs::read_dir(path).map_err(failed)? {
+        let name = file.map_err(failed)?.file_name();
+        if name == LOG || name == DATA {
+            return Err(FolderError::Interrupted { path: path.to_owned() });
+        }
+        if name != LOCK {
+            return Err(FolderError::NotEmpty { path: path.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+fn create_database(path: &Path, options: &Options, identity: &Identity) -> Result<(), FolderError> {
+    let failed = |error| database_error("creating", path, error);
+    let database = Database::open(options, path).map_err(failed)?;
+    let key = format::node_key(NodeKind::Identity);
+    database.put_opt(key, format::encode_identity(identity), &options::synced()).map_err(failed)?;
+    // In a sorted file it does not hang on the write-ahead log, which `data/` does not use.
+    database.flush().map_err(failed)?;
+    drop(database);
+    sync_folder(path)
+}
+
+fn open_database(
+    folder: &Path,
+    database: &'static str,
+    options: &Options,
+    expected: &Identity,
+) -> Result<Database, FolderError> {
+    let path = folder.join(database);
+    let unusable = |cause: String| FolderError::Unusable { path: folder.to_owned(), database, cause };
+    log_files::check(&path).map_err(|damage| match damage {
+        log_files::Damage::Io { path, source } => FolderError::Io { what: "reading", path, source },
+        damage => unusable(damage.to_string()),
+    })?;
+    let opened = Database::open(options, &path).map_err(|error| match error.kind() {
+        rocksdb::ErrorKind::Corruption => unusable(error.into_string()),
+        _ => database_error("opening", &path, error),
+    })?;
+    let found = match read_node(&opened, NodeKind::Identity) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Err(unusable("it holds no identity".to_owned())),
+        Err(error) => return Err(unusable(error.to_string())),
+    };
+    let version = format::identity_version(&found).map_err(|error| unusable(error.to_string()))?;
+    if version != FORMAT_VERSION {
+        return Err(FolderError::Version { path, found: version });
+    }
+    let found = format::decode_identity(&found).map_err(|error| unusable(error.to_string()))?;
+    if found != *expected {
+        let path = folder.to_owned();
+        return Err(FolderError::IdentityMismatch { path, database, expected: *expected, found });
+    }
+    Ok(opened)
+}
+
+fn read_node(database: &Database, kind: NodeKind) -> Result<Option<Vec<u8>>, rocksdb::Error> {
+    database.get(format::node_key(kind))
+}
+
+fn read_members(path: &Path, log: &Database) -> Result<Option<Vec<FirstMember>>, FolderError> {
+    let found = read_node(log, NodeKind::FirstMembers)
+        .map_err(|error| database_error("reading", &path.join(LOG), error))?;
+    let members = found.map(|record| format::decode_first_members(&record)).transpose();
+    members.map_err(|error: StorageError| FolderError::Unusable {
+        path: path.to_owned(),
+        database: LOG,
+        cause: error.to_string(),
+    })
+}
+
+/// The members are sorted.
+fn check_members(members: &[FirstMember], own: FirstMember) -> Result<(), FolderError> {
+    let wrong = |cause: String| Err(FolderError::FirstMembersInvalid { cause, own });
+    if let Some(pair) = members.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return wrong(format!("node {} is named twice", pair[0].0));
+    }
+    let mut stores: Vec<StoreId> = members.iter().map(|(_, store)| *store).collect();
+    stores.sort_unstable();
+    if let Some(pair) = stores.windows(2).find(|pair| pair[0] == pair[1]) {
+        return wrong(format!("store {} is named twice", pair[0]));
+    }
+    if !members.contains(&own) {
+        return wrong("this node's own pair is not among them".to_owned());
+    }
+    Ok(())
+}
+
+fn format_members(members: &[FirstMember]) -> String {
+    let members: Vec<String> =
+        members.iter().map(|(node, store)| format!("node {node} store {store}")).collect();
+    members.join(", ")
+}
+
+fn database_error(what: &'static str, path: &Path, error: rocksdb::Error) -> FolderError {
+    FolderError::Database { what, path: path.to_owned(), cause: error.into_string() }
+}

@@ -1,0 +1,330 @@
+//! Every key and record of both databases. Numbers and layouts here are persisted: never renumber, never
+//! reuse; a change of any of them is a new [`FORMAT_VERSION`].
+//!
+//! All integers are big-endian, so that keys sort as their numbers do. Entries and hard state are the
+//! engines' own bytes; the insides of meta and request records are `keevee_core::codec`'s.
+
+use std::fmt;
+
+use bytes::Bytes;
+use keevee_core::apply::ShardMeta;
+use keevee_core::codec::{self, DecodeError};
+use keevee_core::command::Versioned;
+use keevee_core::ids::{Incarnation, Namespace, NodeId, ShardId};
+use keevee_core::requests::{RequestId, RequestRecord};
+use keevee_replica::storage::StorageError;
+use uuid::Uuid;
+
+/// The version of all layouts in this file. Written into both databases when a folder is formatted and
+/// compared at every open.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Stands where a shard's number stands in keys that belong to the node; no shard has this number.
+const NODE_PREFIX: u32 = u32::MAX;
+
+/// Kinds of keys of the node itself: `[FF FF FF FF][kind u8]`, the same in both databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum NodeKind {
+    /// An [`Identity`]; in `log/` and in `data/`.
+    Identity = 1,
+    /// The [`FirstMember`]s; in `log/` only.
+    FirstMembers = 2,
+}
+
+/// Kinds of keys of a shard in `log/`: `[shard u32][kind u8]`, then what each kind adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LogKind {
+    /// No more key. Value: the engine's hard state.
+    HardState = 1,
+    /// `[index u64]`. Value: the engine's entry.
+    Entry = 2,
+    /// No more key. Value: `[index u64]`; entries below it were removed on purpose.
+    Trimmed = 3,
+    /// Reserved: which incarnation of the shard's state is in force, flipped together with the log
+    /// when a snapshot is installed. Absent means incarnation 0.
+    Incarnation = 4,
+}
+
+/// Kinds of keys of a shard in `data/`: `[shard u32][incarnation u32][kind u8][namespace u32]`, then what
+/// each kind adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DataKind {
+    /// Namespace 0, no more key. Value: the shard's meta.
+    Meta = 1,
+    /// `[user key]`. Value: `[version u64][stamp u64][value]`.
+    Value = 2,
+    /// Namespace 0, `[time u64][id kind u8][id u128]`: in the order in which they are forgotten. Value:
+    /// the request's record.
+    Request = 3,
+    /// Reserved: intents of cross-shard transactions.
+    Intent = 4,
+    /// Reserved: the retained change log behind watches.
+    Change = 5,
+    /// Reserved: how far a snapshot was received or sent.
+    SnapshotMark = 6,
+}
+
+/// Kinds of request ids within a [`DataKind::Request`] key.
+const REQUEST_TIMED: u8 = 1;
+const REQUEST_FREE: u8 = 2;
+
+/// Names a formatted folder: minted when it is formatted, never used again for another. A voter is a
+/// node id together with a store id, so that a wiped node cannot vote against what it promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreId(pub Uuid);
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// Whose folder it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster_id: Uuid,
+    /// The node of the cluster.
+    pub node_id: NodeId,
+    /// The folder.
+    pub store_id: StoreId,
+}
+
+/// A voter of the first configuration.
+pub type FirstMember = (NodeId, StoreId);
+
+/// The key of a record of the node, in either database.
+pub fn node_key(kind: NodeKind) -> [u8; 5] {
+    kinded(NODE_PREFIX, kind as u8)
+}
+
+/// The key of a shard's hard state in `log/`.
+pub fn hard_state_key(shard: ShardId) -> [u8; 5] {
+    kinded(shard.0, LogKind::HardState as u8)
+}
+
+/// The key of the mark below which a shard's entries were removed on purpose, in `log/`.
+pub fn trimmed_key(shard: ShardId) -> [u8; 5] {
+    kinded(shard.0, LogKind::Trimmed as u8)
+}
+
+/// The key of an entry in `log/`.
+pub fn entry_key(shard: ShardId, index: u64) -> [u8; 13] {
+    let mut key = [0; 13];
+    key[..5].copy_from_slice(&kinded(shard.0, LogKind::Entry as u8));
+    key[5..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// The first key behind all of a shard's entries in `log/`.
+pub fn entries_end(shard: ShardId) -> [u8; 5] {
+    kinded(shard.0, LogKind::Entry as u8 + 1)
+}
+
+/// The index in a key made by [`entry_key`].
+pub fn entry_index(key: &[u8]) -> Result<u64, StorageError> {
+    let index = key.get(5..).and_then(|index| index.try_into().ok()).map(u64::from_be_bytes);
+    index.ok_or_else(|| corrupt("an entry's key", format!("{} bytes instead of 13", key.len())))
+}
+
+/// A mark as [`LogKind::Trimmed`] keeps it.
+pub fn encode_index(index: u64) -> [u8; 8] {
+    index.to_be_bytes()
+}
+
+/// Reads what [`encode_index`] wrote.
+pub fn decode_index(bytes: &[u8]) -> Result<u64, StorageError> {
+    let index = bytes.try_into().map(u64::from_be_bytes);
+    index.map_err(|_| corrupt("an index", format!("{} bytes instead of 8", bytes.len())))
+}
+
+/// What all keys of a kind and namespace of a shard begin with, in `data/`.
+pub fn data_prefix(
+    shard: ShardId,
+    incarnation: Incarnation,
+    kind: DataKind,
+    namespace: Namespace,
+) -> [u8; 13] {
+    let mut key = [0; 13];
+    key[..4].copy_from_slice(&shard.0.to_be_bytes());
+    key[4..8].copy_from_slice(&incarnation.0.to_be_bytes());
+    key[8] = kind as u8;
+    key[9..].copy_from_slice(&namespace.0.to_be_bytes());
+    key
+}
+
+/// The first key behind all keys of an incarnation of a shard, in `data/`.
+pub fn incarnation_end(shard: ShardId, incarnation: Incarnation) -> [u8; 9] {
+    let mut key = [u8::MAX; 9];
+    key[..4].copy_from_slice(&shard.0.to_be_bytes());
+    key[4..8].copy_from_slice(&incarnation.0.to_be_bytes());
+    key
+}
+
+/// The key of a shard's meta in `data/`.
+pub fn meta_key(shard: ShardId, incarnation: Incarnation) -> [u8; 13] {
+    data_prefix(shard, incarnation, DataKind::Meta, Namespace(0))
+}
+
+/// The key of a user's key in `data/`.
+pub fn value_key(shard: ShardId, incarnation: Incarnation, namespace: Namespace, user_key: &[u8]) -> Vec<u8> {
+    let prefix = data_prefix(shard, incarnation, DataKind::Value, namespace);
+    [prefix.as_slice(), user_key].concat()
+}
+
+/// The key of a remembered request in `data/`.
+pub fn request_key(shard: ShardId, incarnation: Incarnation, record: &RequestRecord) -> Vec<u8> {
+    let (kind, id) = match record.id {
+        RequestId::Timed(id) => (REQUEST_TIMED, id),
+        RequestId::Free(id) => (REQUEST_FREE, id),
+    };
+    let prefix = data_prefix(shard, incarnation, DataKind::Request, Namespace(0));
+    [prefix.as_slice(), &record.time.to_be_bytes(), &[kind], &id.to_be_bytes()].concat()
+}
+
+/// The bounds of a shard's remembered requests in `data/`: the first key, and the first behind them.
+pub fn request_bounds(shard: ShardId, incarnation: Incarnation) -> (Vec<u8>, Vec<u8>) {
+    let from = data_prefix(shard, incarnation, DataKind::Request, Namespace(0));
+    let mut end = from;
+    end[8] += 1;
+    (from.to_vec(), end.to_vec())
+}
+
+/// A value as [`DataKind::Value`] keeps it.
+pub fn encode_value(value: &Versioned) -> Vec<u8> {
+    [&value.version.to_be_bytes(), &value.stamp.to_be_bytes(), value.value.as_ref()].concat()
+}
+
+/// Reads what [`encode_value`] wrote.
+pub fn decode_value(bytes: &[u8]) -> Result<Versioned, StorageError> {
+    let mut reader = Reader { bytes, what: "a value's record" };
+    let version = reader.u64()?;
+    let stamp = reader.u64()?;
+    Ok(Versioned { version, stamp, value: Bytes::copy_from_slice(reader.bytes) })
+}
+
+/// Reads a shard's meta.
+pub fn decode_meta(bytes: &[u8]) -> Result<ShardMeta, StorageError> {
+    codec::decode_meta(Bytes::copy_from_slice(bytes)).map_err(|e| undecodable("a shard's meta", e))
+}
+
+/// Reads a request's record.
+pub fn decode_request(bytes: &[u8]) -> Result<RequestRecord, StorageError> {
+    let record = codec::decode_request(Bytes::copy_from_slice(bytes));
+    record.map_err(|error| undecodable("a request's record", error))
+}
+
+/// An identity as both databases keep it:
+/// `[format version u32][cluster id 16][node id u64][store id 16]`. The version comes first in every
+/// version to come.
+pub fn encode_identity(identity: &Identity) -> Vec<u8> {
+    [
+        FORMAT_VERSION.to_be_bytes().as_slice(),
+        identity.cluster_id.as_bytes(),
+        &identity.node_id.0.to_be_bytes(),
+        identity.store_id.0.as_bytes(),
+    ]
+    .concat()
+}
+
+/// The format version that an identity record begins with.
+pub fn identity_version(bytes: &[u8]) -> Result<u32, StorageError> {
+    Reader { bytes, what: IDENTITY }.u32()
+}
+
+/// Reads what [`encode_identity`] wrote; the caller has checked the version.
+pub fn decode_identity(bytes: &[u8]) -> Result<Identity, StorageError> {
+    let mut reader = Reader { bytes, what: IDENTITY };
+    reader.u32()?;
+    let cluster_id = reader.uuid()?;
+    let node_id = NodeId(reader.u64()?);
+    let store_id = StoreId(reader.uuid()?);
+    reader.end()?;
+    Ok(Identity { cluster_id, node_id, store_id })
+}
+
+/// The first members as `log/` keeps them: `[count u32]`, then `[node id u64][store id 16]` for each, by
+/// node id.
+pub fn encode_first_members(members: &[FirstMember]) -> Vec<u8> {
+    let count = u32::try_from(members.len()).expect("a cluster has fewer than 2^32 nodes");
+    let mut bytes = count.to_be_bytes().to_vec();
+    for (node, store) in members {
+        bytes.extend_from_slice(&node.0.to_be_bytes());
+        bytes.extend_from_slice(store.0.as_bytes());
+    }
+    bytes
+}
+
+/// Reads what [`encode_first_members`] wrote.
+pub fn decode_first_members(bytes: &[u8]) -> Result<Vec<FirstMember>, StorageError> {
+    let mut reader = Reader { bytes, what: "the record of first members" };
+    let mut members = Vec::new();
+    for _ in 0..reader.u32()? {
+        members.push((NodeId(reader.u64()?), StoreId(reader.uuid()?)));
+    }
+    reader.end()?;
+    Ok(members)
+}
+
+const IDENTITY: &str = "the identity record";
+
+fn kinded(prefix: u32, kind: u8) -> [u8; 5] {
+    let [a, b, c, d] = prefix.to_be_bytes();
+    [a, b, c, d, kind]
+}
+
+fn corrupt(what: &'static str, cause: String) -> StorageError {
+    StorageError::Corrupt { what, cause }
+}
+
+/// Damage calls for another copy of the data; what a newer keevee wrote calls for an upgrade only.
+fn undecodable(what: &'static str, error: DecodeError) -> StorageError {
+    let cause = error.to_string();
+    match error {
+        DecodeError::Malformed(_) | DecodeError::BadField(_) => corrupt(what, cause),
+        DecodeError::UnknownFormat(_) | DecodeError::UnknownKind(_) | DecodeError::UnknownField => {
+            StorageError::Io { what, cause }
+        }
+    }
+}
+
+/// Takes a fixed layout apart, from the front.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    what: &'static str,
+}
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], StorageError> {
+        let Some((taken, rest)) = self.bytes.split_first_chunk::<N>() else {
+            return Err(corrupt(self.what, format!("{N} bytes needed, {} left", self.bytes.len())));
+        };
+        self.bytes = rest;
+        Ok(*taken)
+    }
+
+    fn u32(&mut self) -> Result<u32, StorageError> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, StorageError> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn uuid(&mut self) -> Result<Uuid, StorageError> {
+        self.take().map(Uuid::from_bytes)
+    }
+
+    fn end(&self) -> Result<(), StorageError> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        Err(corrupt(self.what, format!("{} bytes too many", self.bytes.len())))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! The log writer: the one thread that writes `log/`, for all shards of a node.
+//!
+//! It takes everything that waits, writes it as one batch with one fsync, and reports each submission in
+//! order. While one sync runs the next batch gathers, so batches grow with the load and no timer is
+//! needed. After any error the log is poisoned: what a failed fsync left on the disk cannot be known, so
+//! nothing is written or tried again. Not here: bounds on what waits (the replica bounds its proposals)
+//! and reading (the log store).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use keevee_core::ids::ShardId;
+use keevee_replica::storage::{LogRecord, StorageError};
+use rocksdb::WriteBatch;
+
+use super::{Database, format, options, storage_error};
+
+/// One sync takes no more than this, so that memory and the wait for it stay bounded.
+const BATCH_BYTES_MAX: usize = 16 << 20;
+/// What a record counts for besides its bytes.
+const RECORD_BYTES: usize = 32;
+
+/// What the log writer tells its node. Called on the writer's thread: hand it on and return.
+#[derive(Debug)]
+pub enum LogEvent {
+    /// Everything up to this submission of the shard is on disk.
+    Persisted {
+        /// Whose submission.
+        shard: ShardId,
+        /// Its token.
+        token: u64,
+    },
+    /// One sync was made; for metrics. Comes before the submissions that it covers.
+    Synced {
+        /// How long the write and its fsync took.
+        took: Duration,
+        /// How many records it wrote.
+        records: usize,
+        /// How many bytes of them.
+        bytes: usize,
+    },
+    /// The disk failed. Nothing will be written any more; the node stops.
+    Failed {
+        /// What the disk said.
+        error: StorageError,
+    },
+}
+
+/// Where the log writer writes; a seam for tests that make the disk fail.
+pub trait LogSink: Send + 'static {
+    /// Writes the batch atomically; it is on disk when the call returns `Ok`.
+    fn write_synced(&mut self, batch: WriteBatch) -> Result<(), StorageError>;
+}
+
+impl LogSink for Arc<Database> {
+    fn write_synced(&mut self, batch: WriteBatch) -> Result<(), StorageError> {
+        let written = self.write_opt(batch, &options::synced());
+        written.map_err(|error| storage_error("writing the log", error))
+    }
+}
+
+/// The thread that writes the log. It ends when every handle is dropped and all of it is written, or at
+/// the first error.
+#[derive(Debug)]
+pub struct LogWriter {
+    thread: JoinHandle<()>,
+}
+
+/// Submits to the log writer, and tells how it is doing.
+#[derive(Clone, Debug)]
+pub struct LogWriterHandle {
+    submissions: Sender<Submission>,
+    shared: Arc<Shared>,
+}
+
+/// What the log writer has done since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogCounters {
+    /// Synced writes.
+    pub syncs: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queued_bytes: AtomicUsize,
+    syncs: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Submission {
+    shard: ShardId,
+    records: Vec<LogRecord>,
+    bytes: usize,
+    token: u64,
+}
+
+impl LogWriter {
+    /// Starts the writer of a node's log.
+    pub fn start(
+        log: Arc<Database>,
+        on_event: impl Fn(LogEvent) + Send + 'static,
+    ) -> Result<(LogWriter, LogWriterHandle), StorageError> {
+        LogWriter::start_with(log, on_event)
+    }
+
+    /// Starts a writer to any sink.
+    pub fn start_with(
+        sink: impl LogSink,
+        on_event: impl Fn(LogEvent) + Send + 'static,
+    ) -> Result<(LogWriter, LogWriterHandle), StorageError> {
+        let (submissions, receiver) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        let shared_here = Arc::clone(&shared);
+        let run = move || {
+            Writer { sink, on_event, shared, dropped_below: HashMap::new() }.run(&receiver);
+        };
+        let thread = thread::Builder::new().name("log-writer".to_owned()).spawn(run);
+        let thread = thread.map_err(|error| StorageError::Io {
+            what: "starting the log writer",
+            cause: error.to_string(),
+        })?;
+        Ok((LogWriter { thread }, LogWriterHandle { submissions, shared: shared_here }))
+    }
+
+    /// Waits until every handle is dropped and everything submitted was written or given up. False if
+    /// the thread panicked.
+    pub fn join(self) -> bool {
+        self.thread.join().is_ok()
+    }
+}
+
+impl LogWriterHandle {
+    /// Queues records, without blocking. The token comes back in [`LogEvent::Persisted`], or never if
+    /// the log has failed. The records' size must have been bounded before.
+    pub fn submit(&self, shard: ShardId, records: Vec<LogRecord>, token: u64) {
+        let bytes = records.iter().map(record_bytes).sum();
+        self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        // The thread is gone only after it reported an error: nothing is to be written any more.
+        let _ = self.submissions.send(Submission { shard, records, bytes, token });
+    }
+
+    /// The bytes that wait to be synced, those of the sync in progress included.
+    pub fn queued_bytes(&self) -> usize {
+        self.shared.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> LogCounters {
+        LogCounters {
+            syncs: self.shared.syncs.load(Ordering::Relaxed),
+            records: self.shared.records.load(Ordering::Relaxed),
+            bytes: self.shared.bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+struct Writer<S, F> {
+    sink: S,
+    on_event: F,
+    shared: Arc<Shared>,
+    /// No entry of the shard is on disk below this index: what a drop need not cover again. Without it
+    /// each drop would lay one more range over all those before it.
+    dropped_below: HashMap<ShardId, u64>,
+}
+
+impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
+    fn run(mut self, submissions: &Receiver<Submission>) {
+        while let Ok(first) = submissions.recv() {
+            let gathered = gather(first, submissions);
+            if let Err(error) = self.write(gathered) {
+                (self.on_event)(LogEvent::Failed { error });
+                // Whatever waits is dropped with the receiver, and so is whatever is still submitted.
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, submissions: Vec<Submission>) -> Result<(), StorageError> {
+        let bytes = submissions.iter().map(|submission| submission.bytes).sum();
+        let records = submissions.iter().map(|submission| submission.records.len()).sum();
+        let mut batch = WriteBatch::with_capacity_bytes(bytes);
+        for submission in &submissions {
+            for record in &submission.records {
+                self.add(&mut batch, submission.shard, record);
+            }
+        }
+        if records > 0 {
+            let started = Instant::now();
+            self.sink.write_synced(batch)?;
+            self.count(started.elapsed(), records, bytes);
+        }
+        for Submission { shard, token, .. } in submissions {
+            (self.on_event)(LogEvent::Persisted { shard, token });
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, batch: &mut WriteBatch, shard: ShardId, record: &LogRecord) {
+        let dropped_below = self.dropped_below.entry(shard).or_default();
+        match record {
+            LogRecord::Entry { index, bytes } => {
+                *dropped_below = (*dropped_below).min(*index);
+                batch.put(format::entry_key(shard, *index), bytes);
+            }
+            LogRecord::HardState(bytes) => batch.put(format::hard_state_key(shard), bytes),
+            LogRecord::DropBelow(index) if index <= dropped_below => {}
+            LogRecord::DropBelow(index) => {
+                let from = format::entry_key(shard, *dropped_below);
+                batch.delete_range(from, format::entry_key(shard, *index));
+                batch.put(format::trimmed_key(shard), format::encode_index(*index));
+                *dropped_below = *index;
+            }
+            LogRecord::DropFrom(index) => {
+                let from = format::entry_key(shard, *index);
+                batch.delete_range(from.as_slice(), &format::entries_end(shard));
+            }
+        }
+    }
+
+    fn count(&self, took: Duration, records: usize, bytes: usize) {
+        self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        self.shared.records.fetch_add(records as u64, Ordering::Relaxed);
+        self.shared.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        (self.on_event)(LogEvent::Synced { took, records, bytes });
+    }
+}
+
+/// Everything that waits, up to a bound.
+fn gather(first: Submission, submissions: &Receiver<Submission>) -> Vec<Submission> {
+    let mut bytes = first.bytes;
+    let mut gathered = vec![first];
+    while bytes < BATCH_BYTES_MAX {
+        let Ok(next) = submissions.try_recv() else { break };
+        bytes += next.bytes;
+        gathered.push(next);
+    }
+    gathered
+}
+
+fn record_bytes(record: &LogRecord) -> usize {
+    RECORD_BYTES
+        + match record {
+            LogRecord::Entry { bytes, .. } | LogRecord::HardState(bytes) => bytes.len(),
+            LogRecord::DropBelow(_) | LogRecord::DropFrom(_) => 0,
+        }
+}
+
+#[cfg(test)]
+mod tests;

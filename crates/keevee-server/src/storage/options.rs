@@ -1,0 +1,96 @@
+//! How the two databases are opened and written. Nothing here changes what is in them.
+
+use rocksdb::{
+    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options, ReadOptions, ReadTier, WriteOptions,
+};
+
+/// Entries are read back soon after they are written: most never leave the write buffer.
+const LOG_WRITE_BUFFER_BYTES: usize = 64 << 20;
+const DATA_WRITE_BUFFER_BYTES: usize = 64 << 20;
+const DATA_CACHE_BYTES: usize = 128 << 20;
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// Manifests are checked in full at each open, so they are kept short.
+const MANIFEST_BYTES_MAX: usize = 16 << 20;
+const INFO_LOG_BYTES_MAX: usize = 16 << 20;
+const INFO_LOGS_MAX: usize = 4;
+
+/// What both databases share.
+fn shared(create: bool) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(create);
+    options.set_error_if_exists(create);
+    options.set_paranoid_checks(true);
+    options.set_compression_type(DBCompressionType::None);
+    options.set_max_manifest_file_size(MANIFEST_BYTES_MAX);
+    options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
+    options.set_keep_log_file_num(INFO_LOGS_MAX);
+    // A torn last write was never acknowledged: it is dropped. Any other damage refuses to open. The
+    // default, point in time, would cut a committed log short at a flipped byte, in silence.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // A reused file has old records behind its end, which look like damage or hide it.
+    options.set_recycle_log_file_num(0);
+    // Each database has one writer.
+    options.set_allow_concurrent_memtable_write(false);
+    options
+}
+
+/// Options of `log/`.
+///
+/// What is recovered from the write-ahead log at an open is flushed to synced files before the open
+/// returns (RocksDB's default): after a failed fsync the page cache may hold what the disk does not, and
+/// only that flush makes the entries read back durable.
+pub(super) fn log(create: bool) -> Options {
+    let mut options = shared(create);
+    options.set_write_buffer_size(LOG_WRITE_BUFFER_BYTES);
+    options.set_max_write_buffer_number(4);
+    // A synced write-ahead file that is missing or short refuses to open.
+    options.set_track_and_verify_wals_in_manifest(true);
+    options
+}
+
+/// Options of `data/`.
+///
+/// One column family has one stream of write buffers: a batch goes into one of them whole, and they are
+/// installed oldest first. So the files on disk hold a prefix of all batches ever written, and after a
+/// crash every shard's meta is that of the last batch of the shard in that prefix.
+pub(super) fn data(create: bool) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(DATA_CACHE_BYTES));
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut options = shared(create);
+    options.set_write_buffer_size(DATA_WRITE_BUFFER_BYTES);
+    options.set_max_write_buffer_number(4);
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+/// How `log/` is written: on disk when the call returns.
+pub(super) fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+/// How `data/` is written: without a write-ahead log, since `log/` replays it.
+pub(super) fn unlogged() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
+}
+
+/// Reads only what a crash leaves: of an unlogged database, what is flushed to files.
+pub(super) fn persisted() -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_read_tier(ReadTier::Persisted);
+    options
+}
+
+/// Reads from a key up to another, which is not included.
+pub(super) fn range(from: Vec<u8>, end: Vec<u8>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(from);
+    options.set_iterate_upper_bound(end);
+    options
+}

@@ -1,0 +1,118 @@
+//! How nodes reach each other: one small interface, so that the node knows no protocol.
+
+mod forward;
+pub mod http_json;
+mod identity;
+mod lane;
+mod listener;
+mod remote;
+#[cfg(test)]
+mod tests;
+mod text;
+mod throttle;
+mod wire;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keevee_core::error::ErrorKind;
+use keevee_core::ids::{NodeId, ShardId};
+use keevee_paxos::Message;
+
+pub use identity::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig};
+
+/// One replica's message to its counterpart on another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerMessage {
+    /// Of the Multi-Paxos engine.
+    Paxos(Message),
+    /// The sender's chain hash at an index: replicas that differ have diverged.
+    ChainHash {
+        /// The applied index.
+        index: u64,
+        /// The hash there.
+        chain: u128,
+    },
+}
+
+/// Commands that an ingress node hands to the leader: one hop, never forwarded again.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// The shard that owns every key of the commands.
+    pub shard: ShardId,
+    /// What is left of the callers' time.
+    pub time_left: Duration,
+    /// Each command in [`keevee_core::codec`]'s encoding.
+    pub commands: Vec<Bytes>,
+}
+
+/// What became of one forwarded command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardReply {
+    /// It was carried out or refused by `apply`: an outcome in [`keevee_core::codec`]'s encoding.
+    Outcome(Bytes),
+    /// It was not carried out, or nobody can say.
+    Error {
+        /// What the ingress node may do next.
+        kind: ErrorKind,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// Why a whole [`Forward`] got no replies.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// It never left this node: nothing happened.
+    #[error("node {node} can't be reached: {cause}")]
+    NotSent {
+        /// The node meant.
+        node: NodeId,
+        /// What the connection said.
+        cause: String,
+    },
+    /// It was sent, and no answer came: the commands may take effect.
+    #[error("node {node} did not answer: {cause}")]
+    NoAnswer {
+        /// The node meant.
+        node: NodeId,
+        /// What the connection said.
+        cause: String,
+    },
+}
+
+/// What [`Transport::forward`] resolves to: a reply for each command, in order.
+pub type ForwardResult = Result<Vec<ForwardReply>, ForwardError>;
+
+/// A future on the heap, so that [`Transport`] and [`PeerHandler`] can be used as trait objects.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Sends to peers.
+pub trait Transport: Send + Sync {
+    /// Queues messages for a node and returns at once. They may be lost; those that arrive mostly do so in order.
+    fn send(&self, to: NodeId, shard: ShardId, messages: Vec<PeerMessage>);
+
+    /// Hands commands to another node and waits for its answers.
+    fn forward(&self, to: NodeId, forward: Forward) -> BoxFuture<ForwardResult>;
+
+    /// True if the last attempt to reach the node succeeded.
+    fn is_reachable(&self, node: NodeId) -> bool;
+}
+
+/// Receives from peers: the node.
+pub trait PeerHandler: Send + Sync {
+    /// Messages arrived from a node that proved who it is. Must not block.
+    fn receive(&self, from: NodeId, shard: ShardId, messages: Vec<PeerMessage>);
+
+    /// The connection to a node broke: it may be dead.
+    fn disconnected(&self, node: NodeId);
+
+    /// Carries out commands that another node forwarded: here, or not at all.
+    fn execute_forwarded(&self, from: NodeId, forward: Forward) -> BoxFuture<Vec<ForwardReply>>;
+}
+
+/// A [`PeerHandler`] as it is handed around.
+pub type Handler = Arc<dyn PeerHandler>;

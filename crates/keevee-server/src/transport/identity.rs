@@ -1,0 +1,193 @@
+//! Who a node is to its peers, and the checks of who they claim to be.
+//!
+//! A voter is a node id together with the id of its store: a node that lost its disk comes back with
+//! another store id, and is refused until the configuration says so. All checks here are pure.
+
+use std::hint::black_box;
+
+use http::HeaderValue;
+use keevee_core::ids::NodeId;
+
+use super::wire::Envelope;
+
+/// A limit for the bodies of peers that fits the default limits of values, as base64 and with room.
+pub const BODY_BYTES_MAX_DEFAULT: usize = 64 << 20;
+
+/// What a node must know to speak with its peers.
+#[derive(Clone)]
+pub struct PeerConfig {
+    /// The same on every node of the cluster.
+    pub cluster_id: String,
+    /// Shared by the nodes of the cluster and by nobody else.
+    pub secret: String,
+    /// This node.
+    pub node: NodeId,
+    /// This node's store.
+    pub store_id: String,
+    /// The other nodes; this one may be among them.
+    pub peers: Vec<Peer>,
+    /// The largest body taken from a peer: [`BODY_BYTES_MAX_DEFAULT`], or more where larger values are allowed.
+    pub body_bytes_max: usize,
+}
+
+/// Another node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub id: NodeId,
+    /// The id of its store.
+    pub store_id: String,
+    /// Where its peer listener is: `host:port`.
+    pub address: String,
+}
+
+/// Written by hand: the secret stays out of logs.
+impl std::fmt::Debug for PeerConfig {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let PeerConfig { cluster_id, secret: _, node, store_id, peers, body_bytes_max } = self;
+        formatter
+            .debug_struct("PeerConfig")
+            .field("cluster_id", cluster_id)
+            .field("node", node)
+            .field("store_id", store_id)
+            .field("peers", peers)
+            .field("body_bytes_max", body_bytes_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a peer is not listened to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error(
+        "the `authorization` header does not carry this cluster's secret: compare the nodes' configurations"
+    )]
+    Secret,
+    #[error("the sender is of cluster `{theirs}`, this node is of `{ours}`")]
+    Cluster { theirs: String, ours: String },
+    #[error(
+        "node {node} with store `{store}` is not a member of this cluster, as far as this node's configuration says"
+    )]
+    Sender { node: NodeId, store: String },
+    #[error(
+        "the message is for store `{theirs}`, and this node has store `{ours}`: the sender has an outdated address or store id"
+    )]
+    Receiver { theirs: String, ours: String },
+}
+
+impl PeerConfig {
+    /// The value of the `authorization` header that every request to a peer carries.
+    ///
+    /// # Errors
+    ///
+    /// If the secret holds characters that a header can't.
+    pub(super) fn authorization(&self) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+        let mut value = HeaderValue::try_from(format!("Bearer {}", self.secret))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    /// An envelope to a peer, about no shard.
+    pub(super) fn envelope(&self, to: &Peer) -> Envelope {
+        Envelope {
+            cluster_id: self.cluster_id.clone(),
+            from_node: self.node.0,
+            from_store: self.store_id.clone(),
+            to_store: to.store_id.clone(),
+            shard: 0,
+        }
+    }
+
+    /// The sender of an envelope, if it is one of the peers and means this node.
+    pub(super) fn check(&self, envelope: &Envelope) -> Result<NodeId, Refusal> {
+        if envelope.cluster_id != self.cluster_id {
+            let (theirs, ours) = (envelope.cluster_id.clone(), self.cluster_id.clone());
+            return Err(Refusal::Cluster { theirs, ours });
+        }
+        let node = NodeId(envelope.from_node);
+        let known = |peer: &Peer| peer.id == node && peer.store_id == envelope.from_store;
+        if !self.peers.iter().any(known) {
+            return Err(Refusal::Sender { node, store: envelope.from_store.clone() });
+        }
+        if envelope.to_store != self.store_id {
+            let (theirs, ours) = (envelope.to_store.clone(), self.store_id.clone());
+            return Err(Refusal::Receiver { theirs, ours });
+        }
+        Ok(node)
+    }
+}
+
+/// Compares a request's `authorization` header with the right one, in a time that tells nothing of how
+/// many bytes are right.
+pub(super) fn check_secret(given: Option<&HeaderValue>, right: &HeaderValue) -> Result<(), Refusal> {
+    let given = given.map(HeaderValue::as_bytes).unwrap_or_default();
+    let right = right.as_bytes();
+    let mut difference = u8::from(given.len() != right.len());
+    for (position, byte) in right.iter().enumerate() {
+        difference = black_box(difference | (byte ^ given.get(position).copied().unwrap_or_default()));
+    }
+    if difference == 0 { Ok(()) } else { Err(Refusal::Secret) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> PeerConfig {
+        let peer = |id: u64| Peer { id: NodeId(id), store_id: format!("store-{id}"), address: "-".into() };
+        PeerConfig {
+            cluster_id: "blue".into(),
+            secret: "sesame".into(),
+            node: NodeId(1),
+            store_id: "store-1".into(),
+            peers: vec![peer(2), peer(3)],
+            body_bytes_max: BODY_BYTES_MAX_DEFAULT,
+        }
+    }
+
+    fn envelope() -> Envelope {
+        Envelope {
+            cluster_id: "blue".into(),
+            from_node: 2,
+            from_store: "store-2".into(),
+            to_store: "store-1".into(),
+            shard: 1,
+        }
+    }
+
+    #[test]
+    fn a_member_that_means_this_node_is_heard() {
+        assert_eq!(config().check(&envelope()), Ok(NodeId(2)));
+    }
+
+    #[test]
+    fn everyone_else_is_told_what_is_wrong() {
+        let cluster = Envelope { cluster_id: "red".into(), ..envelope() };
+        let (theirs, ours) = ("red".into(), "blue".into());
+        assert_eq!(config().check(&cluster), Err(Refusal::Cluster { theirs, ours }));
+        for (node, store) in [(4, "store-4"), (2, "store-3"), (1, "store-1"), (2, "")] {
+            let sender = Envelope { from_node: node, from_store: store.into(), ..envelope() };
+            let refusal = Refusal::Sender { node: NodeId(node), store: store.into() };
+            assert_eq!(config().check(&sender), Err(refusal));
+        }
+        let receiver = Envelope { to_store: "store-9".into(), ..envelope() };
+        let (theirs, ours) = ("store-9".into(), "store-1".into());
+        assert_eq!(config().check(&receiver), Err(Refusal::Receiver { theirs, ours }));
+    }
+
+    #[test]
+    fn only_the_whole_secret_opens() {
+        let right = config().authorization().unwrap();
+        assert_eq!(check_secret(Some(&right), &right), Ok(()));
+        assert_eq!(check_secret(None, &right), Err(Refusal::Secret));
+        for wrong in ["", "Bearer ", "Bearer sesam", "Bearer sesame1", "Bearer Sesame", "sesame"] {
+            let wrong = HeaderValue::from_static(wrong);
+            assert_eq!(check_secret(Some(&wrong), &right), Err(Refusal::Secret), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_secret_is_not_printed() {
+        assert!(!format!("{:?} {:?}", config(), config().authorization()).contains("sesame"));
+    }
+}
