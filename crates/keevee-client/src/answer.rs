@@ -1,0 +1,230 @@
+//! What a node answered, as Rust values.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use keevee_core::error::ErrorKind;
+use serde::{Deserialize, Serialize};
+
+/// Why a call has no result. [`Error::kind`] tells what is known; the text is for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}: {detail}")]
+pub struct Error {
+    /// What is known, and so what to do next.
+    pub kind: ErrorKind,
+    /// What happened.
+    pub detail: String,
+    /// When to try again, if the node said so.
+    pub retry_after: Option<Duration>,
+    /// Of a conflict: the version that the key has, if it holds a value and the node said so.
+    pub version: Option<u64>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Error {
+        Error { kind, detail: detail.into(), retry_after: None, version: None }
+    }
+}
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// The shard's mutation counter at the last write of the key: pass it to a conditional write.
+    pub version: u64,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// One shard's replica on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// The shard.
+    pub shard: u32,
+    /// The consensus engine's name.
+    pub engine: String,
+    /// `leader`, `candidate` or `follower`.
+    pub role: String,
+    /// The leader's node id, if known.
+    pub leader: Option<u64>,
+    /// The highest ballot promised.
+    pub ballot: String,
+    /// The last index in the log.
+    pub last: u64,
+    /// Everything up to here is chosen.
+    pub chosen: u64,
+    /// Everything up to here is applied.
+    pub applied: u64,
+    /// The chain hash at `applied`, in hexadecimal.
+    pub chain: String,
+}
+
+/// A node and its shards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The cluster.
+    pub cluster_id: String,
+    /// The node.
+    pub node_id: u64,
+    /// The version of its program.
+    pub version: String,
+    /// Each shard that has a replica there.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// A node as another one sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The node.
+    pub id: u64,
+    /// Its public address.
+    pub http: String,
+    /// Its address for peers.
+    pub peer: String,
+    /// True if it answers.
+    pub reachable: bool,
+    /// How many entries it is behind the leader, as far as the asked node knows.
+    pub lag: Option<u64>,
+}
+
+/// One complete HTTP response.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    kind: String,
+    #[serde(default)]
+    detail: String,
+    version: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Written {
+    version: u64,
+}
+
+#[derive(Deserialize)]
+struct Deleted {
+    deleted: bool,
+}
+
+impl Answer {
+    /// The answer itself if it reports success, else what it says went wrong.
+    pub(crate) fn success(self) -> Result<Answer, Error> {
+        if self.status.is_success() { Ok(self) } else { Err(self.error()) }
+    }
+
+    fn error(&self) -> Error {
+        let retry_after = self.header(header::RETRY_AFTER).and_then(|text| text.parse().ok());
+        let mut error = match serde_json::from_slice::<Problem>(&self.body) {
+            Ok(problem) => {
+                let kind = ErrorKind::from_name(&problem.kind);
+                let mut error = Error::new(kind.unwrap_or(self.kind_of_status()), problem.detail);
+                error.version = problem.version;
+                error
+            }
+            Err(_) => Error::new(
+                self.kind_of_status(),
+                format!("an answer that is not keevee's: HTTP status {}", self.status.as_u16()),
+            ),
+        };
+        error.retry_after = retry_after.map(Duration::from_secs);
+        error
+    }
+
+    /// For answers without a kind that we know (from a proxy, or a newer node): the cautious one.
+    fn kind_of_status(&self) -> ErrorKind {
+        match self.status {
+            StatusCode::NOT_FOUND => ErrorKind::NotFound,
+            StatusCode::PRECONDITION_FAILED => ErrorKind::Conflict,
+            StatusCode::PAYLOAD_TOO_LARGE => ErrorKind::TooLarge,
+            status if status.is_client_error() => ErrorKind::Invalid,
+            _ => ErrorKind::OutcomeUnknown,
+        }
+    }
+
+    pub(crate) fn header(&self, name: header::HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Reads the answer to a get.
+    pub(crate) fn into_value(self) -> Result<Value, Error> {
+        let version = self.header(header::ETAG).and_then(parse_etag);
+        match version {
+            Some(version) => Ok(Value { version, bytes: self.body }),
+            None => Err(self.unreadable("it has no ETag with a version")),
+        }
+    }
+
+    /// Reads the answer to a put: the version.
+    pub(crate) fn version(&self) -> Result<u64, Error> {
+        self.json::<Written>().map(|written| written.version)
+    }
+
+    /// Reads the answer to a delete: true if the key held a value.
+    pub(crate) fn deleted(&self) -> Result<bool, Error> {
+        self.json::<Deleted>().map(|deleted| deleted.deleted)
+    }
+
+    pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|error| self.unreadable(&error.to_string()))
+    }
+
+    /// A success that can't be read: what was asked for happened, but we can't say what came of it.
+    fn unreadable(&self, why: &str) -> Error {
+        let detail = format!("the node's answer can't be read: {why}; is this a keevee node?");
+        Error::new(ErrorKind::OutcomeUnknown, detail)
+    }
+}
+
+fn parse_etag(text: &str) -> Option<u64> {
+    text.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &'static str) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).expect("a status"),
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn problems_carry_their_kind() {
+        let body = r#"{"kind":"conflict","detail":"version 3 is not 2","version":3,"status":412}"#;
+        let error = answer(412, body).success().expect_err("a refusal");
+        assert_eq!((error.kind, error.version), (ErrorKind::Conflict, Some(3)));
+        assert_eq!(error.to_string(), "conflict: version 3 is not 2");
+    }
+
+    #[test]
+    fn answers_of_others_are_read_with_caution() {
+        for (status, kind) in [
+            (502, ErrorKind::OutcomeUnknown),
+            (503, ErrorKind::OutcomeUnknown),
+            (302, ErrorKind::OutcomeUnknown),
+            (404, ErrorKind::NotFound),
+            (401, ErrorKind::Invalid),
+        ] {
+            let error = answer(status, "<html>").success().expect_err("no success");
+            assert_eq!(error.kind, kind, "status {status}");
+        }
+    }
+
+    #[test]
+    fn versions_are_read_from_etags() {
+        assert_eq!(parse_etag("\"17\""), Some(17));
+        for text in ["17", "W/\"17\"", "\"x\"", "\"", ""] {
+            assert_eq!(parse_etag(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The cluster: starts its nodes, waits until they serve, ends them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Duration;
+
+use keevee_client::{Connection, Endpoint};
+use tokio::time::timeout;
+
+use crate::error::ClusterError;
+use crate::folder::{self, Plan};
+use crate::wait::until;
+use crate::{ports, process};
+
+/// How long a node that runs takes at most to say how it is.
+const ASK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A cluster of nodes on this machine.
+#[derive(Debug)]
+pub struct Cluster {
+    folder: PathBuf,
+    program: PathBuf,
+    nodes: Vec<Node>,
+}
+
+/// One node of a local cluster.
+#[derive(Debug)]
+pub struct Node {
+    /// Its id, from 1.
+    pub id: u64,
+    /// Its public address.
+    pub http: SocketAddr,
+    /// Its address for peers.
+    pub peer: SocketAddr,
+    folder: PathBuf,
+    /// Set if this program started it: a child must be waited for, or it stays as a zombie.
+    child: Option<Child>,
+}
+
+/// How a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was not running.
+    NotRunning,
+    /// On SIGTERM, by itself.
+    Graceful,
+    /// On SIGKILL, since it took too long.
+    Killed,
+}
+
+impl Node {
+    pub(crate) fn new(id: u64, folder: PathBuf, http: SocketAddr, peer: SocketAddr) -> Node {
+        Node { id, http, peer, folder, child: None }
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("keevee.toml")
+    }
+
+    /// Its log.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("keevee.log")
+    }
+
+    /// Its public address, for a client.
+    pub fn endpoint(&self) -> Endpoint {
+        self.http.to_string().parse().expect("a socket address is an endpoint")
+    }
+
+    /// Its process, if it runs.
+    pub fn pid(&mut self) -> Option<u32> {
+        if let Some(child) = &mut self.child {
+            if let Ok(None) = child.try_wait() {
+                return Some(child.id());
+            }
+            self.child = None;
+        }
+        process::running(&self.config())
+    }
+
+    /// True if it says that it could serve.
+    pub async fn is_ready(&self) -> bool {
+        self.ask("/readyz").await.is_some_and(|(status, _)| status == 200)
+    }
+
+    /// True if it says that it leads.
+    pub async fn is_leader(&self) -> bool {
+        self.ask("/is_leader").await.is_some_and(|(status, body)| status == 200 && body == "true")
+    }
+
+    async fn ask(&self, path: &str) -> Option<(u16, String)> {
+        let asked = async {
+            let mut connection = Connection::open(&self.endpoint(), ASK_PATIENCE).await?;
+            connection.ask(path).await
+        };
+        let (status, body) = timeout(ASK_PATIENCE, asked).await.ok()?.ok()?;
+        Some((status, String::from_utf8_lossy(&body).trim().to_owned()))
+    }
+
+    fn spawn(&mut self, program: &Path) -> Result<(), ClusterError> {
+        for address in [self.http, self.peer] {
+            if !ports::is_free(address) {
+                let address = address.to_string();
+                return Err(ClusterError::PortTaken { node: self.id, address });
+            }
+        }
+        let config = self.config();
+        let child = process::spawn(program, &config, &self.log())
+            .map_err(|source| ClusterError::Program { program: program.to_owned(), source })?;
+        // The node writes it too; until then it should be found already.
+        let path = process::pid_file(&config);
+        process::write_pid_file(&config, child.id()).map_err(ClusterError::file("write", path))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn signal(&mut self, signal: &'static str) -> Result<(), ClusterError> {
+        let node = self.id;
+        let pid = self.pid().ok_or(ClusterError::NotRunning(node))?;
+        process::signal(pid, signal).map_err(|why| ClusterError::Signal { node, pid, signal, why })
+    }
+
+    async fn ended_within(&mut self, patience: Duration) -> bool {
+        until(patience, async || self.pid().is_none().then_some(())).await.is_some()
+    }
+
+    async fn kill(&mut self) -> Result<(), ClusterError> {
+        let Some(pid) = self.pid() else { return Err(ClusterError::NotRunning(self.id)) };
+        self.signal("KILL")?;
+        if self.ended_within(Duration::from_secs(10)).await {
+            Ok(())
+        } else {
+            Err(ClusterError::WontEnd { node: self.id, pid })
+        }
+    }
+
+    /// Waits for the end of a child that was killed.
+    pub(crate) fn reap(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+
+    /// The last lines of its log.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+
+    fn ended(&self) -> ClusterError {
+        ClusterError::NodeEnded { node: self.id, log: self.log(), tail: self.log_tail() }
+    }
+}
+
+impl Cluster {
+    /// The cluster in the plan's folder, made anew if there is none. Starts nothing.
+    pub async fn open_or_create(plan: &Plan) -> Result<Cluster, ClusterError> {
+        if let Some(nodes) = folder::read(&plan.folder)? {
+            plan.check(&nodes)?;
+        } else {
+            folder::create(plan).await?;
+        }
+        Cluster::open(&plan.folder, &plan.program)
+    }
+
+    /// The cluster in a folder.
+    pub fn open(folder: &Path, program: &Path) -> Result<Cluster, ClusterError> {
+        let (folder, program) = (folder.to_owned(), program.to_owned());
+        match folder::read(&folder)? {
+            Some(nodes) => Ok(Cluster { folder, program, nodes }),
+            None => Err(ClusterError::NoCluster { folder }),
+        }
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its nodes, by id.
+    pub fn nodes(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
+    /// The node of this id.
+    pub fn node(&mut self, id: u64) -> Result<&mut Node, ClusterError> {
+        let found = self.nodes.iter_mut().find(|node| node.id == id);
+        found.ok_or(ClusterError::UnknownNode(id))
+    }
+
+    /// The public addresses of all nodes, for a client.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.nodes.iter().map(Node::endpoint).collect()
+    }
+
+    /// The ids of the nodes that run.
+    pub fn running(&mut self) -> Vec<u64> {
+        self.nodes.iter_mut().filter_map(|node| node.pid().map(|_| node.id)).collect()
+    }
+
+    /// Starts the nodes that do not run: returns their ids.
+    pub fn start(&mut self) -> Result<Vec<u64>, ClusterError> {
+        let mut started = Vec::new();
+        for node in &mut self.nodes {
+            if node.pid().is_none() {
+                node.spawn(&self.program)?;
+                started.push(node.id);
+            }
+        }
+        Ok(started)
+    }
+
+    /// Starts one node.
+    pub fn start_node(&mut self, id: u64) -> Result<(), ClusterError> {
+        let program = self.program.clone();
+        let node = self.node(id)?;
+        if node.pid().is_some() { Ok(()) } else { node.spawn(&program) }
+    }
+
+    /// Waits until every running node could serve and one of them leads: returns the leader's id.
+    pub async fn wait_ready(&mut self, patience: Duration) -> Result<u64, ClusterError> {
+        let running = self.running();
+        let mut failure = None;
+        let leader = until(patience, async || match self.ready_leader(&running).await {
+            Ok(leader) => leader,
+            Err(error) => {
+                failure = Some(error);
+                Some(0)
+            }
+        })
+        .await;
+        match (leader, failure) {
+            (_, Some(error)) => Err(error),
+            (Some(leader), None) => Ok(leader),
+            (None, None) => {
+                let state = self.describe().await;
+                let folder = self.folder.clone();
+                Err(ClusterError::NotReady { waited: patience, state, folder })
+            }
+        }
+    }
+
+    async fn ready_leader(&mut self, running: &[u64]) -> Result<Option<u64>, ClusterError> {
+        let mut leader = None;
+        for id in running {
+            let node = self.node(*id)?;
+            if node.pid().is_none() {
+                return Err(node.ended());
+            }
+            if !node.is_ready().await {
+                return Ok(None);
+            }
+            if node.is_leader().await {
+                leader = Some(*id);
+            }
+        }
+        Ok(leader)
+    }
+
+    /// The node that says it leads, if one does.
+    pub async fn leader(&mut self) -> Option<u64> {
+        for node in &mut self.nodes {
+            if node.pid().is_some() && node.is_leader().await {
+                return Some(node.id);
+            }
+        }
+        None
+    }
+
+    async fn describe(&mut self) -> String {
+        let mut states = Vec::new();
+        for node in &mut self.nodes {
+            let state = match (node.pid(), node.is_ready().await) {
+                (None, _) => "not running",
+                (Some(_), false) => "not ready",
+                (Some(_), true) => "ready",
+            };
+            states.push(format!("node {} is {state}", node.id));
+        }
+        states.join(", ")
+    }
+
+    /// Ends every node: by SIGTERM, and by SIGKILL whoever is still there after `patience`.
+    pub async fn stop(&mut self, patience: Duration) -> Result<Vec<(u64, Ending)>, ClusterError> {
+        let mut endings = Vec::new();
+        let asked: Vec<Option<u32>> = self.nodes.iter_mut().map(Node::pid).collect();
+        for (node, pid) in self.nodes.iter_mut().zip(&asked) {
+            if pid.is_some() {
+                // One that ended just now needs no signal.
+                let _ = node.signal("TERM");
+            }
+        }
+        let deadline = tokio::time::Instant::now() + patience;
+        for (node, pid) in self.nodes.iter_mut().zip(asked) {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let ending = match pid {
+                None => Ending::NotRunning,
+                Some(_) if node.ended_within(left).await => Ending::Graceful,
+                Some(_) => {
+                    node.kill().await?;
+                    Ending::Killed
+                }
+            };
+            if let Some(pid) = pid {
+                process::remove_pid_file(&node.config(), pid);
+            }
+            endings.push((node.id, ending));
+        }
+        Ok(endings)
+    }
+
+    /// Ends one node by SIGTERM.
+    pub async fn stop_node(&mut self, id: u64, patience: Duration) -> Result<Ending, ClusterError> {
+        let node = self.node(id)?;
+        node.signal("TERM")?;
+        if node.ended_within(patience).await {
+            return Ok(Ending::Graceful);
+        }
+        node.kill().await?;
+        Ok(Ending::Killed)
+    }
+
+    /// Ends a node by SIGKILL: to test what that does.
+    pub async fn kill(&mut self, id: u64) -> Result<(), ClusterError> {
+        self.node(id)?.kill().await
+    }
+
+    /// Ends all nodes by SIGKILL, as close together as can be.
+    pub async fn kill_all(&mut self) -> Result<(), ClusterError> {
+        for node in &mut self.nodes {
+            if node.pid().is_some() {
+                node.signal("KILL")?;
+            }
+        }
+        for node in &mut self.nodes {
+            if !node.ended_within(Duration::from_secs(10)).await {
+                let pid = node.pid().unwrap_or_default();
+                return Err(ClusterError::WontEnd { node: node.id, pid });
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops a node's clock and hands, by SIGSTOP: to test what its waking does.
+    pub fn pause(&mut self, id: u64) -> Result<(), ClusterError> {
+        self.node(id)?.signal("STOP")
+    }
+
+    /// Wakes a paused node.
+    pub fn resume(&mut self, id: u64) -> Result<(), ClusterError> {
+        self.node(id)?.signal("CONT")
+    }
+}

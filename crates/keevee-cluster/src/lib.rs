@@ -1,0 +1,28 @@
+//! The local cluster manager: makes, starts, watches and stops the nodes of a cluster on this machine.
+//!
+//! A cluster is a folder. Node *i* lives in `node<i>/`: `keevee.toml` (its configuration), `data/`,
+//! `keevee.log` and `keevee.pid`. Nothing else is remembered: [`Cluster::open`] finds all it needs
+//! there, so a cluster outlives the program that started it. Nodes are `keevee server` processes; the
+//! folders are formatted by `keevee init`. This crate knows neither consensus nor storage.
+//!
+//! - [`Cluster`] is what scripts and the command line use.
+//! - [`TemporaryCluster`] is for tests and measurements: free ports, a folder of its own, and nothing is
+//!   left of it when it goes.
+//! - [`process`] finds, starts and signals single nodes.
+//!
+//! Machines other than this one are left out: there a service manager starts `keevee server`.
+
+mod cluster;
+mod error;
+mod folder;
+mod ports;
+pub mod process;
+mod temporary;
+mod wait;
+
+pub use cluster::{Cluster, Ending, Node};
+pub use error::ClusterError;
+pub use folder::Plan;
+pub use ports::free_ports;
+pub use temporary::TemporaryCluster;
+pub use wait::until;

@@ -1,0 +1,132 @@
+//! `keevee server`: runs a node until it is asked to stop.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use keevee_cluster::process;
+use keevee_server::config::{self, Config};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::EnvFilter;
+
+use crate::failure::Failure;
+
+/// Run a node in the foreground.
+///
+/// Its data folder must have been formatted by `keevee init`; `keevee cluster start` does that for
+/// clusters on this machine. On SIGTERM or Ctrl-C the node finishes what is under way, hands its
+/// leadership over and exits with 0; a second Ctrl-C ends it at once.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  keevee server --config ./tmp/data/node1/keevee.toml
+  keevee server --config keevee.toml --log-level debug --log-format json
+  KEEVEE_LOG=info,keevee_server=trace keevee server --config keevee.toml
+
+Logs go to the standard error. While it runs, its process id is in keevee.pid beside keevee.toml.")]
+pub(crate) struct Arguments {
+    /// The node's configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// What to log: error, warn, info, debug, trace, or filters such as info,keevee_server=debug
+    #[arg(long, value_name = "FILTER", env = "KEEVEE_LOG")]
+    log_level: Option<String>,
+    /// How to log
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON document a line
+    Json,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let config = Config::load(&arguments.config).map_err(Failure::other)?;
+    let level = arguments.log_level.unwrap_or_else(|| config.log.level.clone());
+    let json = match arguments.log_format {
+        Some(format) => matches!(format, LogFormat::Json),
+        None => config.log.format == config::LogFormat::Json,
+    };
+    // Dropped last: it writes what is still queued.
+    let _guard = start_logging(&level, json)?;
+    let _pid_file = PidFile::claim(&arguments.config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(keevee_server::server::run(config, stop_requested()));
+    if let Err(error) = &result {
+        tracing::error!("{error}");
+    }
+    result.map_err(Failure::other)
+}
+
+fn start_logging(level: &str, json: bool) -> Result<WorkerGuard, Failure> {
+    let filter = EnvFilter::try_new(level)
+        .map_err(|error| Failure::usage(format!("{level}: not a log filter: {error}; try info")))?;
+    // A node must never wait for whoever reads its log.
+    let (writer, guard) = tracing_appender::non_blocking(io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    if json {
+        builder.json().init();
+    } else {
+        builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init();
+    }
+    Ok(guard)
+}
+
+/// Resolves at the first request to stop; a second one ends the process at once.
+async fn stop_requested() {
+    asked_to_stop().await;
+    tokio::spawn(async {
+        asked_to_stop().await;
+        std::process::exit(130);
+    });
+}
+
+/// Resolves at the next SIGTERM or Ctrl-C.
+pub(crate) async fn asked_to_stop() {
+    let signals = signal(SignalKind::terminate())
+        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+    match signals {
+        Ok((mut terminate, mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        // Without handlers the signals still end the process, if less gently.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// The pid file that lets the cluster manager find this node, also when it was started by hand.
+struct PidFile(Option<PathBuf>);
+
+impl PidFile {
+    /// Writes it unless another process runs this configuration: that one is found out by the data folder's lock.
+    fn claim(config: &Path) -> PidFile {
+        let own = std::process::id();
+        if process::running(config).is_some_and(|pid| pid != own) {
+            return PidFile(None);
+        }
+        match process::write_pid_file(config, own) {
+            Ok(()) => PidFile(Some(config.to_owned())),
+            Err(error) => {
+                let path = process::pid_file(config);
+                tracing::warn!("can't write {}: {error}", path.display());
+                PidFile(None)
+            }
+        }
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Some(config) = &self.0 {
+            process::remove_pid_file(config, std::process::id());
+        }
+    }
+}

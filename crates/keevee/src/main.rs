@@ -1,0 +1,91 @@
+//! The keevee command line: reads the arguments, hands over to the command, turns what went wrong into
+//! a text and an exit code. How anything is done is in the other crates; the load generator
+//! ([`load`]) and the checks that the scripts run ([`check`]) are at home here.
+
+mod check;
+mod commands;
+mod failure;
+mod load;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+
+/// RocksDB and Rust share one allocator that returns memory and does not fragment under this load.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// A distributed, strongly consistent key-value store.
+#[derive(Parser)]
+#[command(name = "keevee", version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  keevee cluster start                 start three nodes on this machine
+  keevee put color green               set a key
+  keevee get color                     read it back
+  keevee bench --connections 64        measure
+
+Exit codes:
+  0  done
+  1  failed in another way than those below
+  2  the request or the command line is wrong; nothing happened
+  3  the key holds no value
+  4  a condition does not hold; nothing happened
+  5  unavailable: nothing happened; try again
+  6  outcome unknown: it may have happened, or may yet";
+
+#[derive(Subcommand)]
+enum Command {
+    Server(commands::server::Arguments),
+    Init(commands::init::Arguments),
+    #[command(subcommand)]
+    Cluster(commands::cluster::Command),
+    Put(commands::put::Arguments),
+    Get(commands::get::Arguments),
+    Delete(commands::delete::Arguments),
+    Status(commands::status::Arguments),
+    Bench(commands::bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Server(arguments) => commands::server::run(arguments),
+        Command::Init(arguments) => commands::init::run(arguments),
+        Command::Cluster(command) => interruptible(commands::cluster::run(command)),
+        Command::Put(arguments) => interruptible(commands::put::run(arguments)),
+        Command::Get(arguments) => interruptible(commands::get::run(arguments)),
+        Command::Delete(arguments) => interruptible(commands::delete::run(arguments)),
+        Command::Status(arguments) => interruptible(commands::status::run(arguments)),
+        Command::Bench(arguments) => interruptible(commands::bench::run(arguments)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Runs a client's command to its end, or until Ctrl-C or SIGTERM: then it is dropped, and with it a
+/// temporary cluster that it may have started.
+fn interruptible(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = command => result,
+            () = commands::server::asked_to_stop() => Err(Failure::other("interrupted")),
+        }
+    });
+    // A load that is still running on its own threads ends with the process.
+    runtime.shutdown_background();
+    result
+}

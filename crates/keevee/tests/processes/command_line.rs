@@ -1,0 +1,115 @@
+//! The command line as people and scripts meet it.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use keevee_cluster::TemporaryCluster;
+use serde_json::Value;
+
+use crate::{program, start};
+
+/// Runs the program against a cluster: exit code, standard output, standard error.
+fn run(cluster: &TemporaryCluster, arguments: &[&str]) -> (i32, String, String) {
+    let endpoints: Vec<String> = cluster.endpoints().iter().map(ToString::to_string).collect();
+    let output = Command::new(program())
+        .args(arguments)
+        .env("KEEVEE_ENDPOINTS", endpoints.join(","))
+        .output()
+        .expect("the program");
+    texts(output)
+}
+
+fn texts(output: Output) -> (i32, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_put_read_and_deleted() {
+    let mut cluster = start(3).await;
+    let (code, stdout, stderr) = run(&cluster, &["put", "a/b c", "grün", "--output", "json"]);
+    assert_eq!(code, 0, "{stderr}");
+    let answer: Value = serde_json::from_str(&stdout).expect("JSON");
+    let version = answer["version"].as_u64().expect("a version").to_string();
+    assert_eq!(run(&cluster, &["get", "a/b c"]), (0, "grün".to_owned(), String::new()));
+
+    let (code, _, stderr) = run(&cluster, &["put", "a/b c", "x", "--if-absent"]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("conflict"), "{stderr}");
+    assert_eq!(run(&cluster, &["put", "a/b c", "y", "--if-version", &version]).0, 0);
+    assert_eq!(run(&cluster, &["delete", "a/b c"]).1, "deleted\n");
+    let (code, stdout, stderr) = run(&cluster, &["get", "a/b c"]);
+    assert_eq!((code, stdout.as_str()), (3, ""), "{stderr}");
+    assert_eq!(run(&cluster, &["get", ""]).0, 2);
+
+    let (code, stdout, stderr) = run(&cluster, &["status", "--output", "json"]);
+    assert_eq!(code, 0, "{stderr}");
+    let nodes: Value = serde_json::from_str(&stdout).expect("JSON");
+    let leaders = nodes
+        .as_array()
+        .expect("nodes")
+        .iter()
+        .filter(|node| node["status"]["shards"][0]["role"] == "leader");
+    assert_eq!(leaders.count(), 1, "{stdout}");
+
+    cluster.kill_all().await.expect("killed");
+    let (code, _, stderr) = run(&cluster, &["get", "a", "--timeout", "500ms"]);
+    assert_eq!(code, 5, "{stderr}");
+    assert!(stderr.contains("keevee cluster start"), "the error names the fix: {stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_is_measured() {
+    let cluster = start(3).await;
+    let load = ["bench", "--operations", "500", "--connections", "8", "--keys", "100"];
+    let mixed = ["--reads", "0.5", "--distribution", "zipf", "--output", "json"];
+    let (code, stdout, stderr) = run(&cluster, &[&load[..], &mixed].concat());
+    assert_eq!(code, 0, "{stderr}");
+    let report: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(report["operations"], 500, "{report}");
+    assert_eq!(report["errors"], serde_json::json!({}), "{report}");
+    let counts = [&report["get"]["count"], &report["put"]["count"]].map(|count| count.as_u64());
+    assert_eq!(counts.map(Option::unwrap_or_default).iter().sum::<u64>(), 500, "{report}");
+    assert!(report["put"]["p50_ms"].as_f64().is_some_and(|time| time > 0.0), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_configuration_key_names_the_nearest_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("keevee.toml");
+    let cluster =
+        "[cluster]\nid = \"6a1f0c9e-58a7-4d1c-9a52-0a4f3b1f7d11\"\nsecert = \"sixteen characters\"\n";
+    fs::write(&config, cluster).expect("written");
+    let output = Command::new(program()).args(["server", "--config"]).arg(&config).output();
+    let (code, _, stderr) = texts(output.expect("the program"));
+    assert_eq!(code, 1);
+    assert!(stderr.contains("did you mean `secret`?"), "{stderr}");
+}
+
+#[test]
+fn every_command_shows_examples() {
+    for command in [
+        &["server"][..],
+        &["init"],
+        &["cluster"],
+        &["cluster", "start"],
+        &["cluster", "stop"],
+        &["cluster", "status"],
+        &["cluster", "check"],
+        &["cluster", "check", "crud"],
+        &["cluster", "check", "cross-nodes"],
+        &["cluster", "check", "benchmarks"],
+        &["cluster", "check", "failover"],
+        &["put"],
+        &["get"],
+        &["delete"],
+        &["status"],
+        &["bench"],
+        &[],
+    ] {
+        let output = Command::new(program()).args(command).arg("--help").output();
+        let (code, stdout, _) = texts(output.expect("the program"));
+        assert_eq!(code, 0);
+        assert!(stdout.contains("Examples:\n"), "keevee {} --help", command.join(" "));
+    }
+}

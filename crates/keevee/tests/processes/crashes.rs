@@ -1,0 +1,102 @@
+//! kill -9: of the leader, of a majority, of all.
+
+use std::time::Duration;
+
+use keevee_client::{Consistency, ErrorKind, Write};
+use keevee_cluster::until;
+
+use crate::load::{Load, all_there};
+use crate::{PATIENCE, client, client_of, client_within, endpoint_of, get, others, put, start};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_killed_under_load_loses_nothing() {
+    let mut cluster = start(3).await;
+    let load = Load::start(&cluster.endpoints(), 8);
+    load.acknowledges(200).await;
+    for round in 1..=3 {
+        let leader = cluster.wait_ready(PATIENCE).await.expect("a leader");
+        cluster.kill(leader).await.expect("killed");
+        let took = load.acknowledges(20).await;
+        println!("round {round}: leader {leader} killed, 20 more writes after {took:?}");
+        load.acknowledges(100).await;
+        cluster.start_node(leader).expect("started");
+    }
+    cluster.wait_ready(PATIENCE).await.expect("all ready");
+    let keys = load.stop().await;
+    println!("{} acknowledged writes", keys.len());
+    for id in 1..=3 {
+        let node = client_of(&mut cluster, id);
+        all_there(&node, &keys, Consistency::Linearizable).await;
+        // It has caught up then, so its own state has everything too.
+        all_there(&node, &keys, Consistency::Stale).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_killed_at_once_lose_nothing() {
+    let mut cluster = start(3).await;
+    let load = Load::start(&cluster.endpoints(), 8);
+    load.acknowledges(300).await;
+    cluster.kill_all().await.expect("killed");
+    let start = std::time::Instant::now();
+    cluster.start().expect("started");
+    cluster.wait_ready(PATIENCE).await.expect("ready");
+    println!("all killed, service back after {:?}", start.elapsed());
+    load.acknowledges(100).await;
+    let keys = load.stop().await;
+    println!("{} acknowledged writes", keys.len());
+    for id in 1..=3 {
+        all_there(&client_of(&mut cluster, id), &keys, Consistency::Linearizable).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_nothing_succeeds_falsely() {
+    let mut cluster = start(3).await;
+    let leader = cluster.leader().await.expect("a leader");
+    put(&client(cluster.endpoints()), "before", "1").await;
+    let followers = others(&mut cluster, leader);
+    // Once the leader is left over, once a follower.
+    for survivor in [leader, followers[0]] {
+        cluster.wait_ready(PATIENCE).await.expect("ready");
+        crate::catches_up(&client_of(&mut cluster, survivor), "before", "1").await;
+        for id in others(&mut cluster, survivor) {
+            cluster.kill(id).await.expect("killed");
+        }
+        let refused = write_in_vain(&mut cluster, survivor).await;
+        let here = client_within(vec![endpoint_of(&mut cluster, survivor)], Duration::from_secs(4));
+        let read = here.get(b"before", Consistency::Linearizable).await;
+        assert_eq!(read.expect_err("no majority, no read").kind, ErrorKind::Unavailable);
+        let stale = here.get(b"before", Consistency::Stale).await.expect("a stale read");
+        assert_eq!(stale.expect("a value").bytes, "1");
+
+        cluster.start().expect("started");
+        cluster.wait_ready(PATIENCE).await.expect("ready");
+        let all = client(cluster.endpoints());
+        put(&all, "after", "1").await;
+        for key in refused {
+            assert_eq!(get(&all, &key).await, None, "{key} was refused and came all the same");
+        }
+    }
+}
+
+/// Writes through the only node left: returns the keys of the writes that were refused for good.
+async fn write_in_vain(cluster: &mut keevee_cluster::TemporaryCluster, survivor: u64) -> Vec<String> {
+    let endpoint = endpoint_of(cluster, survivor);
+    let mut refused = Vec::new();
+    // Both ways to fail are right: at first, of writes that the leader has put into its log, the outcome is
+    // unknown; once it has stepped down, they are refused.
+    let stepped_down = until(PATIENCE, async || {
+        let here = client_within(vec![endpoint.clone()], Duration::from_secs(6));
+        let key = format!("vain-{survivor}-{}", uuid::Uuid::new_v4());
+        let written = here.put(key.as_bytes(), key.clone(), Write::default()).await;
+        match written.expect_err("no majority, no write").kind {
+            ErrorKind::Unavailable => refused.push(key),
+            ErrorKind::OutcomeUnknown => {}
+            other => panic!("a write without a majority: {other}"),
+        }
+        (!refused.is_empty()).then_some(())
+    });
+    assert!(stepped_down.await.is_some(), "the node never says that it is unavailable");
+    refused
+}

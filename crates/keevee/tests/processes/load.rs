@@ -1,0 +1,84 @@
+//! Writers that go on whatever happens, and remember what was acknowledged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use keevee_client::{Client, Consistency, Endpoint, Write};
+use keevee_cluster::until;
+use tokio::task::JoinSet;
+
+use crate::{PATIENCE, client_within};
+
+/// A load of writes, each to a key of its own.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+    writers: JoinSet<Vec<String>>,
+}
+
+impl Load {
+    pub(crate) fn start(endpoints: &[Endpoint], writers: usize) -> Load {
+        let mut load = Load { stop: Arc::default(), acknowledged: Arc::default(), writers: JoinSet::new() };
+        for writer in 0..writers {
+            let mut endpoints = endpoints.to_vec();
+            let first = writer % endpoints.len();
+            endpoints.rotate_left(first);
+            let client = client_within(endpoints, Duration::from_secs(5));
+            let (stop, acknowledged) = (load.stop.clone(), load.acknowledged.clone());
+            load.writers.spawn(write(client, writer, stop, acknowledged));
+        }
+        load
+    }
+
+    /// Waits for so many more acknowledged writes: returns how long that took.
+    pub(crate) async fn acknowledges(&self, more: u64) -> Duration {
+        let start = Instant::now();
+        let goal = self.acknowledged.load(Ordering::Relaxed) + more;
+        let reached =
+            until(PATIENCE, async || (self.acknowledged.load(Ordering::Relaxed) >= goal).then_some(()));
+        assert!(reached.await.is_some(), "no {more} writes within {PATIENCE:?}");
+        start.elapsed()
+    }
+
+    /// Ends the load: returns the keys whose write was acknowledged; each holds its own name.
+    pub(crate) async fn stop(mut self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut keys = Vec::new();
+        while let Some(written) = self.writers.join_next().await {
+            keys.extend(written.expect("a writer"));
+        }
+        assert!(!keys.is_empty());
+        keys
+    }
+}
+
+async fn write(
+    client: Client,
+    writer: usize,
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+) -> Vec<String> {
+    let mut keys = Vec::new();
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let key = format!("load-{writer}-{number}");
+        // What failed is allowed to be there or not; the next key is tried.
+        if client.put(key.as_bytes(), key.clone(), Write::default()).await.is_ok() {
+            acknowledged.fetch_add(1, Ordering::Relaxed);
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+/// Fails if one of the keys is not there.
+pub(crate) async fn all_there(client: &Client, keys: &[String], consistency: Consistency) {
+    for key in keys {
+        let value = client.get(key.as_bytes(), consistency).await.expect("a read");
+        let value = value.map(|value| value.bytes);
+        assert_eq!(value.as_deref(), Some(key.as_bytes()), "the acknowledged {key} is lost");
+    }
+}

@@ -1,0 +1,71 @@
+//! Service while all is well, and while a minority is down.
+
+use keevee_client::{Consistency, ErrorKind, Expect, Write};
+
+use crate::{client, client_of, get, put, start};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_creates_reads_updates_and_deletes() {
+    let mut cluster = start(3).await;
+    for id in 1..=3 {
+        let here = client_of(&mut cluster, id);
+        let there = client_of(&mut cluster, id % 3 + 1);
+        let key = format!("key-{id}");
+        assert_eq!(get(&there, &key).await, None);
+        let first = put(&here, &key, "first").await;
+        assert_eq!(get(&there, &key).await.as_deref(), Some("first"));
+        let second = put(&there, &key, "second").await;
+        assert!(second > first);
+        assert_eq!(get(&here, &key).await.as_deref(), Some("second"));
+
+        let outdated = Write::only_if(Expect::Version(first));
+        let refused = here.put(key.as_bytes(), "third", outdated).await.expect_err("a conflict");
+        assert_eq!(refused.kind, ErrorKind::Conflict);
+        assert!(here.delete(key.as_bytes(), Write::default()).await.expect("a delete"));
+        assert_eq!(get(&there, &key).await, None);
+        assert!(!there.delete(key.as_bytes(), Write::default()).await.expect("a delete"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_through_another_node_takes_effect_once() {
+    let mut cluster = start(3).await;
+    let (one, two) = (client_of(&mut cluster, 1), client_of(&mut cluster, 2));
+    let id = uuid::Uuid::now_v7().to_string();
+    let write = Write { condition: None, request_id: Some(id) };
+    let version = one.put(b"key", "once", write.clone()).await.expect("a write");
+    put(&one, "key", "later").await;
+    let again = two.put(b"key", "once", write.clone()).await.expect("the first answer again");
+    assert_eq!(again, version);
+    assert_eq!(get(&one, "key").await.as_deref(), Some("later"));
+    let reused = two.put(b"key", "other", write).await.expect_err("another payload");
+    assert_eq!(reused.kind, ErrorKind::RequestReused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn service_goes_on_while_a_minority_is_down() {
+    let mut cluster = start(3).await;
+    let leader = cluster.leader().await.expect("a leader");
+    let follower = leader % 3 + 1;
+    let all = client(cluster.endpoints());
+    put(&all, "before", "1").await;
+    cluster.kill(follower).await.expect("killed");
+    // Through each of the others, and through a client that does not know who is down.
+    for id in (1..=3).filter(|id| *id != follower) {
+        let one = client_of(&mut cluster, id);
+        for number in 0..50 {
+            put(&one, &format!("{id}-{number}"), "x").await;
+            assert_eq!(get(&one, &format!("{id}-{number}")).await.as_deref(), Some("x"));
+        }
+    }
+    for number in 0..50 {
+        put(&all, &format!("all-{number}"), "x").await;
+    }
+    assert_eq!(get(&all, "before").await.as_deref(), Some("1"));
+
+    cluster.start_node(follower).expect("started");
+    cluster.wait_ready(crate::PATIENCE).await.expect("ready");
+    let back = client_of(&mut cluster, follower);
+    crate::catches_up(&back, "all-49", "x").await;
+    assert!(back.get(b"before", Consistency::Stale).await.expect("a read").is_some());
+}
