@@ -1,0 +1,27 @@
+#!/bin/sh
+# The whole test: formatting, clippy, documentation, all tests. Takes no options.
+#
+# Everything in the release profile, so that RocksDB is compiled once for all steps and for start_server.sh.
+set -eu
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+# shellcheck source=scripts/program.sh
+. "$root/scripts/program.sh"
+require_cargo
+install_build_tools
+cd "$root"
+
+step() {
+    echo "== $*"
+    "$@"
+}
+
+step cargo fmt --all --check
+step cargo clippy --release --locked --workspace --all-targets -- -D warnings
+step env RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps
+step cargo test --release --locked --workspace --doc
+# Last, so that its summary closes the output.
+if cargo nextest --version >/dev/null 2>&1; then
+    step cargo nextest run --release --locked --workspace
+else
+    step cargo test --release --locked --workspace --lib --bins --tests
+fi
