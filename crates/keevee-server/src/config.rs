@@ -249,9 +249,8 @@ fn with_nearest_key(message: String) -> String {
     let Some(start) = message.find("unknown field `") else { return message };
     let mut names = message[start..].split('`').skip(1).step_by(2);
     let Some(unknown) = names.next() else { return message };
-    let nearest = names.max_by(|a, b| {
-        strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b))
-    });
+    let nearest =
+        names.max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
     match nearest {
         Some(nearest) => format!("{}\ndid you mean `{nearest}`?", message.trim_end()),
         None => message,

@@ -14,13 +14,14 @@ use keevee_core::command::{Command, Outcome};
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_replica::storage::{StateStore, StorageError};
 use keevee_replica::{
-    ChainHash, Effects, Engine, Failure, Now, PaxosEngine, Refusal, Request, Role, Shard, ShardStatus as ReplicaStatus,
+    ChainHash, Effects, Engine, Failure, Now, PaxosEngine, Refusal, Request, Role, Shard,
+    ShardStatus as ReplicaStatus,
 };
 use tokio::sync::{oneshot, watch};
 
 use crate::metrics::{LogMetrics, ShardMetrics};
-use crate::storage::RocksLog;
 use crate::storage::LogEvent;
+use crate::storage::RocksLog;
 use crate::storage::RocksState;
 use crate::transport::{PeerMessage, Transport};
 
@@ -48,13 +49,19 @@ pub(crate) struct Submission {
 /// An input of the executor.
 pub(crate) enum Job {
     Submit(ShardId, Vec<Submission>),
-    Peer { from: NodeId, shard: ShardId, messages: Vec<PeerMessage> },
+    Peer {
+        from: NodeId,
+        shard: ShardId,
+        messages: Vec<PeerMessage>,
+    },
     Log(LogEvent),
     Disconnected(NodeId),
     Status(oneshot::Sender<Vec<(ShardId, ReplicaStatus)>>),
     TransferLeadership,
     /// Ends the thread once no answer is owed, or at this time.
-    Stop { latest: Instant },
+    Stop {
+        latest: Instant,
+    },
 }
 
 /// What the rest of the node may see of a shard at any time.

@@ -79,6 +79,8 @@ fn into_reply(answer: Result<Answer, oneshot::error::RecvError>) -> ForwardReply
             };
             error(kind, describe(refusal))
         }
-        Err(_) => error(ErrorKind::OutcomeUnknown, "the leader stopped before it knew the outcome".to_owned()),
+        Err(_) => {
+            error(ErrorKind::OutcomeUnknown, "the leader stopped before it knew the outcome".to_owned())
+        }
     }
 }

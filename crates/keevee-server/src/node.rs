@@ -226,13 +226,7 @@ impl Node {
     }
 
     /// One hop at most: here, or at the leader, which does not forward again.
-    async fn attempt(
-        &self,
-        leader: NodeId,
-        shard: ShardId,
-        deadline: Instant,
-        command: &Command,
-    ) -> Attempt {
+    async fn attempt(&self, leader: NodeId, shard: ShardId, deadline: Instant, command: &Command) -> Attempt {
         if leader == self.parts.id {
             return match self.submit(shard, command.clone(), deadline, false).await {
                 Some(answer) => from_answer(answer),
@@ -274,7 +268,8 @@ impl Node {
             Ok(Ok(view)) => view.leader.ok_or_else(ExecuteError::stopping),
             Ok(Err(_)) => Err(ExecuteError::stopping()),
             Err(_) => {
-                let detail = format!("shard {shard} has no leader: fewer than a majority of its nodes answer");
+                let detail =
+                    format!("shard {shard} has no leader: fewer than a majority of its nodes answer");
                 Err(ExecuteError::new(ErrorKind::Unavailable, detail))
             }
         }

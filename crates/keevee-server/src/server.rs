@@ -38,10 +38,10 @@ use crate::http::{Api, Settings, serve};
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
-use crate::storage::{DataFolder, FolderError, FolderLock, OpenFolder};
-use crate::storage::RocksLog;
 use crate::storage::LogWriter;
+use crate::storage::RocksLog;
 use crate::storage::RocksState;
+use crate::storage::{DataFolder, FolderError, FolderLock, OpenFolder};
 use crate::transport::http_json::{HttpJson, PeerConfigError};
 use crate::transport::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig};
 
@@ -166,7 +166,12 @@ impl Server {
         };
         let state = RocksState::open(shard, Incarnation(0), Arc::clone(&folder.data), SlotSet::all())?;
         let flusher = Flusher::start(state, Duration::from_millis(config.engine.flush_interval_ms))?;
-        tracing::info!(node = config.node.id, http = config.node.http, peer = config.node.peer, "node started");
+        tracing::info!(
+            node = config.node.id,
+            http = config.node.http,
+            peer = config.node.peer,
+            "node started"
+        );
         let api = Api::new(node.clone(), settings, metrics);
         Ok(Server { node, api, http, transport, ended, flusher, log_writer, _lock: folder.lock })
     }
@@ -224,14 +229,18 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 
 /// The folder knows who the node is; the configuration must agree.
 fn check_identity(config: &Config, folder: &OpenFolder) -> Result<(), ServerError> {
-    let mismatch = |cause: String| ServerError::Mismatch { data: config.node.data.display().to_string(), cause };
+    let mismatch =
+        |cause: String| ServerError::Mismatch { data: config.node.data.display().to_string(), cause };
     let identity = &folder.identity;
     if identity.cluster_id != config.cluster.id {
         let ours = config.cluster.id;
         return Err(mismatch(format!("[cluster] id is {ours}, the folder's is {}", identity.cluster_id)));
     }
     if identity.node_id != config.node_id() {
-        return Err(mismatch(format!("[node] id is {}, the folder's is {}", config.node.id, identity.node_id)));
+        return Err(mismatch(format!(
+            "[node] id is {}, the folder's is {}",
+            config.node.id, identity.node_id
+        )));
     }
     let configured: BTreeSet<u64> = config.members.iter().map(|member| member.id).collect();
     let members: BTreeSet<u64> = folder.first_members.iter().map(|(node, _)| node.0).collect();
@@ -327,7 +336,8 @@ impl Flusher {
     /// Flushes once more and ends.
     fn stop(self) -> Result<(), StorageError> {
         drop(self.stop);
-        let panicked = || StorageError::Io { what: "flushing the state", cause: "the flusher panicked".to_owned() };
+        let panicked =
+            || StorageError::Io { what: "flushing the state", cause: "the flusher panicked".to_owned() };
         self.thread.join().map_err(|_| panicked())?
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct ClientArguments {
     #[command(flatten)]
     pub(crate) nodes: NodeArguments,
     /// How long all attempts together may take
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
     /// How to print the answer
     #[arg(long, value_enum, default_value_t = Output::Text)]
