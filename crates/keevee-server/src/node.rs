@@ -1,7 +1,7 @@
 //! The node: takes commands, finds the shard, reaches its leader, answers.
 //!
 //! Every protocol is a thin adapter over [`Node::execute`]. It leaves out how a replica works
-//! ([`crate::executor`]) and how nodes reach each other ([`crate::transport`]).
+//! (`executor.rs`) and how nodes reach each other ([`crate::transport`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

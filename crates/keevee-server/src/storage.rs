@@ -2,7 +2,7 @@
 //!
 //! [`DataFolder`] formats and opens a node's folder; [`LogWriter`] is the only writer of `log/`;
 //! [`RocksLog`] and [`RocksState`] give one shard what `keevee-replica` asks of storage. Every key and
-//! record that reaches a disk is laid out in [`format`]; `docs/storage-format.md` tells the same to
+//! record that reaches a disk is laid out in [`mod@format`]; `docs/storage-format.md` tells the same to
 //! people. Not here: what entries and hard state mean (the engines) and what is in a record of meta or
 //! of a request (`keevee_core::codec`).
 
