@@ -71,7 +71,10 @@ pub enum EventsFailure {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// Its peers have dropped what it lacks.
-    #[error("this replica lacks entries that its peers have dropped; replace it under a new store id")]
+    #[error(
+        "this replica lacks entries that its peers have dropped, and snapshots are not built yet: the others go \
+         on without it"
+    )]
     TooFarBehind,
 }
 

@@ -126,7 +126,7 @@ pub enum Failure {
     /// It applied something else than a majority.
     #[error(
         "this replica's state differs from that of a majority at index {index}: it is wrong and must not \
-         answer; keep its folder for study, and replace it under a new store id"
+         answer; the others go on without it; keep its folder for study"
     )]
     Diverged {
         /// Where the difference showed.

@@ -76,7 +76,9 @@ pub enum StorageError {
         cause: String,
     },
     /// What was read is not what was written.
-    #[error("{what} is corrupt: {cause}; restore this node from its peers under a new store id")]
+    #[error(
+        "{what} is corrupt: {cause}; this node must not go on, the others do without it; keep its folder for study"
+    )]
     Corrupt {
         /// What was being read.
         what: &'static str,

@@ -54,6 +54,10 @@ pub struct NodeConfig {
     pub http: String,
     /// Where it listens for other nodes, `host:port`.
     pub peer: String,
+    /// Threads that serve connections; 0 means one for every two cores. The log and the replicas have
+    /// threads of their own.
+    #[serde(default)]
+    pub io_threads: usize,
 }
 
 /// Where a node is reached.
@@ -210,6 +214,12 @@ impl Config {
     /// How large commands may be.
     pub fn limits(&self) -> Limits {
         Limits { value_bytes_max: self.limits.value_bytes_max, ..Limits::default() }
+    }
+
+    /// How many threads serve connections.
+    pub fn io_threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if self.node.io_threads > 0 { self.node.io_threads } else { cores.div_ceil(2) }
     }
 
     /// This node's id.

@@ -55,7 +55,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     // Dropped last: it writes what is still queued.
     let _guard = start_logging(&level, json)?;
     let _pid_file = PidFile::claim(&arguments.config);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let threads = config.io_threads();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let result = runtime.block_on(keevee_server::server::run(config, stop_requested()));
     if let Err(error) = &result {
         tracing::error!("{error}");
