@@ -65,7 +65,7 @@ prepare_keevee() {
     keevee=${KEEVEE_BIN:-}
     if [ -n "$keevee" ]; then
         [ -x "$keevee" ] && return 0
-        echo "KEEVEE_BIN=$keevee is not a program" >&2
+        echo "There is no program $keevee; build it, or name it with KEEVEE_BIN" >&2
         return 1
     fi
     require_cargo || return 1

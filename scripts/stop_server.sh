@@ -6,8 +6,7 @@ set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 # shellcheck source=scripts/program.sh
 . "$root/scripts/program.sh"
-# Stopping needs no fresh program.
-built=${CARGO_TARGET_DIR:-$root/target}/release/keevee
-if [ -x "$built" ]; then KEEVEE_BIN=${KEEVEE_BIN:-$built}; fi
+# Whatever runs was started by a program that is there: stopping must not wait for a build.
+KEEVEE_BIN=${KEEVEE_BIN:-${CARGO_TARGET_DIR:-$root/target}/release/keevee}
 prepare_keevee
 exec "$keevee" cluster stop "$@"
