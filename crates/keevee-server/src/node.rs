@@ -235,7 +235,17 @@ impl Node {
             };
         }
         let encoded = codec::encode_command(command);
-        match self.parts.forwarder.forward(leader, shard, encoded, deadline).await {
+        let forward = self.parts.forwarder.forward(leader, shard, encoded, deadline);
+        let forwarded = tokio::select! {
+            forwarded = forward => forwarded,
+            // The old leader may be paused, and not answer before the time is up. Under a request id the new
+            // one can be asked as well.
+            () = self.succeeded(shard, leader), if command.request_id.is_some() => {
+                let cause = "another node leads now".to_owned();
+                Err(ForwardError::NoAnswer { node: leader, cause })
+            }
+        };
+        match forwarded {
             Ok(ForwardReply::Outcome(outcome)) => match codec::decode_outcome(outcome) {
                 Ok(outcome) => Attempt::Outcome(outcome),
                 Err(error) => Attempt::Unknown(format!("node {leader}'s answer: {error}")),
@@ -272,6 +282,15 @@ impl Node {
                     format!("shard {shard} has no leader: fewer than a majority of its nodes answer");
                 Err(ExecuteError::new(ErrorKind::Unavailable, detail))
             }
+        }
+    }
+
+    /// Resolves once a node other than this leader leads.
+    async fn succeeded(&self, shard: ShardId, old: NodeId) {
+        let Some(view) = self.parts.views.get(&shard) else { return std::future::pending().await };
+        let other = |view: &LeaderView| view.leader.is_some_and(|leader| leader != old);
+        if view.clone().wait_for(other).await.is_err() {
+            std::future::pending().await
         }
     }
 
