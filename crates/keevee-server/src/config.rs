@@ -94,7 +94,7 @@ impl Default for EngineConfig {
             heartbeat_ms: 100,
             timeout_min_ms: 600,
             timeout_max_ms: 1200,
-            unsynced_entries_max: 2,
+            unsynced_entries_max: 1,
             flush_interval_ms: 10_000,
         }
     }

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::transport::{Forward, ForwardError, ForwardReply, Transport};
 
 /// Messages in flight to one node.
-const IN_FLIGHT_MAX: usize = 4;
+const IN_FLIGHT_MAX: usize = 2;
 /// Commands in one message.
 const COMMANDS_MAX: usize = 512;
 /// Bytes of the commands in one message, unless one is larger.
