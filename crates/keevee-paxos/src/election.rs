@@ -61,6 +61,8 @@ impl Replica {
         self.poll_at = self.now + self.draw_timeout();
         self.step_down();
         if self.is_stalled() {
+            // Nor does it name a leader that it no longer hears.
+            self.heard = None;
             return;
         }
         self.poll_count += 1;
@@ -170,7 +172,8 @@ impl Replica {
                 let own = self.promise_page(ballot, next, disk);
                 self.send_when_synced(from, own);
             } else {
-                self.send(from, Message::Prepare { ballot, from: next });
+                // Not faster than one's own disk takes the pages in.
+                self.send_when_synced(from, Message::Prepare { ballot, from: next });
             }
         }
         self.lead_if_promised(disk);

@@ -14,6 +14,10 @@ use crate::replica::{Replica, Role};
 /// Heartbeats without progress after which a leader sends again what a follower has not acknowledged.
 const RESEND_HEARTBEATS: u32 = 2;
 
+/// The wait doubles with each time that brought nothing, so often: a slow follower does not get slower by
+/// getting everything many times.
+const RESENDS_DOUBLED_MAX: u32 = 4;
+
 /// A leadership.
 pub(crate) struct Leading {
     pub(crate) ballot: Ballot,
@@ -52,6 +56,8 @@ struct Follower {
     /// When `answered` was sent; `None` before any.
     answered_at: Option<Duration>,
     progress_at: Duration,
+    /// Since the last progress.
+    resends: u32,
     flushed: Index,
 }
 
@@ -201,6 +207,10 @@ impl Replica {
         if leading.ballot != ballot {
             return;
         }
+        if sent_at > leading.sent_at || through > self.log.last() {
+            // An answer to what was never sent.
+            return;
+        }
         let Some(follower) = leading.followers.get_mut(&from) else { return };
         if sent_at > follower.answered {
             follower.answered = sent_at;
@@ -210,6 +220,7 @@ impl Replica {
         if through > follower.acknowledged {
             follower.acknowledged = through;
             follower.progress_at = now;
+            follower.resends = 0;
             while follower.in_flight.front().is_some_and(|(last, _)| *last <= through) {
                 follower.in_flight.pop_front();
             }
@@ -285,15 +296,20 @@ impl Replica {
             leading.transfer = None;
         }
         for follower in leading.followers.values_mut() {
+            let patience = patience * 2u32.pow(follower.resends.min(RESENDS_DOUBLED_MAX));
             if !follower.in_flight.is_empty() && now - follower.progress_at >= patience {
                 follower.in_flight.clear();
                 follower.progress_at = now;
+                follower.resends += 1;
                 follower.next = Some(follower.acknowledged.max(follower.chosen) + 1);
             }
         }
         if now >= leading.heartbeat_at {
+            // The call to take over may have been lost.
+            leading.transfer.iter_mut().for_each(|transfer| transfer.sent = false);
             self.heartbeat();
         }
+        self.hand_over();
         self.replicate_all(disk);
         self.announce();
     }

@@ -161,6 +161,38 @@ pub enum Message {
     },
 }
 
+/// No group gets so far: a number above it is a mistake, and arithmetic on it could overflow.
+const PLAUSIBLE_MAX: u64 = 1 << 62;
+
+impl Message {
+    /// False if a ballot or an index is so high that no correct replica can have sent it.
+    pub(crate) fn is_plausible(&self) -> bool {
+        let sane = |ballot: &Ballot, indexes: &[Index]| {
+            ballot.round < PLAUSIBLE_MAX && indexes.iter().all(|index| *index < PLAUSIBLE_MAX)
+        };
+        match self {
+            Message::Poll { .. } | Message::PollReply { .. } | Message::ReadIndex { .. } => true,
+            Message::Prepare { ballot, from } => sane(ballot, &[*from]),
+            Message::Promise { ballot, from, entries, next, chosen, first } => {
+                let plausible = |entry: &Entry| sane(&entry.ballot, &[entry.index]);
+                sane(ballot, &[*from, next.unwrap_or(0), *chosen, *first]) && entries.iter().all(plausible)
+            }
+            Message::Accept { ballot, entries, chosen, .. } => {
+                sane(ballot, &[*chosen]) && entries.iter().all(|entry| sane(ballot, &[entry.index]))
+            }
+            Message::Accepted { ballot, through, chosen, .. } => sane(ballot, &[*through, *chosen]),
+            Message::Heartbeat { ballot, chosen, flushed, .. } => sane(ballot, &[*chosen, *flushed]),
+            Message::HeartbeatReply { ballot, through, chosen, flushed, .. } => {
+                sane(ballot, &[*through, *chosen, *flushed])
+            }
+            Message::Chosen { ballot, chosen } => sane(ballot, &[*chosen]),
+            Message::Refused { ballot, promised } => sane(ballot, &[]) && sane(promised, &[]),
+            Message::ReadIndexReply { ballot, index, .. } => sane(ballot, &[*index]),
+            Message::TakeOver { ballot } => sane(ballot, &[]),
+        }
+    }
+}
+
 /// Names a read of the caller.
 pub type ReadId = u64;
 
@@ -180,6 +212,8 @@ pub enum Input {
     Propose(Bytes),
     /// Make this read linearizable; [`Output::reads_ready`] answers, unless leadership is never settled.
     Read(ReadId),
+    /// Nobody waits for this read any more.
+    CancelRead(ReadId),
     /// Every [`Persist`] up to this token is on disk.
     Persisted(u64),
     /// Every chosen entry up to this index is applied.

@@ -57,6 +57,16 @@ impl Reads {
         }
     }
 
+    /// Forgets a read, wherever it waits.
+    pub(crate) fn cancel(&mut self, read: ReadId) {
+        let question = self.question.iter_mut().map(|question| &mut question.reads);
+        let round = self.round.iter_mut().map(|round| &mut round.reads);
+        let places = question.chain(round).chain(self.confirmed.values_mut());
+        for reads in places.chain([&mut self.waiting]) {
+            reads.retain(|waiting| *waiting != read);
+        }
+    }
+
     pub(crate) fn stop_leading(&mut self) {
         if let Some(round) = self.round.take() {
             self.waiting.extend(round.reads);

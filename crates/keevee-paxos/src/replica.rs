@@ -198,6 +198,7 @@ impl Replica {
             Input::Tick => self.tick(disk),
             Input::Propose(bytes) => self.propose(bytes, disk),
             Input::Read(read) => self.read(read),
+            Input::CancelRead(read) => self.reads.cancel(read),
             Input::Persisted(token) => self.persisted(token),
             Input::Applied(index) => self.applied(index),
             Input::Flushed(index) => self.flushed = self.flushed.max(index.min(self.applied)),
@@ -208,7 +209,7 @@ impl Replica {
     }
 
     fn receive(&mut self, from: NodeId, message: Message, disk: &dyn LogRead) {
-        if !self.members.contains(&from) {
+        if !self.members.contains(&from) || !message.is_plausible() {
             return;
         }
         match message {

@@ -23,6 +23,9 @@ pub trait Engine {
     /// applied here.
     fn read_barrier(&mut self, now: Duration, read: u64);
 
+    /// Tells that nobody waits for a read any more.
+    fn cancel_read(&mut self, now: Duration, read: u64);
+
     /// Tells that everything up to an index is applied.
     fn applied(&mut self, now: Duration, index: u64);
 

@@ -182,6 +182,10 @@ impl<L: LogStore> Engine for PaxosEngine<L> {
         self.step(now, Input::Read(read));
     }
 
+    fn cancel_read(&mut self, now: Duration, read: u64) {
+        self.step(now, Input::CancelRead(read));
+    }
+
     fn applied(&mut self, now: Duration, index: u64) {
         self.step(now, Input::Applied(index));
     }

@@ -75,6 +75,8 @@ pub struct Bounds {
     pub unsynced_entries_max: usize,
     /// Entries proposed here and not known to be chosen before the next one is cut.
     pub unchosen_entries_max: usize,
+    /// Bytes of them, likewise.
+    pub unchosen_bytes_max: usize,
 }
 
 impl Default for Bounds {
@@ -85,6 +87,7 @@ impl Default for Bounds {
             entry_bytes_max: 1 << 20,
             unsynced_entries_max: 1,
             unchosen_entries_max: 64,
+            unchosen_bytes_max: 64 << 20,
         }
     }
 }
@@ -176,6 +179,7 @@ pub struct Shard<E: Engine, S> {
     waiting: VecDeque<Request>,
     waiting_bytes: usize,
     proposed: BTreeMap<u64, Proposed>,
+    proposed_bytes: usize,
     reads: BTreeMap<u64, Vec<Request>>,
     reads_waiting: usize,
     read_count: u64,
@@ -212,6 +216,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             proposed: BTreeMap::new(),
+            proposed_bytes: 0,
             reads: BTreeMap::new(),
             reads_waiting: 0,
             read_count: 0,
@@ -325,7 +330,11 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             requests.retain(|request| !late(request.deadline));
             self.reads_waiting -= before - requests.len();
         }
-        self.reads.retain(|_, requests| !requests.is_empty());
+        let empty = self.reads.iter().filter(|(_, requests)| requests.is_empty()).map(|(read, _)| *read);
+        for read in empty.collect::<Vec<u64>>() {
+            self.reads.remove(&read);
+            self.engine.cancel_read(now, read);
+        }
         let unknown = Refusal::OutcomeUnknown("it was proposed, and not known to be chosen in time");
         for waiter in self.proposed.values_mut().flat_map(|proposed| &mut proposed.waiters) {
             if waiter.as_ref().is_some_and(|waiter| late(waiter.deadline)) {
@@ -375,6 +384,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         while !self.waiting.is_empty()
             && self.engine.unsynced() < self.bounds.unsynced_entries_max
             && self.proposed.len() < self.bounds.unchosen_entries_max
+            && self.proposed_bytes < self.bounds.unchosen_bytes_max
         {
             let (entry, waiters) = self.cut(now.wall_micros);
             let payload = codec::encode_entry(&entry);
@@ -385,10 +395,12 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             };
             self.next_proposal.sequence += 1;
             let waiters = waiters.into_iter().map(Some).collect();
-            // An earlier proposal at this index was never chosen there, and now never will be.
-            if let Some(earlier) = self.proposed.insert(index, Proposed { payload, entry, waiters }) {
-                self.supersede(earlier);
-            }
+            self.proposed_bytes += payload.len();
+            let earlier = self.proposed.insert(index, Proposed { payload, entry, waiters });
+            assert!(
+                earlier.is_none(),
+                "a leader's log keeps what it proposed, so an index is not proposed twice"
+            );
         }
     }
 
@@ -420,6 +432,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     fn apply(&mut self, index: u64, payload: Option<Bytes>) -> Result<(), Failure> {
         let proposed = self.proposed.remove(&index);
+        self.proposed_bytes -= proposed.as_ref().map_or(0, |proposed| proposed.payload.len());
         let (own, other) = match (proposed, &payload) {
             (Some(proposed), Some(payload)) if proposed.payload == *payload => (Some(proposed), None),
             (other, _) => (None, other),
