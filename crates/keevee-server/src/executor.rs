@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -53,6 +54,8 @@ pub(crate) enum Job {
         from: NodeId,
         shard: ShardId,
         messages: Vec<PeerMessage>,
+        /// What they count in `peer_bytes`.
+        bytes: usize,
     },
     Log(LogEvent),
     Disconnected(NodeId),
@@ -95,6 +98,8 @@ pub(crate) struct Executor {
     pub(crate) log_metrics: LogMetrics,
     pub(crate) shard_metrics: BTreeMap<ShardId, ShardMetrics>,
     pub(crate) tickets: Tickets,
+    /// Shared with the inbox: what waits in `jobs`.
+    pub(crate) peer_bytes: Arc<AtomicUsize>,
     pub(crate) stop: Option<Instant>,
 }
 
@@ -170,7 +175,8 @@ impl Executor {
                 self.submit(shard, submissions)?;
                 touched.insert(shard);
             }
-            Job::Peer { from, shard, messages } => {
+            Job::Peer { from, shard, messages, bytes } => {
+                self.peer_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 self.receive(from, shard, messages)?;
                 touched.insert(shard);
             }

@@ -4,7 +4,9 @@
 //! batches form by waiting for what is in flight, never by a timer.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,8 +15,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::transport::{Forward, ForwardError, ForwardReply, Transport};
 
-/// Messages in flight to one node.
+/// Messages in flight to one node, those not counted that have been without an answer for [`PATIENCE`].
 const IN_FLIGHT_MAX: usize = 2;
+/// A message without an answer for so long holds no place any more: the node may be gone, or back.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Commands in one message.
 const COMMANDS_MAX: usize = 512;
 /// Bytes of the commands in one message, unless one is larger.
@@ -29,6 +33,8 @@ struct Parcel {
     shard: ShardId,
     command: Bytes,
     deadline: Instant,
+    /// Set before it may have left this node.
+    sent: Arc<AtomicBool>,
     answer: oneshot::Sender<Forwarded>,
 }
 
@@ -59,12 +65,15 @@ impl Forwarder {
         let not_sent = |cause: &str| ForwardError::NotSent { node: to, cause: cause.to_owned() };
         let queue = self.queues.get(&to).ok_or_else(|| not_sent("it is not in the configuration"))?;
         let (answer, answered) = oneshot::channel();
-        let parcel = Parcel { shard, command, deadline, answer };
+        let sent = Arc::new(AtomicBool::new(false));
+        let parcel = Parcel { shard, command, deadline, sent: Arc::clone(&sent), answer };
         queue.try_send(parcel).map_err(|_| not_sent("too many commands wait for it"))?;
         let no_answer = |cause: &str| ForwardError::NoAnswer { node: to, cause: cause.to_owned() };
         match tokio::time::timeout_at(deadline.into(), answered).await {
             Ok(Ok(forwarded)) => forwarded,
             Ok(Err(_)) => Err(no_answer("this node is stopping")),
+            // Marked as sent from here on, it is never sent.
+            Err(_) if !sent.swap(true, Ordering::AcqRel) => Err(not_sent("the time was up")),
             Err(_) => Err(no_answer("the time was up")),
         }
     }
@@ -98,17 +107,20 @@ async fn run(node: NodeId, transport: Arc<dyn Transport>, mut queue: mpsc::Recei
         }
         let transport = Arc::clone(&transport);
         tokio::spawn(async move {
-            deliver(node, shard, &*transport, parcels).await;
-            drop(slot);
+            let mut delivered = pin!(deliver(node, shard, &*transport, parcels));
+            if tokio::time::timeout(PATIENCE, &mut delivered).await.is_err() {
+                drop(slot);
+                delivered.await;
+            }
         });
     }
 }
 
 async fn deliver(node: NodeId, shard: ShardId, transport: &dyn Transport, parcels: Vec<Parcel>) {
     let now = Instant::now();
-    // Nobody waits for these any more, and they were not sent.
-    let (parcels, late): (Vec<Parcel>, Vec<Parcel>) =
-        parcels.into_iter().partition(|parcel| parcel.deadline > now);
+    // Whoever gave up first was told that it was not sent, so it must not be.
+    let wanted = |parcel: &Parcel| parcel.deadline > now && !parcel.sent.swap(true, Ordering::AcqRel);
+    let (parcels, late): (Vec<Parcel>, Vec<Parcel>) = parcels.into_iter().partition(wanted);
     for parcel in late {
         let cause = "the time was up".to_owned();
         let _ = parcel.answer.send(Err(ForwardError::NotSent { node, cause }));

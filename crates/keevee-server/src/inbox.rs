@@ -1,5 +1,7 @@
 //! What other nodes ask of this one: replicas' messages, and commands for the leader.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,17 +15,28 @@ use tokio::sync::oneshot;
 
 use crate::executor::{Answer, Job, Jobs, Submission};
 use crate::node::describe;
-use crate::transport::{BoxFuture, Forward, ForwardReply, PeerHandler, PeerMessage};
+use crate::transport::{BoxFuture, Forward, ForwardReply, PeerHandler, PeerMessage, message_bytes};
+
+/// Payload from peers that may wait for the executor. A disk that stalls holds the executor up; peers repeat
+/// what matters.
+const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// Hands what arrives from peers to the executor.
 pub(crate) struct Inbox {
     pub(crate) jobs: Jobs,
     pub(crate) limits: Limits,
+    /// What waits now: the executor takes off what it has taken in.
+    pub(crate) waiting_bytes: Arc<AtomicUsize>,
 }
 
 impl PeerHandler for Inbox {
     fn receive(&self, from: NodeId, shard: ShardId, messages: Vec<PeerMessage>) {
-        self.jobs.send(Job::Peer { from, shard, messages });
+        let bytes = messages.iter().map(message_bytes).sum();
+        if self.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX {
+            return;
+        }
+        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.jobs.send(Job::Peer { from, shard, messages, bytes });
     }
 
     fn disconnected(&self, node: NodeId) {

@@ -24,6 +24,9 @@ use crate::transport::{ForwardError, ForwardReply, Transport};
 /// How long an attempt waits before the next one, when nothing tells that it would go better now.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// How much later than its deadline a request is given up by this node's door, not by its replica.
+const ANSWER_GRACE: Duration = Duration::from_millis(500);
+
 /// How a command is asked for, and how long the answer may take.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -145,7 +148,7 @@ pub struct Node {
 /// What one attempt at a write came to.
 enum Attempt {
     Outcome(Outcome),
-    /// Nothing happened: try again, once a leader other than this one is known if there is a hint.
+    /// Nothing happened: try again.
     Retry(String),
     /// Nothing happened, and trying again now does not help.
     Refused(ExecuteError),
@@ -202,7 +205,7 @@ impl Node {
                 Err(error) => Attempt::Refused(error),
             };
             match attempt {
-                Attempt::Outcome(outcome) => return Ok(outcome),
+                Attempt::Outcome(outcome) => return settle(outcome, ambiguous),
                 Attempt::Retry(why) => last = why,
                 Attempt::Refused(error) => {
                     return Err(match ambiguous {
@@ -304,7 +307,11 @@ impl Node {
         let (answer, answered) = oneshot::channel();
         let submission = Submission { command, deadline, stale, answer };
         self.parts.jobs.send(Job::Submit(shard, vec![submission]));
-        answered.await.ok()
+        // The executor answers in time, unless it is stuck in a database that stalls.
+        match tokio::time::timeout_at((deadline + ANSWER_GRACE).into(), answered).await {
+            Ok(answer) => answer.ok(),
+            Err(_) => Some(Err(Refusal::OutcomeUnknown("this node did not get to it in time"))),
+        }
     }
 
     /// The state of this node and its shards.
@@ -391,6 +398,17 @@ impl Node {
     }
 }
 
+/// The outcome of the last attempt as the answer to all of them. `apply` may refuse a request whose earlier
+/// attempt took effect and was forgotten since: then nobody can say.
+fn settle(outcome: Outcome, ambiguous: Option<String>) -> Result<Outcome, ExecuteError> {
+    let refused =
+        matches!(outcome, Outcome::RequestExpired | Outcome::RequestMemoryFull | Outcome::WrongShard);
+    match ambiguous {
+        Some(why) if refused => Err(ExecuteError::new(ErrorKind::OutcomeUnknown, why)),
+        _ => Ok(outcome),
+    }
+}
+
 fn from_answer(answer: Answer) -> Attempt {
     match answer {
         Ok(outcome) => Attempt::Outcome(outcome),
@@ -423,5 +441,27 @@ fn describe_shard(shard: ShardId, status: ReplicaStatus) -> ShardStatus {
         flushed: status.engine.flushed,
         first: status.engine.first,
         chain: format!("{:032x}", status.chain),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_by_apply_after_an_ambiguous_attempt_is_unknown() {
+        for refused in [Outcome::RequestExpired, Outcome::RequestMemoryFull, Outcome::WrongShard] {
+            assert_eq!(settle(refused.clone(), None), Ok(refused.clone()));
+            let error = settle(refused, Some("lost".to_owned())).unwrap_err();
+            assert_eq!((error.kind, error.detail.as_str()), (ErrorKind::OutcomeUnknown, "lost"));
+        }
+    }
+
+    #[test]
+    fn what_took_effect_or_found_a_conflict_is_certain_after_any_attempt() {
+        let conflict = Outcome::Conflict { precondition: 0, version: Some(3) };
+        for certain in [Outcome::Done(Vec::new()), conflict] {
+            assert_eq!(settle(certain.clone(), Some("lost".to_owned())), Ok(certain));
+        }
     }
 }
