@@ -246,9 +246,15 @@ impl Config {
         if self.engine.unsynced_entries_max == 0 || self.engine.flush_interval_ms == 0 {
             return Err("[engine] unsynced_entries_max and flush_interval_ms must be at least 1".to_owned());
         }
+        let LimitsConfig { value_bytes_max, request_timeout_ms, waiting_commands_max, .. } = self.limits;
+        if request_timeout_ms == 0 || waiting_commands_max == 0 {
+            return Err("[limits] request_timeout_ms and waiting_commands_max must be at least 1".to_owned());
+        }
         const VALUE_BYTES_LIMIT: usize = 15 << 20;
-        if self.limits.value_bytes_max > VALUE_BYTES_LIMIT {
-            return Err(format!("[limits] value_bytes_max must be at most {VALUE_BYTES_LIMIT}"));
+        if value_bytes_max == 0 || value_bytes_max > VALUE_BYTES_LIMIT {
+            return Err(format!(
+                "[limits] value_bytes_max must be at least 1 and at most {VALUE_BYTES_LIMIT}"
+            ));
         }
         Ok(())
     }
@@ -304,6 +310,13 @@ mod tests {
     }
 
     #[test]
+    fn the_smallest_limits_are_taken() {
+        let limits =
+            "value_bytes_max = 1\nrequest_timeout_ms = 1\nleader_wait_ms = 0\nwaiting_commands_max = 1";
+        parse(&format!("{GOOD}\n[limits]\n{limits}")).unwrap();
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         let wrong = [
             (GOOD.replace("[node]\n        id = 1", "[node]\n        id = 2"), "none of the [[member]]s"),
@@ -311,6 +324,9 @@ mod tests {
             (format!("{GOOD}\n[engine]\nheartbeat_ms = 700"), "2 * heartbeat_ms"),
             (format!("{GOOD}\n[[member]]\nid = 1\nhttp = \"a\"\npeer = \"b\""), "id of its own"),
             (format!("{GOOD}\n[limits]\nvalue_bytes_max = 99999999"), "at most"),
+            (format!("{GOOD}\n[limits]\nvalue_bytes_max = 0"), "value_bytes_max must be at least 1"),
+            (format!("{GOOD}\n[limits]\nrequest_timeout_ms = 0"), "must be at least 1"),
+            (format!("{GOOD}\n[limits]\nwaiting_commands_max = 0"), "must be at least 1"),
         ];
         for (text, expected) in wrong {
             let error = parse(&text).unwrap_err();

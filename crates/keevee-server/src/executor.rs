@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -65,6 +65,17 @@ pub(crate) enum Job {
     Stop {
         latest: Instant,
     },
+}
+
+impl Job {
+    /// Tells whoever waits for it that nothing happened.
+    fn turn_away(self) {
+        if let Job::Submit(_, submissions) = self {
+            for submission in submissions {
+                let _ = submission.answer.send(Err(Refusal::NotLeader(None)));
+            }
+        }
+    }
 }
 
 /// What the rest of the node may see of a shard at any time.
@@ -126,8 +137,14 @@ impl Tickets {
 }
 
 impl Executor {
-    /// Runs until it is stopped or a replica fails.
+    /// Runs until it is stopped or a replica fails. What it has not taken in by then never happened.
     pub(crate) fn run(mut self) -> Result<(), FatalError> {
+        let result = self.run_until_stopped();
+        self.jobs.try_iter().for_each(Job::turn_away);
+        result
+    }
+
+    fn run_until_stopped(&mut self) -> Result<(), FatalError> {
         let mut tick_at = Instant::now();
         let mut housekeeping_at = tick_at;
         loop {
@@ -339,6 +356,8 @@ pub(crate) struct Jobs(pub(crate) Sender<Job>);
 
 impl Jobs {
     pub(crate) fn send(&self, job: Job) {
-        let _ = self.0.send(job);
+        if let Err(SendError(job)) = self.0.send(job) {
+            job.turn_away();
+        }
     }
 }

@@ -35,17 +35,19 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::get;
 use keevee_core::command::{Command, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::ShardId;
 use keevee_core::limits::Limits;
+use tokio::sync::Semaphore;
 
 pub use server::serve;
 
 use self::problem::Problem;
 use crate::metrics::Metrics;
 use crate::node::{Context, ExecuteError, Node, NodeStatus, PeerStatus};
+use crate::transport::is_peer_path;
 
 /// What the interface needs of a node; tests put something smaller in its place.
 pub trait Store: Clone + Send + Sync + 'static {
@@ -106,18 +108,24 @@ pub struct Settings {
     pub peer_address: String,
 }
 
+/// Bodies in memory, of all requests together. A request is refused before more is read.
+const BODY_BYTES_IN_MEMORY_MAX: usize = 256 << 20;
+
 /// The interface of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Api<S> {
     store: S,
     settings: Arc<Settings>,
     metrics: Arc<Metrics>,
+    /// A permit for each byte.
+    body_room: Arc<Semaphore>,
 }
 
 impl<S: Store> Api<S> {
     /// Over a store.
     pub fn new(store: S, settings: Settings, metrics: Arc<Metrics>) -> Api<S> {
-        Api { store, settings: Arc::new(settings), metrics }
+        let body_room = Arc::new(Semaphore::new(BODY_BYTES_IN_MEMORY_MAX));
+        Api { store, settings: Arc::new(settings), metrics, body_room }
     }
 }
 
@@ -130,10 +138,6 @@ pub fn router<S: Store>(api: Api<S>) -> Router {
         .route("/healthz", get(cluster::healthz))
         .route("/readyz", get(cluster::readyz::<S>))
         .route("/metrics", get(cluster::metrics::<S>))
-        .route("/heartbeat", any(cluster::peers_only::<S>))
-        .route("/heartbeat/reply", any(cluster::peers_only::<S>))
-        .route("/paxos/{*kind}", any(cluster::peers_only::<S>))
-        .route("/forward", any(cluster::peers_only::<S>))
         .method_not_allowed_fallback(async || Problem::method_not_allowed("GET, HEAD"))
         .fallback(keys_or_nothing::<S>)
         .with_state(api)
@@ -143,6 +147,9 @@ pub fn router<S: Store>(api: Api<S>) -> Router {
 async fn keys_or_nothing<S: Store>(State(api): State<Api<S>>, request: Request<Body>) -> Response {
     if kv::is_kv(request.uri()) {
         return kv::handle(&api, request).await;
+    }
+    if is_peer_path(request.uri().path()) {
+        return cluster::peers_only(&api).into_response();
     }
     Problem::new(ErrorKind::NotFound, "no such path: keys are under /kv/, the rest under /v1/")
         .into_response()

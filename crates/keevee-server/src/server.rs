@@ -17,7 +17,9 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::future::Future;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,7 +33,7 @@ use rand::Rng;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
-use crate::config::Config;
+use crate::config::{Config, NodeConfig};
 use crate::executor::{Executor, FatalError, Job, Jobs, LeaderView, Replica, Tickets};
 use crate::forward::Forwarder;
 use crate::http::{Api, Settings, serve};
@@ -92,8 +94,8 @@ pub enum ServerError {
     /// The running node had to stop.
     #[error("the node stopped: {0}")]
     Fatal(#[from] FatalError),
-    /// A thread of the node panicked.
-    #[error("the node stopped: its executor panicked; please report this with the log")]
+    /// A part of the node panicked.
+    #[error("the node stopped: a part of it panicked; please report this with the log")]
     Panicked,
 }
 
@@ -103,10 +105,8 @@ pub struct Server {
     api: Api<Node>,
     http: TcpListener,
     transport: Arc<HttpJson>,
-    ended: oneshot::Receiver<Result<(), FatalError>>,
-    flusher: Flusher,
-    log_writer: LogWriter,
-    _lock: FolderLock,
+    threads: Threads,
+    lock: FolderLock,
 }
 
 impl Server {
@@ -119,20 +119,14 @@ impl Server {
 
         let metrics = Arc::new(Metrics::new());
         let transport = Arc::new(HttpJson::new(peer_config(config, &folder), &metrics)?);
-        let (sender, receiver) = mpsc::channel();
-        let jobs = Jobs(sender);
-        let events = jobs.clone();
-        let on_event = move |event| events.send(Job::Log(event));
-        let (log_writer, log) = LogWriter::start(Arc::clone(&folder.log), on_event)?;
-
-        let origin = Instant::now();
         let members: BTreeSet<NodeId> = folder.first_members.iter().map(|(node, _)| *node).collect();
         let shard = ShardId::FIRST_DATA;
-        let log = RocksLog::open(shard, Arc::clone(&folder.log), log)?;
-        let replica = open_replica(config, &members, &folder, log)?;
         let (view, seen) = watch::channel(LeaderView { leader: None });
-        let executor = Executor {
-            origin,
+        let (sender, receiver) = mpsc::channel();
+        let jobs = Jobs(sender);
+        let peer_bytes = Arc::new(AtomicUsize::new(0));
+        let executor = |replica| Executor {
+            origin: Instant::now(),
             jobs: receiver,
             shards: BTreeMap::from([(shard, replica)]),
             views: BTreeMap::from([(shard, view)]),
@@ -140,11 +134,13 @@ impl Server {
             log_metrics: metrics.log.clone(),
             shard_metrics: BTreeMap::from([(shard, metrics.shard(shard))]),
             tickets: Tickets::default(),
+            peer_bytes: Arc::clone(&peer_bytes),
             stop: None,
         };
-        let inbox = Inbox { jobs: jobs.clone(), limits: config.limits() };
-        transport.start(Arc::new(inbox), peer_listener)?;
-        let ended = spawn_executor(executor)?;
+        // The last that can fail.
+        let threads = Threads::start(config, &members, &folder, &jobs, executor)?;
+        let inbox = Inbox { jobs: jobs.clone(), limits: config.limits(), waiting_bytes: peer_bytes };
+        transport.start(Arc::new(inbox), peer_listener);
 
         let others = members.iter().copied().filter(|node| *node != config.node_id());
         let shared: Arc<dyn crate::transport::Transport> = transport.clone();
@@ -164,16 +160,10 @@ impl Server {
             timeout: Duration::from_millis(config.limits.request_timeout_ms),
             peer_address: config.node.peer.clone(),
         };
-        let state = RocksState::open(shard, Incarnation(0), Arc::clone(&folder.data), SlotSet::all())?;
-        let flusher = Flusher::start(state, Duration::from_millis(config.engine.flush_interval_ms))?;
-        tracing::info!(
-            node = config.node.id,
-            http = config.node.http,
-            peer = config.node.peer,
-            "node started"
-        );
+        let NodeConfig { id, http: public, peer, .. } = &config.node;
+        tracing::info!(node = id, http = public, peer, "node started");
         let api = Api::new(node.clone(), settings, metrics);
-        Ok(Server { node, api, http, transport, ended, flusher, log_writer, _lock: folder.lock })
+        Ok(Server { node, api, http, transport, threads, lock: folder.lock })
     }
 
     /// The store.
@@ -184,39 +174,35 @@ impl Server {
     /// Serves until `shutdown` is ready, then hands leadership over, answers what is in flight, flushes and
     /// returns; or returns the reason why the node had to stop.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Server { node, api, http, transport, mut ended, flusher, log_writer, _lock } = self;
+        let Server { node, api, http, transport, mut threads, lock } = self;
         let (stop, mut stopped) = watch::channel(false);
-        let serving = tokio::spawn(serve(http, api, async move {
+        let mut serving = tokio::spawn(serve(http, api, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
-        let early = tokio::select! {
-            () = shutdown => None,
-            result = &mut ended => Some(result),
+        let mut ended = tokio::select! {
+            () = shutdown => Ok(()),
+            () = threads.any_ended() => Err(ServerError::Panicked),
+            _ = &mut serving => Err(ServerError::Panicked),
         };
-        if let Some(result) = early {
+        let latest = if ended.is_ok() {
+            tracing::info!("stopping: handing over, answering what is in flight");
+            node.step_aside(Instant::now() + HAND_OVER_TIMEOUT).await;
+            stop.send_replace(true);
+            ended = serving.await.map_err(|_| ServerError::Panicked);
+            Instant::now() + DRAIN_TIMEOUT
+        } else {
             // Nothing more can be promised: no orderly end.
             transport.stop();
             serving.abort();
-            return Err(match result {
-                Ok(Err(fatal)) => fatal.into(),
-                Ok(Ok(())) | Err(_) => ServerError::Panicked,
-            });
-        }
-        tracing::info!("stopping: handing over, answering what is in flight");
-        node.step_aside(Instant::now() + HAND_OVER_TIMEOUT).await;
-        stop.send_replace(true);
-        let _ = serving.await;
-        node.stop(Instant::now() + DRAIN_TIMEOUT);
-        let result = ended.await.map_err(|_| ServerError::Panicked)?;
-        transport.stop();
-        drop(node);
-        let flushed = tokio::task::spawn_blocking(move || {
-            let flushed = flusher.stop();
-            log_writer.join();
-            flushed
-        });
-        result?;
-        flushed.await.map_err(|_| ServerError::Panicked)??;
+            Instant::now()
+        };
+        // On every way out: what uses the databases has ended before others may open them, and before the
+        // process exits, which RocksDB would not survive.
+        node.stop(latest);
+        let joined = threads.join(ended.is_ok(), &transport).await;
+        drop((node, lock));
+        // A thread's own error says more than that one of them ended.
+        joined.and(ended)?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -300,44 +286,137 @@ async fn listen(address: &str) -> Result<TcpListener, ServerError> {
     TcpListener::bind(address).await.map_err(failed)
 }
 
-fn spawn_executor(executor: Executor) -> Result<oneshot::Receiver<Result<(), FatalError>>, ServerError> {
-    let (end, ended) = oneshot::channel();
-    let run = move || {
-        let result = executor.run();
-        if let Err(error) = &result {
-            tracing::error!(%error, "the node stops");
+/// All threads that use the databases.
+struct Threads {
+    executor: Worker,
+    flusher: Flusher,
+    log_writer: LogWriter,
+}
+
+impl Threads {
+    /// Starts all of them, or leaves none behind.
+    fn start(
+        config: &Config,
+        members: &BTreeSet<NodeId>,
+        folder: &OpenFolder,
+        jobs: &Jobs,
+        executor: impl FnOnce(Replica) -> Executor,
+    ) -> Result<Threads, ServerError> {
+        let shard = ShardId::FIRST_DATA;
+        let flushed = RocksState::open(shard, Incarnation(0), Arc::clone(&folder.data), SlotSet::all())?;
+        let interval = Duration::from_millis(config.engine.flush_interval_ms);
+        let events = jobs.clone();
+        let on_event = move |event| events.send(Job::Log(event));
+        let (log_writer, log) = LogWriter::start(Arc::clone(&folder.log), on_event)?;
+        let started = || {
+            let log = RocksLog::open(shard, Arc::clone(&folder.log), log)?;
+            let executor = executor(open_replica(config, members, folder, log)?);
+            let flusher = Flusher::start(move || flushed.flush(), interval)?;
+            match Worker::start("executor", move || executor.run()) {
+                Ok(executor) => Ok((executor, flusher)),
+                Err(error) => {
+                    flusher.stop(false);
+                    let _ = flusher.worker.join();
+                    Err(error)
+                }
+            }
+        };
+        match started() {
+            Ok((executor, flusher)) => Ok(Threads { executor, flusher, log_writer }),
+            Err(error) => {
+                // With the executor its only handle is gone.
+                log_writer.join();
+                Err(error)
+            }
         }
-        let _ = end.send(result);
-    };
-    thread::Builder::new().name("executor".to_owned()).spawn(run).map_err(ServerError::Thread)?;
-    Ok(ended)
+    }
+
+    /// Resolves once the executor or the flusher has ended, for whatever reason. The log writer tells the
+    /// executor.
+    async fn any_ended(&mut self) {
+        tokio::select! {
+            _ = &mut self.executor.ended => {}
+            _ = &mut self.flusher.worker.ended => {}
+        }
+    }
+
+    /// Waits for the executor, which was told to stop, then for the others. The state is flushed once more if
+    /// all is well.
+    async fn join(self, is_well: bool, transport: &Arc<HttpJson>) -> Result<(), ServerError> {
+        let transport = Arc::clone(transport);
+        let join = move || {
+            let executed = self.executor.join();
+            transport.stop();
+            self.flusher.stop(is_well && executed.is_ok());
+            let flushed = self.flusher.worker.join();
+            let logged = if self.log_writer.join() { Ok(()) } else { Err(ServerError::Panicked) };
+            executed.and(flushed).and(logged)
+        };
+        tokio::task::spawn_blocking(join).await.map_err(|_| ServerError::Panicked)?
+    }
+}
+
+/// A thread that ends with the node. If it ends before, so does the node.
+struct Worker {
+    thread: thread::JoinHandle<Result<(), ServerError>>,
+    /// Nothing is ever sent: the thread holds the sender, so this resolves at its end.
+    ended: oneshot::Receiver<Infallible>,
+}
+
+impl Worker {
+    fn start<E: Into<ServerError>>(
+        name: &'static str,
+        work: impl FnOnce() -> Result<(), E> + Send + 'static,
+    ) -> Result<Worker, ServerError> {
+        let (end, ended) = oneshot::channel();
+        let run = move || {
+            let result = work().map_err(Into::into);
+            if let Err(error) = &result {
+                tracing::error!(thread = name, %error, "the node stops");
+            }
+            drop(end);
+            result
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run).map_err(ServerError::Thread)?;
+        Ok(Worker { thread, ended })
+    }
+
+    fn join(self) -> Result<(), ServerError> {
+        self.thread.join().unwrap_or(Err(ServerError::Panicked))
+    }
 }
 
 /// The thread that flushes applied state now and then, so that the log can be truncated and a restart has
-/// little to replay.
+/// little to replay. A flush that fails is not tried again.
 struct Flusher {
-    stop: mpsc::Sender<()>,
-    thread: thread::JoinHandle<Result<(), StorageError>>,
+    /// True asks for a last flush.
+    stop: mpsc::Sender<bool>,
+    worker: Worker,
 }
 
 impl Flusher {
-    fn start(state: RocksState, interval: Duration) -> Result<Flusher, ServerError> {
+    fn start(
+        flush: impl Fn() -> Result<(), StorageError> + Send + 'static,
+        interval: Duration,
+    ) -> Result<Flusher, ServerError> {
         let (stop, stopped) = mpsc::channel();
         let run = move || {
-            while stopped.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
-                state.flush()?;
+            loop {
+                match stopped.recv_timeout(interval) {
+                    Err(mpsc::RecvTimeoutError::Timeout) => flush()?,
+                    Ok(true) => return flush(),
+                    Ok(false) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                }
             }
-            state.flush()
         };
-        let thread = thread::Builder::new().name("flusher".to_owned()).spawn(run);
-        Ok(Flusher { stop, thread: thread.map_err(ServerError::Thread)? })
+        Ok(Flusher { stop, worker: Worker::start("flusher", run)? })
     }
 
-    /// Flushes once more and ends.
-    fn stop(self) -> Result<(), StorageError> {
-        drop(self.stop);
-        let panicked =
-            || StorageError::Io { what: "flushing the state", cause: "the flusher panicked".to_owned() };
-        self.thread.join().map_err(|_| panicked())?
+    fn stop(&self, flush: bool) {
+        // If it has ended, its result says why.
+        let _ = self.stop.send(flush);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ mod state_store;
 pub use folder::{DataFolder, FolderError, FolderLock, OpenFolder};
 pub use format::{FORMAT_VERSION, FirstMember, Identity, StoreId};
 pub use log_store::RocksLog;
-pub use log_writer::{LogCounters, LogEvent, LogSink, LogWriter, LogWriterHandle};
+pub use log_writer::{LogEvent, LogSink, LogWriter, LogWriterHandle};
 pub use state_store::RocksState;
 
 use keevee_replica::storage::StorageError;

@@ -9,7 +9,7 @@ mod remote;
 #[cfg(test)]
 mod tests;
 mod text;
-mod throttle;
+pub(crate) mod throttle;
 mod wire;
 
 use std::future::Future;
@@ -23,6 +23,8 @@ use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::Message;
 
 pub use identity::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig};
+pub(crate) use lane::message_bytes;
+pub(crate) use wire::is_peer_path;
 
 /// One replica's message to its counterpart on another node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -55,7 +55,7 @@ pub(super) async fn metrics<S: Store>(State(api): State<Api<S>>) -> Response {
 }
 
 /// What peers say to each other has a listener of its own.
-pub(super) async fn peers_only<S: Store>(State(api): State<Api<S>>) -> Problem {
+pub(super) fn peers_only<S>(api: &Api<S>) -> Problem {
     let address = &api.settings.peer_address;
     let detail = format!("this path is for nodes of the cluster: their listener is at {address}");
     Problem::invalid(detail).with_status(StatusCode::FORBIDDEN)

@@ -6,12 +6,11 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, request};
-use keevee_core::command::{
-    Action, Command, OperationError, OperationResult, Outcome, Precondition, Versioned,
-};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, request};
+use keevee_core::command::{Action, Command, OperationError, OperationResult, Outcome, Versioned};
 use keevee_core::error::ErrorKind;
 use keevee_core::limits::Invalid;
+use tokio::sync::SemaphorePermit;
 
 use super::conditions::{self, Unmet};
 use super::path::{self, Target};
@@ -86,19 +85,23 @@ where
     let Target { key, value } = target(api, head)?;
     let options = write_options(head)?;
     let preconditions = conditions::of_write(&head.headers, &key)?;
+    let request_id = conditions::request_id(&head.headers)?;
     let max = api.settings.limits.value_bytes_max;
+    let body_bytes_max = if value.is_some() { 0 } else { max };
+    // Held until the answer: so long the value is in memory.
+    let _room = room(api, body, body_bytes_max)?;
     let value = match value {
-        None => read_in_time(body, max).await?,
+        None => read_in_time(body, body_bytes_max).await?,
         Some(value) if value.len() > max => {
             return Err(Invalid::ValueTooLarge { bytes: value.len(), max }.into());
         }
         Some(value) => {
             let in_path = |_| Problem::invalid("the value is in the path, so the body must be empty");
-            read_in_time(body, 0).await.map_err(in_path)?;
+            read_in_time(body, body_bytes_max).await.map_err(in_path)?;
             value
         }
     };
-    let command = write(&head.headers, preconditions, Action::Put { key, value })?;
+    let command = Command { request_id, preconditions, ..Command::single(Action::Put { key, value }) };
     match execute(api, options, command).await? {
         OperationResult::Written { version } => {
             let mut response = json(format!("{{\"version\":{version}}}"));
@@ -113,7 +116,8 @@ async fn delete<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Respons
     let key = key_alone(api, head)?;
     let options = write_options(head)?;
     let preconditions = conditions::of_write(&head.headers, &key)?;
-    let command = write(&head.headers, preconditions, Action::Delete { key })?;
+    let request_id = conditions::request_id(&head.headers)?;
+    let command = Command { request_id, preconditions, ..Command::single(Action::Delete { key }) };
     match execute(api, options, command).await? {
         OperationResult::Deleted { existed } => Ok(json(format!("{{\"deleted\":{existed}}}"))),
         other => Err(unexpected(&other)),
@@ -151,6 +155,19 @@ fn write_options(head: &request::Parts) -> Result<Options, Problem> {
     }
 }
 
+/// Room in memory for the body that is to be read: what is declared, or the most that it may be.
+fn room<'a, S, B>(api: &'a Api<S>, body: &B, max: usize) -> Result<SemaphorePermit<'a>, Problem>
+where
+    B: hyper::body::Body,
+{
+    let declared = body.size_hint();
+    // One that is too large is refused as that, and not read.
+    let bytes = if declared.lower() > max as u64 { 0 } else { declared.upper().unwrap_or(max as u64) };
+    let bytes = u32::try_from(bytes.min(max as u64)).unwrap_or(u32::MAX);
+    let busy = |_| Problem::new(ErrorKind::Unavailable, "too many bodies are in memory: try again");
+    api.body_room.try_acquire_many(bytes).map_err(busy)
+}
+
 async fn read_in_time<B>(body: &mut B, max: usize) -> Result<Bytes, Problem>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
@@ -163,11 +180,6 @@ where
             Err(problem.with_status(StatusCode::REQUEST_TIMEOUT))
         }
     }
-}
-
-fn write(headers: &HeaderMap, preconditions: Vec<Precondition>, action: Action) -> Result<Command, Problem> {
-    let request_id = conditions::request_id(headers)?;
-    Ok(Command { request_id, preconditions, ..Command::single(action) })
 }
 
 /// The result of the command's only operation.

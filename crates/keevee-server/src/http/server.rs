@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -18,9 +18,12 @@ use tokio::sync::watch;
 use tower_service::Service;
 
 use super::{Api, Store, kv, router};
+use crate::transport::throttle::Throttle;
 
 /// A connection on which no request's head arrives for so long is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// Connections open at once; more are closed at once.
+const CONNECTIONS_MAX: usize = 10_000;
 /// Requests in flight get this long to finish once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept (no file descriptor is free, mostly), something must end first.
@@ -29,14 +32,31 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Serves the interface until `shutdown` is ready. Then nothing new is accepted, and this returns once
 /// every request in flight is answered, or after ten seconds.
 pub async fn serve<S: Store>(listener: TcpListener, api: Api<S>, shutdown: impl Future<Output = ()>) {
+    serve_up_to(CONNECTIONS_MAX, listener, api, shutdown).await;
+}
+
+/// As [`serve`], with no more connections than these.
+pub(super) async fn serve_up_to<S: Store>(
+    connections_max: usize,
+    listener: TcpListener,
+    api: Api<S>,
+    shutdown: impl Future<Output = ()>,
+) {
     let router = router(api.clone());
+    let complaints = Throttle::default();
+    // Every connection holds a receiver, and so does this function.
     let (stop, stopping) = watch::channel(());
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, _)) if stop.receiver_count() <= connections_max => {
                     tokio::spawn(serve_connection(stream, api.clone(), router.clone(), stopping.clone()));
+                }
+                Ok(_) => {
+                    if let Some(suppressed) = complaints.permit(Instant::now()) {
+                        tracing::warn!(connections_max, suppressed, "too many connections: the newest are closed");
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
@@ -48,7 +68,6 @@ pub async fn serve<S: Store>(listener: TcpListener, api: Api<S>, shutdown: impl 
     }
     drop((listener, stopping));
     stop.send_replace(());
-    // Every connection holds a receiver.
     if tokio::time::timeout(DRAIN_TIMEOUT, stop.closed()).await.is_err() {
         tracing::warn!(connections = stop.receiver_count(), "connections are cut off");
     }
@@ -64,7 +83,7 @@ async fn serve_connection<S: Store>(
     let _ = stream.set_nodelay(true);
     let service = service_fn(async |request| Ok::<_, Infallible>(respond(&api, &router, request).await));
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).pipeline_flush(true);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let end = tokio::select! {
         end = &mut connection => end,

@@ -115,6 +115,7 @@ struct Server {
     store: FakeStore,
     metrics: Arc<Metrics>,
     address: SocketAddr,
+    body_room: Arc<Semaphore>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -143,6 +144,10 @@ impl Answer {
 
 impl Server {
     async fn start() -> Server {
+        Server::start_up_to(100).await
+    }
+
+    async fn start_up_to(connections_max: usize) -> Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (store, metrics) = (FakeStore::default(), Arc::new(Metrics::new()));
@@ -152,11 +157,12 @@ impl Server {
             peer_address: "localhost:9001".into(),
         };
         let api = Api::new(store.clone(), settings, metrics.clone());
+        let body_room = api.body_room.clone();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(serve(listener, api, async {
+        let task = tokio::spawn(server::serve_up_to(connections_max, listener, api, async {
             stopped.await.ok();
         }));
-        Server { store, metrics, address, stop: Some(stop), task }
+        Server { store, metrics, address, body_room, stop: Some(stop), task }
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
@@ -295,6 +301,9 @@ async fn bad_input_is_refused_before_anything_is_proposed() {
         ("GET", "/is_leader?shard=x", ("accept", "*/*"), b"", 400, "invalid"),
         ("POST", "/heartbeat", ("accept", "*/*"), b"{}", 403, "invalid"),
         ("POST", "/paxos/read_index/reply", ("accept", "*/*"), b"{}", 403, "invalid"),
+        ("POST", "/chain_hash", ("accept", "*/*"), b"{}", 403, "invalid"),
+        ("POST", "/hello", ("accept", "*/*"), b"{}", 403, "invalid"),
+        ("GET", "/forward", ("accept", "*/*"), b"", 403, "invalid"),
     ];
     for (method, path, header, body, status, kind) in cases {
         let answer = server.send(method, path, &[header], body).await;
@@ -340,6 +349,51 @@ async fn limits_are_checked_on_declared_and_streamed_bodies() {
     assert_eq!(server.put("/kv/k", &largest).await.status, StatusCode::OK);
     assert_eq!(server.get("/kv/k").await.body, largest);
     assert_eq!(server.put(&format!("/kv/{}", "k".repeat(4096)), b"").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn headers_are_checked_before_the_body_is_read() {
+    let server = Server::start().await;
+    for keys in ["idempotency-key: \r\n", "idempotency-key: a\r\nidempotency-key: a\r\n"] {
+        let head = format!("PUT /kv/k HTTP/1.1\r\nhost: h\r\n{keys}content-length: 5\r\n\r\n");
+        let answer = server.send_raw(&head).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("idempotency-key"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_have_bounded_room() {
+    let server = Server::start().await;
+    let all = server.body_room.available_permits();
+    let rest = server.body_room.try_acquire_many(all as u32 - 10).unwrap();
+    let chunked = "PUT /kv/k HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
+    let declared = "PUT /kv/k HTTP/1.1\r\nhost: h\r\ncontent-length: 11\r\n\r\n";
+    for head in [chunked, declared] {
+        let answer = server.send_raw(head).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
+        assert!(answer.contains("unavailable"), "{answer}");
+    }
+    let too_large = server.put("/kv/k", &vec![0; VALUE_BYTES_MAX + 1]).await;
+    assert_eq!(too_large.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(server.put("/kv/k", b"ten bytes.").await.status, StatusCode::OK);
+    assert_eq!(server.put("/kv/k/in-the-path", b"").await.status, StatusCode::OK);
+    drop(rest);
+    assert_eq!(server.put("/kv/k", b"and eleven.").await.status, StatusCode::OK);
+    assert_eq!(server.body_room.available_permits(), all);
+}
+
+#[tokio::test]
+async fn connections_past_the_bound_are_closed_at_once() {
+    let server = Server::start_up_to(1).await;
+    let mut first = TcpStream::connect(server.address).await.unwrap();
+    let mut buffer = [0; 4096];
+    for _ in 0..2 {
+        // The first goes on, whoever else comes.
+        first.write_all(b"GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        assert_ne!(timeout(DEADLINE, first.read(&mut buffer)).await.unwrap().unwrap(), 0);
+        let mut second = TcpStream::connect(server.address).await.unwrap();
+        assert_eq!(timeout(DEADLINE, second.read(&mut buffer)).await.unwrap().unwrap(), 0);
+    }
 }
 
 #[tokio::test]

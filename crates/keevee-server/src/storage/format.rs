@@ -156,14 +156,6 @@ pub fn data_prefix(
     key
 }
 
-/// The first key behind all keys of an incarnation of a shard, in `data/`.
-pub fn incarnation_end(shard: ShardId, incarnation: Incarnation) -> [u8; 9] {
-    let mut key = [u8::MAX; 9];
-    key[..4].copy_from_slice(&shard.0.to_be_bytes());
-    key[4..8].copy_from_slice(&incarnation.0.to_be_bytes());
-    key
-}
-
 /// The key of a shard's meta in `data/`.
 pub fn meta_key(shard: ShardId, incarnation: Incarnation) -> [u8; 13] {
     data_prefix(shard, incarnation, DataKind::Meta, Namespace(0))

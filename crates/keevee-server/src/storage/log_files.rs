@@ -6,6 +6,10 @@
 //! This check tells them apart by one fact: each synced write was complete before the next began. So a
 //! torn write has nothing behind it, and damage shows as a valid record, or any byte, behind a bad one.
 //!
+//! The file system may write the pages of one large write in any order. If a crash left a later page of the
+//! last write and not an earlier one, that looks like damage, and the database refuses to open: a node too
+//! many to replace, never a synced record too few.
+//!
 //! The layout (stable since LevelDB): blocks of 32 KiB hold records `[masked CRC-32C of type and payload
 //! u32 LE][payload length u16 LE][type u8][payload]`; a record never spans blocks, a longer write is cut
 //! into a first, middle and last one; fewer than 7 bytes at the end of a block are left empty.

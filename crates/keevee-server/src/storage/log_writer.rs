@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -40,8 +39,6 @@ pub enum LogEvent {
         took: Duration,
         /// How many records it wrote.
         records: usize,
-        /// How many bytes of them.
-        bytes: usize,
     },
     /// The disk failed. Nothing will be written any more; the node stops.
     Failed {
@@ -70,30 +67,10 @@ pub struct LogWriter {
     thread: JoinHandle<()>,
 }
 
-/// Submits to the log writer, and tells how it is doing.
+/// Submits to the log writer.
 #[derive(Clone, Debug)]
 pub struct LogWriterHandle {
     submissions: Sender<Submission>,
-    shared: Arc<Shared>,
-}
-
-/// What the log writer has done since it was started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogCounters {
-    /// Synced writes.
-    pub syncs: u64,
-    /// Records in them.
-    pub records: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    queued_bytes: AtomicUsize,
-    syncs: AtomicU64,
-    records: AtomicU64,
-    bytes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -119,17 +96,13 @@ impl LogWriter {
         on_event: impl Fn(LogEvent) + Send + 'static,
     ) -> Result<(LogWriter, LogWriterHandle), StorageError> {
         let (submissions, receiver) = mpsc::channel();
-        let shared = Arc::new(Shared::default());
-        let shared_here = Arc::clone(&shared);
-        let run = move || {
-            Writer { sink, on_event, shared, dropped_below: HashMap::new() }.run(&receiver);
-        };
+        let run = move || Writer { sink, on_event, dropped_below: HashMap::new() }.run(&receiver);
         let thread = thread::Builder::new().name("log-writer".to_owned()).spawn(run);
         let thread = thread.map_err(|error| StorageError::Io {
             what: "starting the log writer",
             cause: error.to_string(),
         })?;
-        Ok((LogWriter { thread }, LogWriterHandle { submissions, shared: shared_here }))
+        Ok((LogWriter { thread }, LogWriterHandle { submissions }))
     }
 
     /// Waits until every handle is dropped and everything submitted was written or given up. False if
@@ -144,30 +117,14 @@ impl LogWriterHandle {
     /// the log has failed. The records' size must have been bounded before.
     pub fn submit(&self, shard: ShardId, records: Vec<LogRecord>, token: u64) {
         let bytes = records.iter().map(record_bytes).sum();
-        self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         // The thread is gone only after it reported an error: nothing is to be written any more.
         let _ = self.submissions.send(Submission { shard, records, bytes, token });
     }
-
-    /// The bytes that wait to be synced, those of the sync in progress included.
-    pub fn queued_bytes(&self) -> usize {
-        self.shared.queued_bytes.load(Ordering::Relaxed)
-    }
-
-    /// What was done so far.
-    pub fn counters(&self) -> LogCounters {
-        LogCounters {
-            syncs: self.shared.syncs.load(Ordering::Relaxed),
-            records: self.shared.records.load(Ordering::Relaxed),
-            bytes: self.shared.bytes.load(Ordering::Relaxed),
-        }
-    }
 }
 
-struct Writer<S, F> {
+struct Writer<S, F: Fn(LogEvent)> {
     sink: S,
     on_event: F,
-    shared: Arc<Shared>,
     /// No entry of the shard is on disk below this index: what a drop need not cover again. Without it
     /// each drop would lay one more range over all those before it.
     dropped_below: HashMap<ShardId, u64>,
@@ -197,7 +154,7 @@ impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
         if records > 0 {
             let started = Instant::now();
             self.sink.write_synced(batch)?;
-            self.count(started.elapsed(), records, bytes);
+            (self.on_event)(LogEvent::Synced { took: started.elapsed(), records });
         }
         for Submission { shard, token, .. } in submissions {
             (self.on_event)(LogEvent::Persisted { shard, token });
@@ -226,13 +183,15 @@ impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
             }
         }
     }
+}
 
-    fn count(&self, took: Duration, records: usize, bytes: usize) {
-        self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
-        self.shared.records.fetch_add(records as u64, Ordering::Relaxed);
-        self.shared.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        (self.on_event)(LogEvent::Synced { took, records, bytes });
+/// The node must hear of every end but the one it asked for: else it waits for ever for what is never persisted.
+impl<S, F: Fn(LogEvent)> Drop for Writer<S, F> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let cause = "the log writer panicked".to_owned();
+            (self.on_event)(LogEvent::Failed { error: StorageError::Io { what: "writing the log", cause } });
+        }
     }
 }
 

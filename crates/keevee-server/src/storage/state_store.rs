@@ -13,7 +13,7 @@ use keevee_core::ids::{Incarnation, Namespace, ShardId};
 use keevee_core::requests::RequestRecord;
 use keevee_core::slots::SlotSet;
 use keevee_replica::storage::{StateStore, StorageError};
-use rocksdb::{IteratorMode, Range, WriteBatch};
+use rocksdb::{IteratorMode, WriteBatch};
 
 use super::{Database, format, options, storage_error};
 
@@ -55,13 +55,6 @@ impl RocksState {
         self.data.flush().map_err(|error| storage_error("flushing the state", error))
     }
 
-    /// About how many bytes the incarnation takes in files; what was not flushed does not count.
-    pub fn approximate_bytes(&self) -> u64 {
-        let start = format::meta_key(self.shard, self.incarnation);
-        let end = format::incarnation_end(self.shard, self.incarnation);
-        self.data.get_approximate_sizes(&[Range::new(&start, &end)]).iter().sum()
-    }
-
     fn meta_key(&self) -> [u8; 13] {
         format::meta_key(self.shard, self.incarnation)
     }
@@ -101,14 +94,14 @@ impl StateStore for RocksState {
                 None => batch.delete(key),
             }
         }
+        // Before those added, as `WriteSet` asks: an id may be in both. What an entry has added and forgotten
+        // again is in neither.
+        for record in &write_set.requests_removed {
+            batch.delete(format::request_key(self.shard, self.incarnation, record));
+        }
         for record in &write_set.requests_added {
             let key = format::request_key(self.shard, self.incarnation, record);
             batch.put(key, codec::encode_request(record));
-        }
-        // After those added: a full memory may forget within an entry what the entry has added. A
-        // free-form id that is forgotten and added again has another time, so another key.
-        for record in &write_set.requests_removed {
-            batch.delete(format::request_key(self.shard, self.incarnation, record));
         }
         batch.put(self.meta_key(), codec::encode_meta(&write_set.meta));
         let written = self.data.write_opt(batch, &options::unlogged());

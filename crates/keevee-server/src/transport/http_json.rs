@@ -28,6 +28,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use http::HeaderValue;
 use keevee_core::ids::{NodeId, ShardId};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -35,7 +36,7 @@ use tokio::task::JoinSet;
 use super::forward::Pool;
 use super::identity::PeerConfig;
 use super::lane::{self, Lane, LaneKind};
-use super::listener::{self, Inbound};
+use super::listener::{self, Bounds, Inbound};
 use super::remote::Remote;
 use super::throttle::Throttle;
 use super::{BoxFuture, Forward, ForwardError, ForwardResult, Handler, PeerMessage, Transport};
@@ -57,6 +58,7 @@ pub enum PeerConfigError {
 /// The transport of one node.
 pub struct HttpJson {
     config: PeerConfig,
+    authorization: HeaderValue,
     links: BTreeMap<NodeId, Link>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -72,6 +74,8 @@ struct Link {
 impl HttpJson {
     /// Connects to nobody yet: what is sent before [`HttpJson::start`] is dropped.
     pub fn new(config: PeerConfig, metrics: &Metrics) -> Result<HttpJson, PeerConfigError> {
+        let node = config.node;
+        let authorization = config.authorization().map_err(|_| PeerConfigError::NotAHeader { node })?;
         let mut links = BTreeMap::new();
         for peer in config.peers.iter().filter(|peer| peer.id != config.node) {
             let remote =
@@ -86,20 +90,20 @@ impl HttpJson {
             };
             links.insert(peer.id, link);
         }
-        Ok(HttpJson { config, links, tasks: Mutex::default() })
+        Ok(HttpJson { config, authorization, links, tasks: Mutex::default() })
     }
 
     /// Listens to the peers and keeps connections to all of them, until [`HttpJson::stop`]. Must be
     /// called within a tokio runtime.
     ///
     /// The tasks hold the handler, which mostly holds this transport: only `stop` parts them.
-    pub fn start(&self, handler: Handler, listener: TcpListener) -> Result<(), PeerConfigError> {
-        let node = self.config.node;
+    pub fn start(&self, handler: Handler, listener: TcpListener) {
         let inbound = Inbound {
-            authorization: self.config.authorization().map_err(|_| PeerConfigError::NotAHeader { node })?,
+            authorization: self.authorization.clone(),
             config: self.config.clone(),
             remotes: self.links.iter().map(|(node, link)| (*node, link.remote.clone())).collect(),
             handler: handler.clone(),
+            bounds: Bounds::default(),
             complaints: Throttle::default(),
         };
         let mut tasks = self.tasks();
@@ -109,7 +113,6 @@ impl HttpJson {
                 tasks.spawn(lane::run(lane.clone(), link.remote.clone(), handler.clone()));
             }
         }
-        Ok(())
     }
 
     /// Closes the listener and all connections. Nobody is told that they broke.

@@ -70,6 +70,10 @@ pub(super) enum Refusal {
     )]
     Sender { node: NodeId, store: String },
     #[error(
+        "the sender claims to be node {node}, which is this one: give each node an id and a folder of its own"
+    )]
+    Own { node: NodeId },
+    #[error(
         "the message is for store `{theirs}`, and this node has store `{ours}`: the sender has an outdated address or store id"
     )]
     Receiver { theirs: String, ours: String },
@@ -105,6 +109,10 @@ impl PeerConfig {
             return Err(Refusal::Cluster { theirs, ours });
         }
         let node = NodeId(envelope.from_node);
+        // This node may be among the peers, and speaks to itself without the network.
+        if node == self.node {
+            return Err(Refusal::Own { node });
+        }
         let known = |peer: &Peer| peer.id == node && peer.store_id == envelope.from_store;
         if !self.peers.iter().any(known) {
             return Err(Refusal::Sender { node, store: envelope.from_store.clone() });
@@ -140,7 +148,8 @@ mod tests {
             secret: "sesame".into(),
             node: NodeId(1),
             store_id: "store-1".into(),
-            peers: vec![peer(2), peer(3)],
+            // As in production: this node is among them.
+            peers: vec![peer(1), peer(2), peer(3)],
             body_bytes_max: BODY_BYTES_MAX_DEFAULT,
         }
     }
@@ -165,11 +174,13 @@ mod tests {
         let cluster = Envelope { cluster_id: "red".into(), ..envelope() };
         let (theirs, ours) = ("red".into(), "blue".into());
         assert_eq!(config().check(&cluster), Err(Refusal::Cluster { theirs, ours }));
-        for (node, store) in [(4, "store-4"), (2, "store-3"), (1, "store-1"), (2, "")] {
+        for (node, store) in [(4, "store-4"), (2, "store-3"), (2, "")] {
             let sender = Envelope { from_node: node, from_store: store.into(), ..envelope() };
             let refusal = Refusal::Sender { node: NodeId(node), store: store.into() };
             assert_eq!(config().check(&sender), Err(refusal));
         }
+        let own = Envelope { from_node: 1, from_store: "store-1".into(), ..envelope() };
+        assert_eq!(config().check(&own), Err(Refusal::Own { node: NodeId(1) }));
         let receiver = Envelope { to_store: "store-9".into(), ..envelope() };
         let (theirs, ours) = ("store-9".into(), "store-1".into());
         assert_eq!(config().check(&receiver), Err(Refusal::Receiver { theirs, ours }));

@@ -297,7 +297,8 @@ async fn exchange(requests: &mut Requests, request: Request<Full<bytes::Bytes>>)
     Err(LaneError::Refused { status, detail: String::from_utf8_lossy(&detail).into_owned() })
 }
 
-fn message_bytes(message: &PeerMessage) -> usize {
+/// What a message counts for in a queue.
+pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
     let entries: &[Entry] = match message {
         PeerMessage::Paxos(Message::Accept { entries, .. } | Message::Promise { entries, .. }) => entries,
         _ => &[],

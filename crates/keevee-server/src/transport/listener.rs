@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::Handler;
 use super::identity::{PeerConfig, Refusal, check_secret};
@@ -35,11 +38,32 @@ pub(super) struct Inbound {
     pub(super) authorization: HeaderValue,
     pub(super) remotes: BTreeMap<NodeId, Arc<Remote>>,
     pub(super) handler: Handler,
+    pub(super) bounds: Bounds,
     pub(super) complaints: Throttle,
 }
 
-/// The lane's sender, once it said hello: the end of its connection tells that it may be dead.
-type Caller = OnceLock<NodeId>;
+/// What somebody without the secret may hold here.
+pub(super) struct Bounds {
+    /// Connections open at once; more are closed at once. Each peer has two lanes and its forwards.
+    pub(super) connections_max: usize,
+    /// A connection on which the secret has not arrived after this time is closed.
+    pub(super) secret_timeout: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { connections_max: 1024, secret_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// What is known of the other end of a connection.
+#[derive(Default)]
+struct Caller {
+    /// It has sent the secret.
+    has_secret: AtomicBool,
+    /// The lane's sender, once it said hello: the end of its connection tells that it may be dead.
+    node: OnceLock<NodeId>,
+}
 
 /// Serves peers for ever. Dropping the future closes their connections.
 pub(super) async fn run(listener: TcpListener, inbound: Arc<Inbound>) {
@@ -47,8 +71,13 @@ pub(super) async fn run(listener: TcpListener, inbound: Arc<Inbound>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, _)) if connections.len() < inbound.bounds.connections_max => {
                     connections.spawn(serve_connection(stream, inbound.clone()));
+                }
+                Ok(_) => {
+                    if let Some(suppressed) = inbound.complaints.permit(Instant::now()) {
+                        tracing::warn!(open = connections.len(), suppressed, "too many connections from peers");
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a peer's connection was not accepted");
@@ -63,17 +92,22 @@ pub(super) async fn run(listener: TcpListener, inbound: Arc<Inbound>) {
 async fn serve_connection(stream: TcpStream, inbound: Arc<Inbound>) {
     // Only costs time where it fails.
     let _ = stream.set_nodelay(true);
-    let caller = Caller::new();
+    let caller = Caller::default();
     let service = service_fn(async |request| {
         let response = handle(&inbound, &caller, request).await;
         Ok::<_, Infallible>(response.unwrap_or_else(|problem| inbound.refuse(problem)))
     });
-    // No timeouts: lanes are idle between elections, and must not end for that.
-    let end = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    let end = match timeout(inbound.bounds.secret_timeout, connection.as_mut()).await {
+        Ok(end) => end,
+        // No timeouts from here on: lanes are idle between elections, and must not end for that.
+        Err(_) if caller.has_secret.load(Ordering::Relaxed) => connection.await,
+        Err(_) => return tracing::debug!("a connection is closed: the secret did not arrive"),
+    };
     if let Err(error) = end {
         tracing::debug!(%error, "a peer's connection broke");
     }
-    if let Some(remote) = caller.get().and_then(|node| inbound.remotes.get(node)) {
+    if let Some(remote) = caller.node.get().and_then(|node| inbound.remotes.get(node)) {
         remote.broke(&inbound.handler);
     }
 }
@@ -111,9 +145,10 @@ impl From<WireError> for Problem {
 async fn handle(inbound: &Inbound, caller: &Caller, request: Request<Incoming>) -> Result<Response, Problem> {
     // The secret comes first: nobody else is told anything, nor makes this node allocate.
     check_secret(request.headers().get(AUTHORIZATION), &inbound.authorization)?;
+    caller.has_secret.store(true, Ordering::Relaxed);
     let (head, mut body) = request.into_parts();
     let path = head.uri.path();
-    if path != HELLO_PATH && path != FORWARD_PATH && !wire::is_message_path(path) {
+    if !wire::is_peer_path(path) {
         let problem = Problem::from(WireError::UnknownKind(path.to_owned()));
         return Err(Problem { kind: ErrorKind::NotFound, ..problem.with_status(StatusCode::NOT_FOUND) });
     }
@@ -124,7 +159,7 @@ async fn handle(inbound: &Inbound, caller: &Caller, request: Request<Incoming>) 
     match path {
         HELLO_PATH => {
             let node = inbound.heard(&wire::read_hello(&body)?)?;
-            caller.get_or_init(|| node);
+            caller.node.get_or_init(|| node);
             Ok(StatusCode::NO_CONTENT.into_response())
         }
         FORWARD_PATH => {

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::http_json::HttpJson;
+use super::listener::{Bounds, Inbound};
+use super::throttle::Throttle;
 use super::*;
 use crate::metrics::Metrics;
 
@@ -86,7 +88,7 @@ fn start(config: PeerConfig, listener: TcpListener) -> TestNode {
     let transport = HttpJson::new(config, &metrics).unwrap();
     let recorder = Arc::new(Recorder { heard: watch::Sender::default(), answer: Mutex::default() });
     let address = listener.local_addr().unwrap();
-    transport.start(recorder.clone(), listener).unwrap();
+    transport.start(recorder.clone(), listener);
     TestNode { transport, recorder, metrics, id, address }
 }
 
@@ -286,6 +288,9 @@ async fn strangers_are_refused() {
         ("POST /heartbeat", (secret, envelope("red", 2, "store-2", "store-1")), 403, "`red`"),
         ("POST /heartbeat", (secret, envelope("blue", 2, "store-1", "store-1")), 403, "node 2 with store"),
         ("POST /heartbeat", (secret, envelope("blue", 3, "store-3", "store-1")), 403, "node 3 with store"),
+        // Its own id and store, which its configuration names like all others.
+        ("POST /heartbeat", (secret, envelope("blue", 1, "store-1", "store-1")), 403, "claims to be node 1"),
+        ("POST /hello", (secret, envelope("blue", 1, "store-1", "store-1")), 403, "claims to be node 1"),
         ("POST /heartbeat", (secret, envelope("blue", 2, "store-2", "store-3")), 403, "for store `store-3`"),
         ("POST /hello", (secret, envelope("red", 2, "store-2", "store-1")), 403, "`red`"),
         ("POST /heartbeat", (secret, "{}".to_owned()), 400, "envelope"),
@@ -313,6 +318,44 @@ async fn strangers_are_refused() {
     );
     let answer = send_raw(one.address, &request).await;
     assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("too_large"), "{answer}");
+}
+
+#[tokio::test]
+async fn without_the_secret_no_connection_lasts() {
+    let (mut listeners, addresses) = listeners(1).await;
+    let config = config(1, &addresses);
+    let inbound = Inbound {
+        authorization: config.authorization().unwrap(),
+        config,
+        remotes: Default::default(),
+        handler: Arc::new(Recorder { heard: watch::Sender::default(), answer: Mutex::default() }),
+        bounds: Bounds { connections_max: 2, secret_timeout: Duration::from_millis(300) },
+        complaints: Throttle::default(),
+    };
+    let task = tokio::spawn(listener::run(listeners.remove(0), Arc::new(inbound)));
+    let connect = async |head: &str| {
+        let mut stream = TcpStream::connect(addresses[0]).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let get = "GET /hello HTTP/1.1\r\nhost: h\r\n";
+    let with_secret = format!("{get}authorization: Bearer sesame\r\n\r\n");
+    let mut peer = connect(&with_secret).await;
+    let mut buffer = [0; 4096];
+    assert_ne!(timeout(DEADLINE, peer.read(&mut buffer)).await.unwrap().unwrap(), 0);
+    let mut stranger = connect(&format!("{get}\r\n")).await;
+    let mut refusal = Vec::new();
+    // A third finds no room; it may be closed before it has spoken.
+    let mut third = TcpStream::connect(addresses[0]).await.unwrap();
+    assert_eq!(timeout(DEADLINE, third.read(&mut buffer)).await.unwrap().unwrap(), 0);
+    timeout(DEADLINE, stranger.read_to_end(&mut refusal)).await.unwrap().unwrap();
+    assert!(refusal.starts_with(b"HTTP/1.1 403 "));
+    let mut silent = connect("").await;
+    assert_eq!(timeout(DEADLINE, silent.read(&mut buffer)).await.unwrap().unwrap(), 0);
+    // By now the peer has been idle for longer.
+    peer.write_all(with_secret.as_bytes()).await.unwrap();
+    assert_ne!(timeout(DEADLINE, peer.read(&mut buffer)).await.unwrap().unwrap(), 0);
+    task.abort();
 }
 
 #[tokio::test]

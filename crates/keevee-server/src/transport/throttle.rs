@@ -8,7 +8,7 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Lets one complaint through every ten seconds.
 #[derive(Debug, Default)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     state: Mutex<State>,
 }
 
@@ -20,7 +20,7 @@ struct State {
 
 impl Throttle {
     /// `Some` if it is time to complain: with the number of complaints kept back since the last one.
-    pub(super) fn permit(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn permit(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if state.last.is_some_and(|last| now.duration_since(last) < EVERY) {
             state.suppressed += 1;

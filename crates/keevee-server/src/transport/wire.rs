@@ -26,6 +26,11 @@ pub(super) const HELLO_PATH: &str = "/hello";
 /// Commands for a leader.
 pub(super) const FORWARD_PATH: &str = "/forward";
 
+/// True of every path of the peer protocol.
+pub(crate) fn is_peer_path(path: &str) -> bool {
+    path == HELLO_PATH || path == FORWARD_PATH || is_message_path(path)
+}
+
 /// Why something from a peer can't be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WireError {
@@ -81,7 +86,7 @@ macro_rules! kinds {
         }
 
         /// True if messages of some kind are posted there.
-        pub(super) fn is_message_path(path: &str) -> bool {
+        fn is_message_path(path: &str) -> bool {
             matches!(path, $($path)|*)
         }
 

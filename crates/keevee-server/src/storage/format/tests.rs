@@ -130,7 +130,6 @@ fn keys_sort_by_shard_incarnation_kind_namespace_and_user_key() {
         request_key(ShardId(1), Incarnation(0), &request(1, RequestId::Free(1))),
         request_key(ShardId(1), Incarnation(0), &request(256, RequestId::Timed(0))),
         request_bounds(ShardId(1), Incarnation(0)).1,
-        incarnation_end(ShardId(1), Incarnation(0)).to_vec(),
         key(1, 1, 0, b"a"),
         key(256, 0, 0, b"a"),
     ];
