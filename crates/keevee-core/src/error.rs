@@ -66,11 +66,6 @@ impl ErrorKind {
     pub fn from_name(name: &str) -> Option<ErrorKind> {
         ErrorKind::ALL.into_iter().find(|kind| kind.name() == name)
     }
-
-    /// True if the caller knows that nothing happened and nothing will.
-    pub fn is_refusal(self) -> bool {
-        !matches!(self, ErrorKind::OutcomeUnknown | ErrorKind::Fatal)
-    }
 }
 
 impl fmt::Display for ErrorKind {

@@ -63,11 +63,13 @@ pub enum RequestId {
 
 impl RequestId {
     /// The id that an `Idempotency-Key` names: the text of a UUIDv7 carries its time, anything else is
-    /// free-form.
+    /// free-form. Quotes around it are not part of it (draft-ietf-httpapi-idempotency-key-header, section 2.1,
+    /// where the header is a string item).
     pub fn from_idempotency_key(key: &[u8]) -> RequestId {
-        match Uuid::try_parse_ascii(key) {
+        let bare = key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")).unwrap_or(key);
+        match Uuid::try_parse_ascii(bare) {
             Ok(uuid) if is_version_7(&uuid) => RequestId::Timed(uuid.as_u128()),
-            _ => RequestId::Free(xxh3_128(key)),
+            _ => RequestId::Free(xxh3_128(bare)),
         }
     }
 

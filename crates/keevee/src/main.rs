@@ -54,7 +54,22 @@ enum Command {
     Bench(commands::bench::Arguments),
 }
 
+/// Ends the program, with a word instead of a backtrace, when its output can't be written: a closed pipe is
+/// how `| head` ends a listing.
+fn end_when_output_is_refused() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout") {
+            eprintln!("error: {message}");
+            std::process::exit(1);
+        }
+        report(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_when_output_is_refused();
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Server(arguments) => commands::server::run(arguments),

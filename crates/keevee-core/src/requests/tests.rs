@@ -35,6 +35,8 @@ fn a_uuid_v7_carries_its_time() {
     assert_eq!(id, RequestId::Timed(0x017f22e2_79b0_7cc3_98c4_dc0c0c07398f));
     assert_eq!(id.issued_at_micros(), Some(1_645_557_742_000_000));
     assert_eq!(RequestId::from_idempotency_key(b"017F22E279B07CC398C4DC0C0C07398F"), id);
+    let quoted = b"\"017f22e2-79b0-7cc3-98c4-dc0c0c07398f\"";
+    assert_eq!(RequestId::from_idempotency_key(quoted), id);
 }
 
 #[test]
@@ -52,6 +54,7 @@ fn any_other_key_is_free_form() {
     }
     let one = RequestId::from_idempotency_key(b"order 17");
     assert_ne!(one, RequestId::from_idempotency_key(b"order 18"));
+    assert_eq!(one, RequestId::from_idempotency_key(b"\"order 17\""));
 }
 
 /// Stored with records: if these change, retries across an upgrade are refused as reused.

@@ -42,10 +42,26 @@ fn parse_member(text: &str) -> Result<(NodeId, StoreId), String> {
     Ok((NodeId(id), StoreId(store)))
 }
 
+/// The first members can't be changed once they are set, so a slip is found before.
+fn check_members(config: &Config, members: &[(NodeId, StoreId)]) -> Result<(), Failure> {
+    let mut given: Vec<u64> = members.iter().map(|(node, _)| node.0).collect();
+    let mut configured: Vec<u64> = config.members.iter().map(|member| member.id).collect();
+    given.sort_unstable();
+    configured.sort_unstable();
+    if given == configured {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "--members names the nodes {given:?}, the configuration's [[member]]s are {configured:?}: give each of \
+         them once; nothing was written"
+    )))
+}
+
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = Config::load(&arguments.config).map_err(Failure::other)?;
     let folder = &config.node.data;
     if !arguments.members.is_empty() {
+        check_members(&config, &arguments.members)?;
         DataFolder::set_first_members(folder, &arguments.members).map_err(Failure::other)?;
         println!("{} is ready for keevee server", folder.display());
         return Ok(());
