@@ -344,8 +344,13 @@ impl Threads {
     /// all is well.
     async fn join(self, is_well: bool, transport: &Arc<HttpJson>) -> Result<(), ServerError> {
         let transport = Arc::clone(transport);
+        let runtime = tokio::runtime::Handle::current();
         let join = move || {
             let executed = self.executor.join();
+            if is_well {
+                // The last answers to peers are on their way.
+                runtime.block_on(transport.drain());
+            }
             transport.stop();
             self.flusher.stop(is_well && executed.is_ok());
             let flushed = self.flusher.worker.join();

@@ -91,13 +91,13 @@ where
     // Held until the answer: so long the value is in memory.
     let _room = room(api, body, body_bytes_max)?;
     let value = match value {
-        None => read_in_time(body, body_bytes_max).await?,
+        None => read_in_time(body, body_bytes_max, &options).await?,
         Some(value) if value.len() > max => {
             return Err(Invalid::ValueTooLarge { bytes: value.len(), max }.into());
         }
         Some(value) => {
             let in_path = |_| Problem::invalid("the value is in the path, so the body must be empty");
-            read_in_time(body, body_bytes_max).await.map_err(in_path)?;
+            read_in_time(body, body_bytes_max, &options).await.map_err(in_path)?;
             value
         }
     };
@@ -168,15 +168,17 @@ where
     api.body_room.try_acquire_many(bytes).map_err(busy)
 }
 
-async fn read_in_time<B>(body: &mut B, max: usize) -> Result<Bytes, Problem>
+/// Reads a body within the time that the request itself set, if it did.
+async fn read_in_time<B>(body: &mut B, max: usize, options: &Options) -> Result<Bytes, Problem>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    match tokio::time::timeout(BODY_TIMEOUT, body::read(body, max)).await {
+    let limit = options.timeout.map_or(BODY_TIMEOUT, |timeout| timeout.min(BODY_TIMEOUT));
+    match tokio::time::timeout(limit, body::read(body, max)).await {
         Ok(read) => Ok(read?),
         Err(_) => {
-            let problem = Problem::invalid(format!("the body did not arrive within {BODY_TIMEOUT:?}"));
+            let problem = Problem::invalid(format!("the body did not arrive within {limit:?}"));
             Err(problem.with_status(StatusCode::REQUEST_TIMEOUT))
         }
     }

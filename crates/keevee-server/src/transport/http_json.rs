@@ -27,11 +27,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use http::HeaderValue;
 use keevee_core::ids::{NodeId, ShardId};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::forward::Pool;
 use super::identity::PeerConfig;
@@ -55,12 +58,16 @@ pub enum PeerConfigError {
     },
 }
 
+/// How long a stopping node waits until its answers to peers are written.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The transport of one node.
 pub struct HttpJson {
     config: PeerConfig,
     authorization: HeaderValue,
     links: BTreeMap<NodeId, Link>,
     tasks: Mutex<JoinSet<()>>,
+    stop: watch::Sender<()>,
 }
 
 /// All that leads to one peer.
@@ -90,7 +97,8 @@ impl HttpJson {
             };
             links.insert(peer.id, link);
         }
-        Ok(HttpJson { config, authorization, links, tasks: Mutex::default() })
+        let (tasks, stop) = (Mutex::default(), watch::Sender::new(()));
+        Ok(HttpJson { config, authorization, links, tasks, stop })
     }
 
     /// Listens to the peers and keeps connections to all of them, until [`HttpJson::stop`]. Must be
@@ -105,6 +113,7 @@ impl HttpJson {
             handler: handler.clone(),
             bounds: Bounds::default(),
             complaints: Throttle::default(),
+            stop: self.stop.clone(),
         };
         let mut tasks = self.tasks();
         tasks.spawn(listener::run(listener, Arc::new(inbound)));
@@ -113,6 +122,12 @@ impl HttpJson {
                 tasks.spawn(lane::run(lane.clone(), link.remote.clone(), handler.clone()));
             }
         }
+    }
+
+    /// Lets peers' connections end once what is under way on them is answered, for a second at most.
+    pub async fn drain(&self) {
+        self.stop.send_replace(());
+        let _ = timeout(DRAIN_TIMEOUT, self.stop.closed()).await;
     }
 
     /// Closes the listener and all connections. Nobody is told that they broke.

@@ -18,8 +18,8 @@ use hyper_util::rt::TokioIo;
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use super::Handler;
 use super::identity::{PeerConfig, Refusal, check_secret};
@@ -40,6 +40,8 @@ pub(super) struct Inbound {
     pub(super) handler: Handler,
     pub(super) bounds: Bounds,
     pub(super) complaints: Throttle,
+    /// Sent once: connections end as soon as what is under way on them is answered.
+    pub(super) stop: watch::Sender<()>,
 }
 
 /// What somebody without the secret may hold here.
@@ -63,6 +65,17 @@ struct Caller {
     has_secret: AtomicBool,
     /// The lane's sender, once it said hello: the end of its connection tells that it may be dead.
     node: OnceLock<NodeId>,
+}
+
+impl Caller {
+    /// Resolves once so much time has passed without the secret. With it there is no limit: lanes are idle
+    /// between elections, and must not end for that.
+    async fn stays_without_secret(&self, limit: Duration) {
+        tokio::time::sleep(limit).await;
+        if self.has_secret.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    }
 }
 
 /// Serves peers for ever. Dropping the future closes their connections.
@@ -97,12 +110,17 @@ async fn serve_connection(stream: TcpStream, inbound: Arc<Inbound>) {
         let response = handle(&inbound, &caller, request).await;
         Ok::<_, Infallible>(response.unwrap_or_else(|problem| inbound.refuse(problem)))
     });
+    let mut stopping = inbound.stop.subscribe();
     let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-    let end = match timeout(inbound.bounds.secret_timeout, connection.as_mut()).await {
-        Ok(end) => end,
-        // No timeouts from here on: lanes are idle between elections, and must not end for that.
-        Err(_) if caller.has_secret.load(Ordering::Relaxed) => connection.await,
-        Err(_) => return tracing::debug!("a connection is closed: the secret did not arrive"),
+    let end = tokio::select! {
+        end = connection.as_mut() => end,
+        () = caller.stays_without_secret(inbound.bounds.secret_timeout) => {
+            return tracing::debug!("a connection is closed: the secret did not arrive");
+        }
+        _ = stopping.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     };
     if let Err(error) = end {
         tracing::debug!(%error, "a peer's connection broke");

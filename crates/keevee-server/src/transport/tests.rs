@@ -325,6 +325,7 @@ async fn without_the_secret_no_connection_lasts() {
     let (mut listeners, addresses) = listeners(1).await;
     let config = config(1, &addresses);
     let inbound = Inbound {
+        stop: watch::Sender::new(()),
         authorization: config.authorization().unwrap(),
         config,
         remotes: Default::default(),
