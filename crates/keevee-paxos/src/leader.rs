@@ -16,7 +16,7 @@ const RESEND_HEARTBEATS: u32 = 2;
 
 /// The wait doubles with each time that brought nothing, so often: a slow follower does not get slower by
 /// getting everything many times.
-const RESENDS_DOUBLED_MAX: u32 = 4;
+const RESENDS_DOUBLED_MAX: u32 = 2;
 
 /// A leadership.
 pub(crate) struct Leading {

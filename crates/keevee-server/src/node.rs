@@ -120,8 +120,8 @@ pub struct PeerStatus {
     pub peer: String,
     /// True if it answers (always true of the node asked).
     pub reachable: bool,
-    /// How many entries it is behind the leader in the first data shard; known at the leader, and of
-    /// a follower itself.
+    /// How many entries it is behind the leader in the first data shard. The leader knows it of all nodes,
+    /// a follower of itself and of the leader.
     pub lag: Option<u64>,
 }
 
@@ -333,6 +333,9 @@ impl Node {
             let (_, status) = first.as_ref()?;
             if node == self.parts.id {
                 return Some(status.engine.chosen.saturating_sub(status.applied));
+            }
+            if status.engine.leader == Some(node) {
+                return Some(0);
             }
             let mut known = status.engine.acknowledged.iter();
             known.find(|(id, _)| *id == node).map(|(_, index)| status.engine.last.saturating_sub(*index))
