@@ -15,8 +15,7 @@ use keevee_core::command::{Command, Outcome};
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_replica::storage::{StateStore, StorageError};
 use keevee_replica::{
-    ChainHash, Effects, Engine, Failure, Now, PaxosEngine, Refusal, Request, Role, Shard,
-    ShardStatus as ReplicaStatus,
+    Effects, Engine, Failure, Now, PaxosEngine, Refusal, Request, Role, Shard, ShardStatus as ReplicaStatus,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -212,8 +211,6 @@ impl Executor {
             Job::Disconnected(node) => {
                 for (id, replica) in &mut self.shards {
                     replica.engine().disconnected(now.monotonic, node);
-                    // The poll that this calls for goes out with the tick.
-                    replica.engine().tick(now.monotonic);
                     touched.insert(*id);
                 }
             }
@@ -263,8 +260,8 @@ impl Executor {
         for message in messages {
             match message {
                 PeerMessage::Paxos(message) => replica.engine().message(now.monotonic, from, message),
-                PeerMessage::ChainHash { index, chain } => replica
-                    .compare_hash(from, ChainHash { index, chain })
+                PeerMessage::ChainHash(hash) => replica
+                    .compare_hash(from, hash)
                     .map_err(|failure| FatalError::Replica { shard, failure })?,
             }
         }
@@ -299,8 +296,7 @@ impl Executor {
             outgoing.entry(to).or_default().push(PeerMessage::Paxos(message));
         }
         for (to, hash) in effects.hashes {
-            let ChainHash { index, chain } = hash;
-            outgoing.entry(to).or_default().push(PeerMessage::ChainHash { index, chain });
+            outgoing.entry(to).or_default().push(PeerMessage::ChainHash(hash));
         }
         for (to, messages) in outgoing {
             self.transport.send(to, shard, messages);

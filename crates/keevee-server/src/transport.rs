@@ -21,6 +21,7 @@ use bytes::Bytes;
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::Message;
+use keevee_replica::ChainHash;
 
 pub use identity::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig};
 pub(crate) use lane::message_bytes;
@@ -32,12 +33,7 @@ pub enum PeerMessage {
     /// Of the Multi-Paxos engine.
     Paxos(Message),
     /// The sender's chain hash at an index: replicas that differ have diverged.
-    ChainHash {
-        /// The applied index.
-        index: u64,
-        /// The hash there.
-        chain: u128,
-    },
+    ChainHash(ChainHash),
 }
 
 /// Commands that an ingress node hands to the leader: one hop, never forwarded again.

@@ -309,6 +309,7 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
 #[cfg(test)]
 mod tests {
     use keevee_paxos::{Ballot, Value};
+    use keevee_replica::ChainHash;
 
     use super::*;
 
@@ -321,7 +322,7 @@ mod tests {
     }
 
     fn chain(index: u64) -> PeerMessage {
-        PeerMessage::ChainHash { index, chain: 0 }
+        PeerMessage::ChainHash(ChainHash { index, chain: 0 })
     }
 
     fn accept(bytes: usize) -> PeerMessage {

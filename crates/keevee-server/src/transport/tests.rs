@@ -129,7 +129,7 @@ async fn connected(from: &TestNode, to: &TestNode) {
 }
 
 fn chain(index: u64) -> PeerMessage {
-    PeerMessage::ChainHash { index, chain: 7 }
+    PeerMessage::ChainHash(ChainHash { index, chain: 7 })
 }
 
 fn accept(index: u64, bytes: usize) -> PeerMessage {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::ShardId;
 use keevee_paxos::{Ballot, Entry, Message, Value};
+use keevee_replica::ChainHash;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -191,7 +192,7 @@ impl From<PeerMessage> for Kind {
     fn from(message: PeerMessage) -> Kind {
         match message {
             PeerMessage::Paxos(message) => Kind::from(message),
-            PeerMessage::ChainHash { index, chain } => {
+            PeerMessage::ChainHash(ChainHash { index, chain }) => {
                 Kind::ChainHash(proto::ChainHash { index, chain: format!("{chain:032x}") })
             }
         }
@@ -317,7 +318,7 @@ impl Received for proto::ChainHash {
             return Err(malformed());
         }
         let chain = u128::from_str_radix(&self.chain, 16).map_err(|_| malformed())?;
-        Ok(PeerMessage::ChainHash { index: self.index, chain })
+        Ok(PeerMessage::ChainHash(ChainHash { index: self.index, chain }))
     }
 }
 
@@ -360,7 +361,7 @@ mod tests {
             Message::ReadIndexReply { request: 1, ballot, index: 6 },
             Message::TakeOver { ballot },
         ];
-        let chain = PeerMessage::ChainHash { index: 6, chain: 0xfeed };
+        let chain = PeerMessage::ChainHash(ChainHash { index: 6, chain: 0xfeed });
         messages.into_iter().map(PeerMessage::Paxos).chain([chain]).collect()
     }
 
