@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
+use keevee_mutants::{self as mutants, Mutant};
 
 use crate::chain;
 use crate::codec::encode_outcome;
@@ -111,6 +112,13 @@ pub struct WriteSet {
     pub meta: ShardMeta,
 }
 
+impl WriteSet {
+    /// Changes the meta and nothing else.
+    pub fn of_meta(meta: ShardMeta) -> WriteSet {
+        WriteSet { values: BTreeMap::new(), requests_added: Vec::new(), requests_removed: Vec::new(), meta }
+    }
+}
+
 /// What an entry did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -170,12 +178,7 @@ pub fn apply<V: StateView>(
 ///
 /// If `index` does not follow the one applied last.
 pub fn apply_noop(meta: &ShardMeta, index: u64) -> Applied {
-    let mut write_set = WriteSet {
-        values: BTreeMap::new(),
-        requests_added: Vec::new(),
-        requests_removed: Vec::new(),
-        meta: meta.advanced(index),
-    };
+    let mut write_set = WriteSet::of_meta(meta.advanced(index));
     write_set.meta.chain = chain::next(meta.chain, index, None, &write_set);
     Applied { write_set, outcomes: Vec::new() }
 }
@@ -208,7 +211,8 @@ fn execute_once<V: StateView>(
     // A repeated read does no harm, and its outcome may be large.
     let request_id = command.request_id.filter(|_| !command.is_read_only());
     // Before the fence: what this shard once did for a request, it did, whoever owns the slot now.
-    if let Some(record) = request_id.and_then(|id| memory.lookup(id)) {
+    let asked = request_id.filter(|_| !mutants::is_active(Mutant::RetryExecutedTwice));
+    if let Some(record) = asked.and_then(|id| memory.lookup(id)) {
         return Ok(remembered(record, command));
     }
     if !state.meta.owns(command) {
@@ -360,7 +364,9 @@ impl<'a, V: StateView> Overlay<'a, V> {
         key: &Bytes,
         value: impl FnOnce(u64) -> Option<Versioned>,
     ) -> u64 {
-        self.meta.version += 1;
+        if self.values.is_empty() || !mutants::is_active(Mutant::VersionsEqualInEntry) {
+            self.meta.version += 1;
+        }
         let place = (namespace, key.clone());
         let before = self.values.insert(place.clone(), value(self.meta.version));
         self.undo.push((place, before));

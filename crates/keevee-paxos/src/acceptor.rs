@@ -3,6 +3,8 @@
 //! Lamport 2001, section 2.2: an acceptor promises the highest ballot it has seen, and accepts at a
 //! ballot unless it promised a higher one. What it says of its log is sent only once that is on disk.
 
+use keevee_mutants::{self as mutants, Mutant};
+
 use crate::ballot::{Ballot, Index, NodeId};
 use crate::message::{Entry, LogRead, Message, Record};
 use crate::replica::{Heard, Prefix, Replica, Role};
@@ -56,6 +58,11 @@ impl Replica {
         // Accepts come from a leader that had a quorum of promises: connected, until a heartbeat says otherwise.
         let connected = self.heard.is_none_or(|heard| heard.ballot != ballot || heard.connected);
         self.hear(ballot, connected);
+        if mutants::is_active(Mutant::DuplicateTruncates) {
+            let end = entries.last().map_or(0, |entry| entry.index);
+            self.log.truncate_after(end.max(self.chosen));
+            self.prefix.through = self.prefix.through.min(self.log.last());
+        }
         for entry in entries {
             let known = entry.index <= self.chosen;
             if !known && self.log.ballot_at(entry.index) != Some(ballot) {
@@ -108,7 +115,13 @@ impl Replica {
             return;
         }
         self.extend_prefix(ballot);
-        self.chosen = self.chosen.max(chosen.min(self.prefix.through));
+        let held = |index: &Index| self.log.ballot_at(*index).is_some();
+        let through = if mutants::is_active(Mutant::LearnedAtOlderBallot) {
+            (self.chosen + 1..).take_while(held).last().unwrap_or(self.chosen)
+        } else {
+            self.prefix.through
+        };
+        self.chosen = self.chosen.max(chosen.min(through));
     }
 
     /// Answers a message below the promise with the promise. True if it was one.

@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use keevee_mutants::{self as mutants, Mutant};
+
 use crate::ballot::{Ballot, Index, NodeId};
 use crate::leader::Leading;
 use crate::message::{Entry, LogRead, Message, Value};
@@ -65,6 +67,9 @@ impl Replica {
             self.heard = None;
             return;
         }
+        if mutants::is_active(Mutant::PrepareWithoutPoll) {
+            return self.prepare(disk);
+        }
         self.poll_count += 1;
         let poll = self.poll_count;
         self.role = Role::Polling(Polling { poll, granted: BTreeSet::new() });
@@ -79,7 +84,9 @@ impl Replica {
             Role::Leading(_) => self.is_connected(),
             _ => false,
         };
-        self.send(from, Message::PollReply { poll, granted: !heard && !leads });
+        let stood = mutants::is_active(Mutant::PollDeadlock) && self.promised.node == self.id;
+        let granted = !(heard || leads || stood) || mutants::is_active(Mutant::PollAlwaysGranted);
+        self.send(from, Message::PollReply { poll, granted });
     }
 
     pub(crate) fn on_poll_reply(&mut self, from: NodeId, answered: u64, grant: bool, disk: &dyn LogRead) {
@@ -202,7 +209,8 @@ impl Replica {
                 entry.ballot = Ballot::CHOSEN;
             }
             let best = preparing.adopted.get(&entry.index).map(|best| best.ballot);
-            if entry.index > self.chosen && best.is_none_or(|best| best < entry.ballot) {
+            let latest = mutants::is_active(Mutant::LatestReportAdopted);
+            if entry.index > self.chosen && best.is_none_or(|best| best < entry.ballot || latest) {
                 preparing.adopted.insert(entry.index, entry);
             }
         }
@@ -255,7 +263,9 @@ impl Replica {
         let mut adopted = preparing.adopted;
         let last = adopted.keys().next_back().map_or(chosen, |last| chosen.max(*last));
         for index in self.chosen + 1..=last {
-            let value = adopted.remove(&index).map_or(Value::Noop, |entry| entry.value);
+            let kept = index <= chosen || !mutants::is_active(Mutant::AdoptedNotReproposed);
+            let adopted = adopted.remove(&index).filter(|_| kept);
+            let value = adopted.map_or(Value::Noop, |entry| entry.value);
             self.accept(Entry { index, ballot, value });
         }
         self.extend_prefix(ballot);

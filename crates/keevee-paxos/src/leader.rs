@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use keevee_mutants::{self as mutants, Mutant};
 
 use crate::ballot::{Ballot, Index, NodeId};
 use crate::log::entry_bytes;
@@ -204,7 +205,7 @@ impl Replica {
     ) {
         let now = self.now;
         let Role::Leading(leading) = &mut self.role else { return };
-        if leading.ballot != ballot {
+        if leading.ballot != ballot && !mutants::is_active(Mutant::AcknowledgementAcrossBallots) {
             return;
         }
         if sent_at > leading.sent_at || through > self.log.last() {
@@ -247,7 +248,9 @@ impl Replica {
     fn choose(&mut self, chosen_elsewhere: Index) {
         let Role::Leading(leading) = &self.role else { return };
         let followers = &leading.followers;
+        let uneven = mutants::is_active(Mutant::ChosenWithoutQuorum);
         let acknowledges = |node: NodeId, index: Index| {
+            let index = if uneven { index.min(self.chosen + 1) } else { index };
             followers.get(&node).is_some_and(|follower| follower.acknowledged >= index)
         };
         let candidates = followers.values().map(|follower| follower.acknowledged);

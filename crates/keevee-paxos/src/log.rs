@@ -105,6 +105,15 @@ impl Log {
         page
     }
 
+    /// Forgets entries above `last` that are not applied. Nothing but a mutant does so: an acceptor keeps what it
+    /// accepted.
+    pub(crate) fn truncate_after(&mut self, last: Index) {
+        for (_, value) in self.entries.split_off(&(last + 1)).into_values() {
+            self.bytes -= entry_bytes(&value);
+        }
+        self.last = self.last.min(last);
+    }
+
     /// Forgets entries up to `through`, oldest first, while there are too many bytes of them.
     pub(crate) fn evict(&mut self, through: Index) {
         while self.bytes > self.bytes_max {

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::time::Duration;
 
+use keevee_mutants::{self as mutants, Mutant};
+
 use crate::ballot::{Ballot, Index, NodeId};
 use crate::message::{Message, ReadId};
 use crate::replica::{Replica, Role};
@@ -93,9 +95,18 @@ impl Replica {
 
     fn start_round(&mut self) {
         let Role::Leading(leading) = &self.role else { return };
+        if mutants::is_active(Mutant::StaleReadRound)
+            && let Some(round) = &mut self.reads.round
+        {
+            round.reads.append(&mut self.reads.waiting);
+            round.asked.append(&mut self.reads.asked);
+        }
+        let barrier = if mutants::is_active(Mutant::BarrierSkipped) { 0 } else { leading.barrier };
+        let settled =
+            if mutants::is_active(Mutant::BarrierNotApplied) { self.synced_through() } else { self.applied };
         let idle = self.reads.waiting.is_empty() && self.reads.asked.is_empty();
         // Before the ballot's no-op is applied, the chosen index may miss what an earlier leader acknowledged.
-        if idle || self.reads.round.is_some() || self.applied < leading.barrier {
+        if idle || self.reads.round.is_some() || settled < barrier {
             return;
         }
         let index = self.chosen;

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::time::Duration;
 
+use keevee_mutants::{self as mutants, Mutant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -150,6 +151,12 @@ impl Replica {
         let applied = restored.applied;
         // What is applied was chosen, even if the mark had not been written yet.
         let chosen = chosen.max(applied);
+        let chosen = if mutants::is_active(Mutant::RestartTakesAllForChosen) {
+            let consecutive = restored.entries.iter().zip(applied + 1..);
+            applied + consecutive.take_while(|(entry, index)| entry.index == *index).count() as u64
+        } else {
+            chosen
+        };
         let mut random = StdRng::seed_from_u64(config.seed);
         // Numbers of questions start anywhere, so that no two lives of a node share one.
         let (poll_count, question_count) = (random.random::<u64>() / 2, random.random::<u64>() / 2);
@@ -289,13 +296,17 @@ impl Replica {
     /// would mean no leader for ever.
     pub(crate) fn draw_timeout(&mut self) -> Duration {
         let Timing { timeout_min, timeout_max, .. } = self.timing;
+        if mutants::is_active(Mutant::TimeoutDrawnOnce) {
+            return timeout_min;
+        }
         self.random.random_range(timeout_min..=timeout_max)
     }
 
     /// True if the disk has kept a write waiting for longer than the longest timeout.
     pub(crate) fn is_stalled(&self) -> bool {
         let oldest = self.pending.front();
-        oldest.is_some_and(|pending| self.now - pending.since > self.timing.timeout_max)
+        let stalled = oldest.is_some_and(|pending| self.now - pending.since > self.timing.timeout_max);
+        stalled && !mutants::is_active(Mutant::StalledLeaderStays)
     }
 
     /// Everything up to here that this node accepted is on its disk.

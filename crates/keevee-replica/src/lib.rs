@@ -7,13 +7,15 @@
 //!
 //! It leaves out sockets and disks (`keevee-server`), and what a command means (`keevee-core`).
 
+mod attempts;
 pub mod engine;
 mod hashes;
 mod paxos;
-mod records;
+pub mod records;
 mod shard;
 pub mod storage;
 
+pub use attempts::{Attempt, Attempts};
 pub use engine::{Engine, EngineStatus, Events, EventsFailure, Role};
 pub use hashes::ChainHash;
 pub use paxos::PaxosEngine;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keevee_core::ids::NodeId;
+use keevee_mutants::{self as mutants, Mutant};
 use keevee_paxos::{
     Config, Entry, HardState, Input, LogRead, Message, Output, Persist, Record, Replica, Restored, RoleName,
     Value,
@@ -100,8 +101,11 @@ impl<L: LogStore> PaxosEngine<L> {
         proposed
     }
 
-    fn carry_out(&mut self, now: Duration, output: Output) {
-        if let Some(persist) = output.persist {
+    fn carry_out(&mut self, now: Duration, mut output: Output) {
+        if let Some(mut persist) = output.persist {
+            if mutants::is_active(Mutant::AcknowledgedBeforeSync) {
+                output.send.append(&mut persist.then_send);
+            }
             self.submit(persist);
         }
         let payload = |value| match value {

@@ -1,4 +1,7 @@
 //! How the Multi-Paxos engine's entries and hard state look on disk: `proto/log.proto`.
+//!
+//! [`PaxosEngine`](crate::PaxosEngine) writes and reads them by itself; these are for whoever looks at a log from
+//! outside. It leaves out where they are kept ([`crate::storage`]), and an entry's index, which is its key there.
 
 use bytes::Bytes;
 use keevee_paxos::{Ballot, Entry, HardState, Value};
@@ -13,7 +16,8 @@ mod proto {
 
 const VERSION: u32 = 1;
 
-pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
+/// The bytes of a [`LogRecord::Entry`](crate::storage::LogRecord::Entry).
+pub fn encode_entry(entry: &Entry) -> Bytes {
     let value = match &entry.value {
         Value::Noop => proto::accepted::Value::Noop(proto::Noop {}),
         Value::Data(bytes) => proto::accepted::Value::Data(bytes.clone()),
@@ -27,7 +31,12 @@ pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
     record.encode_to_vec().into()
 }
 
-pub(crate) fn decode_entry(index: u64, bytes: Bytes) -> Result<Entry, StorageError> {
+/// The entry at an index, as [`encode_entry`] made it.
+///
+/// # Errors
+///
+/// [`StorageError::Corrupt`] if the bytes are no entry of a layout known here.
+pub fn decode_entry(index: u64, bytes: Bytes) -> Result<Entry, StorageError> {
     let corrupt = |cause: String| StorageError::Corrupt { what: "a log entry", cause };
     let record = proto::Accepted::decode(bytes).map_err(|error| corrupt(error.to_string()))?;
     check_version(record.version).map_err(&corrupt)?;
@@ -40,7 +49,8 @@ pub(crate) fn decode_entry(index: u64, bytes: Bytes) -> Result<Entry, StorageErr
     Ok(Entry { index, ballot, value })
 }
 
-pub(crate) fn encode_hard_state(state: &HardState) -> Bytes {
+/// The bytes of a [`LogRecord::HardState`](crate::storage::LogRecord::HardState).
+pub fn encode_hard_state(state: &HardState) -> Bytes {
     let record = proto::HardState {
         version: VERSION,
         promised_round: state.promised.round,
@@ -51,7 +61,12 @@ pub(crate) fn encode_hard_state(state: &HardState) -> Bytes {
     record.encode_to_vec().into()
 }
 
-pub(crate) fn decode_hard_state(bytes: Bytes) -> Result<HardState, StorageError> {
+/// The hard state, as [`encode_hard_state`] made it.
+///
+/// # Errors
+///
+/// [`StorageError::Corrupt`] if the bytes are no hard state of a layout known here.
+pub fn decode_hard_state(bytes: Bytes) -> Result<HardState, StorageError> {
     let corrupt = |cause: String| StorageError::Corrupt { what: "the hard state", cause };
     let record = proto::HardState::decode(bytes).map_err(|error| corrupt(error.to_string()))?;
     check_version(record.version).map_err(corrupt)?;

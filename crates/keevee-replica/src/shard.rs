@@ -4,17 +4,20 @@
 //! disk: what arrives during a sync shares the next one, and no timer holds a command back. Everything is
 //! bounded: past the bounds a command is refused at once, when that is still known to be true.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::mem;
 use std::time::Duration;
+use std::{fmt, mem};
 
 use bytes::Bytes;
-use keevee_core::apply::{self, Applied, Entry, ProposalId, ShardMeta};
+use keevee_core::apply::{self, Applied, Entry, ProposalId, ShardMeta, WriteSet};
 use keevee_core::codec;
 use keevee_core::command::{Command, Outcome};
+use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::requests::RequestMemory;
 use keevee_core::stamp::HybridClock;
+use keevee_mutants::{self as mutants, Mutant};
 
 use crate::engine::{Engine, EngineStatus, EventsFailure};
 use crate::hashes::{ChainHash, Hashes};
@@ -60,6 +63,27 @@ pub enum Refusal {
     Unavailable(&'static str),
     /// It was proposed; it may take effect, even later.
     OutcomeUnknown(&'static str),
+}
+
+impl Refusal {
+    /// What the caller may do next.
+    pub fn kind(self) -> ErrorKind {
+        match self {
+            Refusal::NotLeader(_) => ErrorKind::NotLeader,
+            Refusal::Unavailable(_) => ErrorKind::Unavailable,
+            Refusal::OutcomeUnknown(_) => ErrorKind::OutcomeUnknown,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NotLeader(Some(leader)) => write!(formatter, "node {leader} leads now"),
+            Refusal::NotLeader(None) => formatter.write_str("leadership is changing"),
+            Refusal::Unavailable(why) | Refusal::OutcomeUnknown(why) => formatter.write_str(why),
+        }
+    }
 }
 
 /// What a shard takes in at most.
@@ -450,6 +474,9 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             (None, None) => apply::apply_noop(&self.meta, index),
         };
         self.meta = applied.write_set.meta.clone();
+        if mutants::is_active(Mutant::AppliedIndexApart) {
+            self.state.write(WriteSet::of_meta(self.meta.clone()))?;
+        }
         self.state.write(applied.write_set)?;
         for (waiter, outcome) in own.into_iter().flat_map(|own| own.waiters).zip(applied.outcomes) {
             if let Some(Waiter { ticket, .. }) = waiter {
@@ -461,7 +488,11 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     fn apply_entry(&mut self, index: u64, entry: &Entry) -> Result<Applied, StorageError> {
         self.clock.observe(entry.stamp);
-        apply::apply(&self.state, &self.meta, &mut self.memory, index, entry)
+        let mut entry = Cow::Borrowed(entry);
+        if mutants::is_active(Mutant::OwnClockApplied) {
+            entry.to_mut().stamp = self.clock.last();
+        }
+        apply::apply(&self.state, &self.meta, &mut self.memory, index, &entry)
     }
 
     /// Another entry was chosen in its place, and an entry is proposed in one place only.

@@ -13,7 +13,7 @@ use keevee_core::command::{Command, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::limits::Limits;
-use keevee_replica::{Refusal, ShardStatus as ReplicaStatus};
+use keevee_replica::{Attempt, Attempts, Refusal, ShardStatus as ReplicaStatus};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::MemberConfig;
@@ -145,17 +145,6 @@ pub struct Node {
     stopping: Arc<AtomicBool>,
 }
 
-/// What one attempt at a write came to.
-enum Attempt {
-    Outcome(Outcome),
-    /// Nothing happened: try again.
-    Retry(String),
-    /// Nothing happened, and trying again now does not help.
-    Refused(ExecuteError),
-    /// It may have happened.
-    Unknown(String),
-}
-
 impl Node {
     pub(crate) fn new(parts: Parts) -> Node {
         Node { parts: Arc::new(parts), stopping: Arc::new(AtomicBool::new(false)) }
@@ -197,32 +186,18 @@ impl Node {
         deadline: Instant,
         command: Command,
     ) -> Result<Outcome, ExecuteError> {
-        let mut ambiguous: Option<String> = None;
-        let mut last = String::from("no leader was found in time");
+        let mut attempts = Attempts::new(command.request_id.is_some());
         loop {
             let attempt = match self.wait_for_leader(shard, deadline).await {
                 Ok(leader) => self.attempt(leader, shard, deadline, &command).await,
-                Err(error) => Attempt::Refused(error),
+                Err(ExecuteError { kind, detail, .. }) => Attempt::Refused { kind, detail },
             };
-            match attempt {
-                Attempt::Outcome(outcome) => return settle(outcome, ambiguous),
-                Attempt::Retry(why) => last = why,
-                Attempt::Refused(error) => {
-                    return Err(match ambiguous {
-                        Some(why) => ExecuteError::new(ErrorKind::OutcomeUnknown, why),
-                        None => error,
-                    });
-                }
-                Attempt::Unknown(why) => {
-                    if command.request_id.is_none() {
-                        return Err(ExecuteError::new(ErrorKind::OutcomeUnknown, why));
-                    }
-                    ambiguous = Some(why);
-                }
+            if let Some(answer) = attempts.after(attempt) {
+                return answer.map_err(|(kind, detail)| ExecuteError::new(kind, detail));
             }
             if Instant::now() + RETRY_PAUSE >= deadline {
-                let kind = ambiguous.as_ref().map_or(ErrorKind::Unavailable, |_| ErrorKind::OutcomeUnknown);
-                return Err(ExecuteError::new(kind, ambiguous.unwrap_or(last)));
+                let (kind, detail) = attempts.give_up();
+                return Err(ExecuteError::new(kind, detail));
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
@@ -232,7 +207,7 @@ impl Node {
     async fn attempt(&self, leader: NodeId, shard: ShardId, deadline: Instant, command: &Command) -> Attempt {
         if leader == self.parts.id {
             return match self.submit(shard, command.clone(), deadline, false).await {
-                Some(answer) => from_answer(answer),
+                Some(answer) => Attempt::from(answer),
                 // The executor took it along when it ended.
                 None => Attempt::Unknown("this node stopped before it knew the outcome".to_owned()),
             };
@@ -253,11 +228,7 @@ impl Node {
                 Ok(outcome) => Attempt::Outcome(outcome),
                 Err(error) => Attempt::Unknown(format!("node {leader}'s answer: {error}")),
             },
-            Ok(ForwardReply::Error { kind, detail }) => match kind {
-                ErrorKind::NotLeader => Attempt::Retry(detail),
-                ErrorKind::OutcomeUnknown | ErrorKind::Fatal => Attempt::Unknown(detail),
-                _ => Attempt::Refused(ExecuteError::new(kind, detail)),
-            },
+            Ok(ForwardReply::Error { kind, detail }) => Attempt::forwarded(Err((kind, detail))),
             Err(error @ ForwardError::NotSent { .. }) => Attempt::Retry(error.to_string()),
             Err(error @ ForwardError::NoAnswer { .. }) => Attempt::Unknown(error.to_string()),
         }
@@ -401,34 +372,8 @@ impl Node {
     }
 }
 
-/// The outcome of the last attempt as the answer to all of them. `apply` may refuse a request whose earlier
-/// attempt took effect and was forgotten since: then nobody can say.
-fn settle(outcome: Outcome, ambiguous: Option<String>) -> Result<Outcome, ExecuteError> {
-    let refused =
-        matches!(outcome, Outcome::RequestExpired | Outcome::RequestMemoryFull | Outcome::WrongShard);
-    match ambiguous {
-        Some(why) if refused => Err(ExecuteError::new(ErrorKind::OutcomeUnknown, why)),
-        _ => Ok(outcome),
-    }
-}
-
-fn from_answer(answer: Answer) -> Attempt {
-    match answer {
-        Ok(outcome) => Attempt::Outcome(outcome),
-        Err(refusal @ Refusal::NotLeader(_)) => Attempt::Retry(describe(refusal)),
-        Err(refusal @ Refusal::OutcomeUnknown(_)) => Attempt::Unknown(describe(refusal)),
-        Err(refusal @ Refusal::Unavailable(_)) => {
-            Attempt::Refused(ExecuteError::new(ErrorKind::Unavailable, describe(refusal)))
-        }
-    }
-}
-
 pub(crate) fn describe(refusal: Refusal) -> String {
-    match refusal {
-        Refusal::NotLeader(Some(leader)) => format!("node {leader} leads now"),
-        Refusal::NotLeader(None) => "leadership is changing".to_owned(),
-        Refusal::Unavailable(why) | Refusal::OutcomeUnknown(why) => why.to_owned(),
-    }
+    refusal.to_string()
 }
 
 fn describe_shard(shard: ShardId, status: ReplicaStatus) -> ShardStatus {
@@ -444,27 +389,5 @@ fn describe_shard(shard: ShardId, status: ReplicaStatus) -> ShardStatus {
         flushed: status.engine.flushed,
         first: status.engine.first,
         chain: format!("{:032x}", status.chain),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_by_apply_after_an_ambiguous_attempt_is_unknown() {
-        for refused in [Outcome::RequestExpired, Outcome::RequestMemoryFull, Outcome::WrongShard] {
-            assert_eq!(settle(refused.clone(), None), Ok(refused.clone()));
-            let error = settle(refused, Some("lost".to_owned())).unwrap_err();
-            assert_eq!((error.kind, error.detail.as_str()), (ErrorKind::OutcomeUnknown, "lost"));
-        }
-    }
-
-    #[test]
-    fn what_took_effect_or_found_a_conflict_is_certain_after_any_attempt() {
-        let conflict = Outcome::Conflict { precondition: 0, version: Some(3) };
-        for certain in [Outcome::Done(Vec::new()), conflict] {
-            assert_eq!(settle(certain.clone(), Some("lost".to_owned())), Ok(certain));
-        }
     }
 }

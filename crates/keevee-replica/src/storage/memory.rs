@@ -42,16 +42,21 @@ pub struct MemoryLog {
 }
 
 impl MemoryLog {
-    /// Syncs the oldest submission that waits; its token.
-    pub fn sync_next(&mut self) -> Option<u64> {
+    /// Syncs the oldest submission that waits: its token, and the records that survive a crash from now on.
+    pub fn sync_next(&mut self) -> Option<(u64, Vec<LogRecord>)> {
         let (token, records) = self.waiting.pop_front()?;
-        records.into_iter().for_each(|record| self.synced.write(record));
-        Some(token)
+        records.iter().for_each(|record| self.synced.write(record.clone()));
+        Some((token, records))
     }
 
     /// Syncs everything that waits; the last token, if anything did.
     pub fn sync(&mut self) -> Option<u64> {
-        std::iter::from_fn(|| self.sync_next()).last()
+        std::iter::from_fn(|| self.sync_next()).last().map(|(token, _)| token)
+    }
+
+    /// How many submissions wait to be synced.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// The log as a crash leaves it: without what was not synced.
@@ -94,39 +99,56 @@ impl LogStore for MemoryLog {
     }
 }
 
-/// A shard's state in memory.
+/// A shard's state in memory. Its owner decides when a write survives a crash: [`MemoryState::flush`]. Until then
+/// the write is kept beside the state.
 #[derive(Clone, Debug)]
 pub struct MemoryState {
-    values: BTreeMap<(Namespace, Bytes), Versioned>,
-    requests: BTreeMap<RequestId, RequestRecord>,
-    meta: ShardMeta,
-    flushed: Option<Box<MemoryState>>,
+    current: Tables,
+    flushed: Tables,
+    /// What `current` holds and `flushed` does not, oldest first.
+    unflushed: VecDeque<WriteSet>,
 }
 
 impl MemoryState {
     /// An empty state that owns these slots.
     pub fn new(owned: SlotSet) -> MemoryState {
-        let meta = ShardMeta::new(owned);
-        MemoryState { values: BTreeMap::new(), requests: BTreeMap::new(), meta, flushed: None }
+        let tables =
+            Tables { values: BTreeMap::new(), requests: BTreeMap::new(), meta: ShardMeta::new(owned) };
+        MemoryState { current: tables.clone(), flushed: tables, unflushed: VecDeque::new() }
     }
 
     /// Makes everything written so far survive a crash.
     pub fn flush(&mut self) {
-        self.flushed = None;
-        self.flushed = Some(Box::new(self.clone()));
+        self.flush_writes(self.unflushed.len());
     }
 
-    /// The state as a crash leaves it: as of the last flush.
+    /// Makes every write up to this applied index survive a crash.
+    pub fn flush_through(&mut self, index: u64) {
+        let through = self.unflushed.iter().take_while(|write_set| write_set.meta.applied <= index);
+        self.flush_writes(through.count());
+    }
+
+    /// Makes the oldest writes that would not survive a crash survive one: so many of them, or all if there
+    /// are fewer. A crash in the middle of a flush is one after any of them.
+    pub fn flush_writes(&mut self, count: usize) {
+        let count = count.min(self.unflushed.len());
+        self.unflushed.drain(..count).for_each(|write_set| self.flushed.write(write_set));
+    }
+
+    /// How many writes would not survive a crash.
+    pub fn unflushed(&self) -> usize {
+        self.unflushed.len()
+    }
+
+    /// Every key that holds a value, in order.
+    pub fn values(&self) -> impl Iterator<Item = (&(Namespace, Bytes), &Versioned)> {
+        self.current.values.iter()
+    }
+
+    /// The state as a crash leaves it: without what was not flushed.
     pub fn crashed(&self) -> MemoryState {
-        match &self.flushed {
-            Some(flushed) => {
-                let mut state = (**flushed).clone();
-                state.flush();
-                state
-            }
-            // Owned slots are fixed when the shard is made, before anything is applied.
-            None => MemoryState::new(self.meta.owned.clone()),
-        }
+        let flushed = self.flushed.clone();
+        MemoryState { current: flushed.clone(), flushed, unflushed: VecDeque::new() }
     }
 }
 
@@ -134,35 +156,127 @@ impl StateView for MemoryState {
     type Error = StorageError;
 
     fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, StorageError> {
-        Ok(self.values.get(&(namespace, Bytes::copy_from_slice(key))).cloned())
+        Ok(self.current.values.get(&(namespace, Bytes::copy_from_slice(key))).cloned())
     }
 }
 
 impl StateStore for MemoryState {
     fn meta(&self) -> Result<ShardMeta, StorageError> {
-        Ok(self.meta.clone())
+        Ok(self.current.meta.clone())
     }
 
     fn requests(&self) -> Result<Vec<RequestRecord>, StorageError> {
-        Ok(self.requests.values().cloned().collect())
+        Ok(self.current.requests.values().cloned().collect())
     }
 
     fn write(&mut self, write_set: WriteSet) -> Result<(), StorageError> {
+        self.current.write(write_set.clone());
+        self.unflushed.push_back(write_set);
+        Ok(())
+    }
+
+    fn flushed(&self) -> Result<u64, StorageError> {
+        Ok(self.flushed.meta.applied)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Tables {
+    values: BTreeMap<(Namespace, Bytes), Versioned>,
+    requests: BTreeMap<RequestId, RequestRecord>,
+    meta: ShardMeta,
+}
+
+impl Tables {
+    fn write(&mut self, write_set: WriteSet) {
         for (key, value) in write_set.values {
             match value {
                 Some(value) => self.values.insert(key, value),
                 None => self.values.remove(&key),
             };
         }
+        // Before those added, as `WriteSet` asks: an id may be in both.
         write_set.requests_removed.iter().for_each(|record| {
             self.requests.remove(&record.id);
         });
         self.requests.extend(write_set.requests_added.into_iter().map(|record| (record.id, record)));
         self.meta = write_set.meta;
-        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keevee_core::apply::StateView;
+
+    use super::*;
+
+    fn put(index: u64, key: &'static str) -> WriteSet {
+        let value = Versioned { version: index, stamp: index, value: Bytes::from_static(b"value") };
+        WriteSet {
+            values: [((Namespace(0), Bytes::from_static(key.as_bytes())), Some(value))].into(),
+            requests_added: Vec::new(),
+            requests_removed: Vec::new(),
+            meta: ShardMeta { applied: index, ..ShardMeta::new(SlotSet::all()) },
+        }
     }
 
-    fn flushed(&self) -> Result<u64, StorageError> {
-        Ok(self.flushed.as_ref().map_or(0, |flushed| flushed.meta.applied))
+    fn state() -> MemoryState {
+        let mut state = MemoryState::new(SlotSet::all());
+        for (index, key) in (1..).zip(["a", "b", "c", "d"]) {
+            state.write(put(index, key)).expect("memory does not fail");
+        }
+        state
+    }
+
+    fn keys(state: &MemoryState) -> Vec<&[u8]> {
+        state.values().map(|((_, key), _)| &key[..]).collect()
+    }
+
+    #[test]
+    fn a_crash_loses_what_was_not_flushed() {
+        let mut state = state();
+        assert_eq!((keys(&state.crashed()), state.flushed(), state.unflushed()), (vec![], Ok(0), 4));
+        state.flush_writes(1);
+        assert_eq!((keys(&state.crashed()), state.flushed(), state.unflushed()), (vec![&b"a"[..]], Ok(1), 3));
+        state.flush_through(3);
+        let crashed = state.crashed();
+        assert_eq!(keys(&crashed), [b"a", b"b", b"c"]);
+        assert_eq!((crashed.meta().map(|meta| meta.applied), crashed.unflushed()), (Ok(3), 0));
+        assert_eq!(keys(&state), [b"a", b"b", b"c", b"d"], "what runs on has everything");
+        state.flush();
+        assert_eq!((keys(&state.crashed()), state.flushed(), state.unflushed()), (keys(&state), Ok(4), 0));
+    }
+
+    #[test]
+    fn a_flush_of_more_than_there_is_flushes_all() {
+        let mut state = state();
+        state.flush_writes(9);
+        assert_eq!((state.flushed(), state.unflushed()), (Ok(4), 0));
+        state.flush_through(2);
+        assert_eq!(state.flushed(), Ok(4), "a flush is never taken back");
+    }
+
+    #[test]
+    fn a_crashed_state_goes_on_from_where_it_was() {
+        let mut state = state();
+        state.flush_writes(2);
+        let mut crashed = state.crashed();
+        crashed.write(put(3, "e")).expect("memory does not fail");
+        assert_eq!(keys(&crashed), [b"a", b"b", b"e"]);
+        assert_eq!(crashed.get(Namespace(0), b"c"), Ok(None));
+        assert_eq!(keys(&crashed.crashed()), [b"a", b"b"]);
+    }
+
+    #[test]
+    fn a_sync_tells_what_it_made_durable() {
+        let mut log = MemoryLog::default();
+        let entry = |index| LogRecord::Entry { index, bytes: Bytes::from_static(b"entry") };
+        log.submit(vec![entry(1), entry(2)], 7);
+        log.submit(vec![entry(3)], 8);
+        assert_eq!((log.last(), log.crashed().last(), log.waiting()), (Ok(3), Ok(0), 2));
+        assert_eq!(log.sync_next(), Some((7, vec![entry(1), entry(2)])));
+        assert_eq!((log.crashed().last(), log.waiting()), (Ok(2), 1));
+        assert_eq!((log.sync(), log.sync(), log.waiting()), (Some(8), None, 0));
+        assert_eq!(log.crashed().last(), Ok(3));
     }
 }

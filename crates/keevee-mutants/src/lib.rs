@@ -1,0 +1,352 @@
+//! Mutants: historical bugs of stores like this one, put back on purpose, one at a time.
+//!
+//! A simulator that finds nothing proves little until it is shown to find what is there. So each bug of this
+//! list has its place in the code, where [`is_active`] asks for it. Without the feature `enabled` the answer is
+//! a constant `false`, and nothing of the mutants is compiled in. With it, a thread runs the mutant that it
+//! was given by `activate`.
+//!
+//! It leaves out the bugs themselves: each lives beside the correct code that it stands in for.
+
+/// A bug, put back on purpose. Each is told by what goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mutant {
+    /// A read joins a round whose index was fixed before the read came, and misses the writes acknowledged
+    /// in between.
+    StaleReadRound,
+    /// A new leader serves reads at the chosen index it had as a follower, and misses what the leader before
+    /// it acknowledged last.
+    BarrierSkipped,
+    /// A new leader takes its no-op for applied once its own acceptor has accepted it, and serves reads before it
+    /// knows of what the leader before it acknowledged last.
+    BarrierNotApplied,
+    /// A promise or an acceptance is told before it is on disk, so that a crash takes back what others rely
+    /// on.
+    AcknowledgedBeforeSync,
+    /// What is read back after a crash is taken for whole although the crash cut it in half, so that a replica
+    /// goes on from a state that never was.
+    TornBatchKept,
+    /// A crash between two writes leaves the applied index of an entry without the values of that entry, which
+    /// is never applied again.
+    AppliedIndexApart,
+    /// Among the acknowledgements of a quorum the highest counts instead of the lowest, so that an entry that one
+    /// node accepted is taken for chosen.
+    ChosenWithoutQuorum,
+    /// A candidate adopts what was reported last instead of what was accepted at the highest ballot, and
+    /// replaces a value that is chosen.
+    LatestReportAdopted,
+    /// An acceptor cuts its log after the last entry of a message that comes late or twice, and loses entries
+    /// that it has acknowledged.
+    DuplicateTruncates,
+    /// A node that was the last to stand for leader, as far as it knows, refuses the polls of others, so that two
+    /// of that kind never elect a leader while a third node is down.
+    PollDeadlock,
+    /// A node that hears no leader raises its ballot without a poll, so that one that is cut off in part keeps
+    /// deposing a leader that works.
+    PrepareWithoutPoll,
+    /// A node grants every poll, even while it hears a connected leader, so that whoever misses the leader
+    /// deposes it.
+    PollAlwaysGranted,
+    /// A retry is executed although its request id is remembered, so that one request takes effect twice.
+    RetryExecutedTwice,
+    /// Every node waits for the same time before it stands for leader, and for ever the same, so that candidates
+    /// stand in each other's way again and again.
+    TimeoutDrawnOnce,
+    /// A leader whose disk no longer writes goes on sending heartbeats, so that nothing is chosen and nobody
+    /// else takes over.
+    StalledLeaderStays,
+    /// An entry is stamped with the clock of the node that applies it, so that replicas diverge in silence.
+    OwnClockApplied,
+    /// An acknowledgement of an earlier ballot counts at a later one, for entries that the follower does not
+    /// hold.
+    AcknowledgementAcrossBallots,
+    /// A follower takes for chosen what it accepted at an older ballot, where the value that is chosen may be
+    /// another one.
+    LearnedAtOlderBallot,
+    /// A node that restarts takes everything in its log for chosen, and applies what may never be.
+    RestartTakesAllForChosen,
+    /// A new leader proposes no-ops in the places of values that it adopted and that may be chosen.
+    AdoptedNotReproposed,
+    /// Writes of one entry share a version, so that a compare-and-set passes over a value that it never saw.
+    VersionsEqualInEntry,
+}
+
+/// True if the code is to go wrong in this way on this thread.
+#[cfg(not(feature = "enabled"))]
+#[inline(always)]
+pub const fn is_active(_mutant: Mutant) -> bool {
+    false
+}
+
+#[cfg(feature = "enabled")]
+pub use active::{activate, is_active};
+
+#[cfg(feature = "enabled")]
+mod active {
+    use std::cell::Cell;
+
+    use super::Mutant;
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// True if the code is to go wrong in this way on this thread.
+    #[inline]
+    pub fn is_active(mutant: Mutant) -> bool {
+        ACTIVE.get() == Some(mutant)
+    }
+
+    /// Chooses the mutant of this thread in place of the one before; `None` is correct code, and the start.
+    pub fn activate(mutant: Option<Mutant>) {
+        ACTIVE.set(mutant);
+    }
+}
+
+/// What is said of a mutant.
+struct About {
+    name: &'static str,
+    bug: &'static str,
+    summary: &'static str,
+    seen_in: &'static str,
+}
+
+impl Mutant {
+    /// Every mutant, in the order of the enum.
+    pub const ALL: [Mutant; 21] = [
+        Mutant::StaleReadRound,
+        Mutant::BarrierSkipped,
+        Mutant::BarrierNotApplied,
+        Mutant::AcknowledgedBeforeSync,
+        Mutant::TornBatchKept,
+        Mutant::AppliedIndexApart,
+        Mutant::ChosenWithoutQuorum,
+        Mutant::LatestReportAdopted,
+        Mutant::DuplicateTruncates,
+        Mutant::PollDeadlock,
+        Mutant::PrepareWithoutPoll,
+        Mutant::PollAlwaysGranted,
+        Mutant::RetryExecutedTwice,
+        Mutant::TimeoutDrawnOnce,
+        Mutant::StalledLeaderStays,
+        Mutant::OwnClockApplied,
+        Mutant::AcknowledgementAcrossBallots,
+        Mutant::LearnedAtOlderBallot,
+        Mutant::RestartTakesAllForChosen,
+        Mutant::AdoptedNotReproposed,
+        Mutant::VersionsEqualInEntry,
+    ];
+
+    /// The mutant's name on a command line, like `stale-read-round`.
+    pub fn name(self) -> &'static str {
+        self.about().name
+    }
+
+    /// The mutant of this name, if there is one.
+    pub fn from_name(name: &str) -> Option<Mutant> {
+        Mutant::ALL.into_iter().find(|mutant| mutant.name() == name)
+    }
+
+    /// Its place in the catalogue of bugs: a number for one that was reported, `P` and a number for one that
+    /// the protocol invites.
+    pub fn bug(self) -> &'static str {
+        self.about().bug
+    }
+
+    /// What the code does wrong, in one line.
+    pub fn summary(self) -> &'static str {
+        self.about().summary
+    }
+
+    /// Where it was seen: issues or commits of other stores, or `no other store yet` if no report of it is known.
+    pub fn seen_in(self) -> &'static str {
+        self.about().seen_in
+    }
+
+    fn about(self) -> About {
+        let about = |name, bug, seen_in, summary| About { name, bug, summary, seen_in };
+        match self {
+            Mutant::StaleReadRound => {
+                about("stale-read-round", "1", "etcd#20418", "reads join the read round that is open")
+            }
+            Mutant::BarrierSkipped => about(
+                "barrier-skipped",
+                "3",
+                "tikv#9208, etcd#3879",
+                "a new leader starts read rounds without waiting for its no-op",
+            ),
+            Mutant::BarrierNotApplied => about(
+                "barrier-not-applied",
+                "P6",
+                "no other store yet",
+                "a new leader starts read rounds once its no-op is on its own disk",
+            ),
+            Mutant::AcknowledgedBeforeSync => about(
+                "acknowledged-before-sync",
+                "6",
+                "etcd#14370",
+                "promises and acceptances are sent before the fsync that they wait for",
+            ),
+            Mutant::TornBatchKept => about(
+                "torn-batch-kept",
+                "7",
+                "rocksdb#5287",
+                "a write that a crash cut in half is read back as if it were whole",
+            ),
+            Mutant::AppliedIndexApart => about(
+                "applied-index-apart",
+                "10",
+                "etcd#13766",
+                "the applied index is written before the values of its entry, not with them",
+            ),
+            Mutant::ChosenWithoutQuorum => about(
+                "chosen-without-quorum",
+                "16",
+                "openraft#1802",
+                "the highest acknowledgement of a quorum counts as chosen, not the lowest",
+            ),
+            Mutant::LatestReportAdopted => about(
+                "latest-report-adopted",
+                "17",
+                "omnipaxos 974b7ff",
+                "a candidate keeps the value reported last, not the one of the highest ballot",
+            ),
+            Mutant::DuplicateTruncates => about(
+                "duplicate-truncates",
+                "18",
+                "openraft 9540c904",
+                "an accept ends the log at its last entry, even if it comes late or twice",
+            ),
+            Mutant::PollDeadlock => about(
+                "poll-deadlock",
+                "21",
+                "etcd#8243, etcd#8501",
+                "a node that holds a promise to itself refuses the polls of others",
+            ),
+            Mutant::PrepareWithoutPoll => about(
+                "prepare-without-poll",
+                "22",
+                "Cloudflare 2020",
+                "a follower whose time is up starts phase 1 without a poll",
+            ),
+            Mutant::PollAlwaysGranted => about(
+                "poll-always-granted",
+                "P5",
+                "no other store yet",
+                "a poll is granted in spite of a leader that is connected",
+            ),
+            Mutant::RetryExecutedTwice => about(
+                "retry-executed-twice",
+                "23",
+                "Jepsen's report on jetcd",
+                "the memory of request ids is not asked before a command is executed",
+            ),
+            Mutant::TimeoutDrawnOnce => about(
+                "timeout-drawn-once",
+                "26",
+                "fluree/db#1845, openraft#1838",
+                "election timeouts are not drawn anew: every wait is the same, on all nodes",
+            ),
+            Mutant::StalledLeaderStays => about(
+                "stalled-leader-stays",
+                "28",
+                "etcd#13527",
+                "a node whose disk is stalled leads on, and stands for leader",
+            ),
+            Mutant::OwnClockApplied => about(
+                "own-clock-applied",
+                "29",
+                "etcd#13766, etcd#14139",
+                "an entry is applied with the stamp of this node's own clock, if that is later",
+            ),
+            Mutant::AcknowledgementAcrossBallots => about(
+                "acknowledgement-across-ballots",
+                "P1",
+                "no other store yet",
+                "a leader counts acknowledgements without comparing their ballots",
+            ),
+            Mutant::LearnedAtOlderBallot => about(
+                "learned-at-older-ballot",
+                "P2",
+                "no other store yet",
+                "a follower marks chosen what it accepted at any ballot",
+            ),
+            Mutant::RestartTakesAllForChosen => about(
+                "restart-takes-all-for-chosen",
+                "P3",
+                "no other store yet",
+                "a replica that starts takes its whole log for chosen",
+            ),
+            Mutant::AdoptedNotReproposed => about(
+                "adopted-not-reproposed",
+                "P4",
+                "no other store yet",
+                "what was adopted above the chosen index is not proposed again",
+            ),
+            Mutant::VersionsEqualInEntry => about(
+                "versions-equal-in-entry",
+                "P7",
+                "no other store yet",
+                "all writes of one entry get the same version",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn all_lists_the_enum_in_order() {
+        for (position, mutant) in Mutant::ALL.into_iter().enumerate() {
+            assert_eq!(mutant as usize, position, "{mutant:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_bugs_are_unique() {
+        let names: BTreeSet<&str> = Mutant::ALL.into_iter().map(Mutant::name).collect();
+        let bugs: BTreeSet<&str> = Mutant::ALL.into_iter().map(Mutant::bug).collect();
+        assert_eq!((names.len(), bugs.len()), (Mutant::ALL.len(), Mutant::ALL.len()));
+    }
+
+    #[test]
+    fn a_mutant_is_found_by_its_name_only() {
+        for mutant in Mutant::ALL {
+            assert_eq!(Mutant::from_name(mutant.name()), Some(mutant));
+        }
+        assert_eq!(Mutant::from_name("StaleReadRound"), None);
+    }
+
+    #[test]
+    fn names_are_kebab_case_and_texts_are_one_line() {
+        let plain = |letter: char| letter.is_ascii_lowercase() || letter == '-';
+        for mutant in Mutant::ALL {
+            assert!(mutant.name().chars().all(plain), "{}", mutant.name());
+            for text in [mutant.bug(), mutant.summary(), mutant.seen_in()] {
+                assert!(!text.is_empty() && !text.contains('\n'), "{mutant:?}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "enabled"))]
+    fn without_the_feature_none_is_active() {
+        assert!(!Mutant::ALL.into_iter().any(is_active));
+    }
+
+    #[test]
+    #[cfg(feature = "enabled")]
+    fn a_thread_runs_the_mutant_that_it_was_given() {
+        assert!(!Mutant::ALL.into_iter().any(is_active));
+        activate(Some(Mutant::PollDeadlock));
+        let active: Vec<Mutant> = Mutant::ALL.into_iter().filter(|mutant| is_active(*mutant)).collect();
+        assert_eq!(active, [Mutant::PollDeadlock]);
+        let elsewhere = std::thread::spawn(|| is_active(Mutant::PollDeadlock));
+        assert_eq!(elsewhere.join().ok(), Some(false));
+        activate(None);
+        assert!(!is_active(Mutant::PollDeadlock));
+    }
+}
