@@ -57,7 +57,7 @@ impl Replica {
         }
         // Accepts come from a leader that had a quorum of promises: connected, until a heartbeat says otherwise.
         let connected = self.heard.is_none_or(|heard| heard.ballot != ballot || heard.connected);
-        self.hear(ballot, connected);
+        self.hear(ballot, sent_at, connected);
         if mutants::is_active(Mutant::DuplicateTruncates) {
             let end = entries.last().map_or(0, |entry| entry.index);
             self.log.truncate_after(end.max(self.chosen));
@@ -90,7 +90,7 @@ impl Replica {
         if ballot.node != from || self.refuse(from, ballot) {
             return;
         }
-        self.hear(ballot, connected);
+        self.hear(ballot, sent_at, connected);
         self.learn(ballot, chosen);
         self.flushed_everywhere_heard = flushed;
         let synced = self.synced_through();
@@ -133,14 +133,18 @@ impl Replica {
         refused
     }
 
-    /// Notes that the leader of a ballot not below the promise is alive.
-    fn hear(&mut self, ballot: Ballot, connected: bool) {
+    /// Notes that the leader of a ballot not below the promise was alive when it sent this. What comes after a
+    /// later message of the leader is no sign of life: it may have been on its way for long.
+    fn hear(&mut self, ballot: Ballot, sent_at: u64, connected: bool) {
         if ballot > self.promised {
             self.raise_promise(ballot);
         }
         assert_ne!(ballot.node, self.id, "no other node leads at a ballot of mine");
+        if self.heard.is_some_and(|heard| heard.ballot == ballot && heard.sent_at >= sent_at) {
+            return;
+        }
         let changed = self.heard.is_none_or(|heard| heard.ballot != ballot);
-        self.heard = Some(Heard { ballot, at: self.now, connected });
+        self.heard = Some(Heard { ballot, at: self.now, sent_at, connected });
         if connected {
             self.role = Role::Follower;
             self.poll_at = self.now + self.draw_timeout();

@@ -273,9 +273,12 @@ impl Replica {
         }
     }
 
-    /// True if a quorum answered within the shortest timeout.
+    /// True if a quorum answered within the shortest timeout, or this leadership began within it: it began with a
+    /// quorum's promises, however long their disks took.
     pub(crate) fn is_connected(&self) -> bool {
-        self.has_quorum_within(self.timing.timeout_min)
+        let Role::Leading(leading) = &self.role else { return false };
+        let span = self.timing.timeout_min;
+        self.now - leading.since < span || self.has_quorum_within(span)
     }
 
     fn has_quorum_within(&self, span: Duration) -> bool {

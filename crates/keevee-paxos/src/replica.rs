@@ -68,6 +68,8 @@ pub(crate) enum Role {
 pub(crate) struct Heard {
     pub(crate) ballot: Ballot,
     pub(crate) at: Duration,
+    /// The leader's clock in the latest message that was heard, in microseconds.
+    pub(crate) sent_at: u64,
     pub(crate) connected: bool,
 }
 
