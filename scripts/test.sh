@@ -17,11 +17,15 @@ step() {
 
 step cargo fmt --all --check
 step cargo clippy --release --locked --workspace --all-targets -- -D warnings
+# The mutants are no part of the workspace's usual build.
+step cargo clippy --release --locked -p keevee-verify --features mutants --all-targets -- -D warnings
 step env RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps
 step cargo test --release --locked --workspace --doc
-# Last, so that its summary closes the output.
+# Last, so that their summaries close the output.
 if cargo nextest --version >/dev/null 2>&1; then
     step cargo nextest run --release --locked --workspace
+    step cargo nextest run --release --locked -p keevee-verify --features mutants --test mutants
 else
     step cargo test --release --locked --workspace --lib --bins --tests
+    step cargo test --release --locked -p keevee-verify --features mutants --test mutants
 fi

@@ -1,0 +1,162 @@
+//! What happened in a run, counted. A simulator proves nothing about what it never does: over many seeds each
+//! of these must be seen.
+
+use std::ops::AddAssign;
+
+use serde::{Serialize, Serializer};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $counter:ident = $name:literal,)+) => {
+        /// Something that a run may see.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter {
+            $($(#[doc = $doc])+ $counter,)+
+        }
+
+        impl Counter {
+            /// All of them.
+            pub const ALL: &[Counter] = &[$(Counter::$counter,)+];
+
+            /// How reports call it.
+            pub fn name(self) -> &'static str {
+                match self { $(Counter::$counter => $name,)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// A node began to lead.
+    Elections = "elections",
+    /// A leader proposed again what earlier ballots had left.
+    Adoptions = "adoptions",
+    /// A new leader filled an index at which no report that it had named a value.
+    HoleFills = "hole fills",
+    /// A node took the lead with a log that lacked chosen entries.
+    LateLeaders = "leaders behind",
+    /// A poll was refused.
+    PollsRefused = "polls refused",
+    /// A message below the promise was refused.
+    Nacks = "nacks",
+    /// A promise took more than one page.
+    PromisePages = "promise pages",
+    /// Leadership was handed over by request.
+    TakeOvers = "takeovers",
+    /// A follower that lacked entries which others had applied got them.
+    CatchUps = "catch-ups",
+    /// Entries were read back from a disk, not from memory.
+    DiskReads = "disk reads",
+    /// A log was truncated below what all had flushed.
+    Truncations = "truncations",
+    /// A process died.
+    Crashes = "crashes",
+    /// A process started again and applied again what its state had lost.
+    Replays = "replays",
+    /// A crash lost writes that were not synced.
+    LostWrites = "lost writes",
+    /// A crash tore a write in two.
+    TornWrites = "torn writes",
+    /// A crash lost a promise on its way to the disk.
+    LostPromises = "lost promises",
+    /// A sync failed.
+    FailedSyncs = "failed syncs",
+    /// A disk stalled.
+    Stalls = "stalls",
+    /// A process paused.
+    Pauses = "pauses",
+    /// A wall clock jumped.
+    ClockJumps = "clock jumps",
+    /// The network was cut into parts that do not reach each other.
+    Partitions = "partitions",
+    /// The network was cut so that some nodes reach each other only through others.
+    PartialPartitions = "partial partitions",
+    /// Messages passed one way only.
+    OneWayPartitions = "one-way partitions",
+    /// A message was lost.
+    Lost = "messages lost",
+    /// A message was held back by a link that hung.
+    Held = "messages held back",
+    /// A message came twice.
+    Duplicated = "messages doubled",
+    /// A message overtook an earlier one.
+    Reordered = "messages reordered",
+    /// Connections were reset.
+    Resets = "resets",
+    /// An entry held several commands.
+    Batches = "batched entries",
+    /// A leader's proposal lost its place to another's.
+    Superseded = "superseded entries",
+    /// A command went to the leader through another node.
+    Forwards = "forwards",
+    /// A node tried a command again for its client.
+    NodeRetries = "retries by nodes",
+    /// A client sent a request again.
+    ClientRetries = "retries by clients",
+    /// A retry was answered from memory.
+    Remembered = "answers remembered",
+    /// A request id was refused: too old, or too far ahead.
+    Expired = "expired ids",
+    /// A request id was refused: it came with another payload before.
+    Reused = "reused ids",
+    /// A precondition failed.
+    Conflicts = "conflicts",
+    /// A read was served by a follower.
+    FollowerReads = "follower reads",
+    /// A client never learned what became of its request.
+    Unknown = "unknown outcomes",
+    /// Such a request took effect.
+    UnknownEffects = "unknown, took effect",
+    /// A request was refused: nothing happened.
+    Refusals = "refusals",
+    /// Replicas compared their chain hashes.
+    HashesCompared = "hashes compared",
+    /// Progress was demanded, and seen, while a fault lasted.
+    CalmsJudged = "calms judged",
+    /// The same, with part of the network cut.
+    PartialCalmsJudged = "partial calms judged",
+}
+
+/// A count of each [`Counter`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage([u64; Counter::ALL.len()]);
+
+impl Default for Coverage {
+    fn default() -> Coverage {
+        Coverage([0; Counter::ALL.len()])
+    }
+}
+
+impl Coverage {
+    /// Counts one.
+    pub fn note(&mut self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Counts several.
+    pub fn add(&mut self, counter: Counter, count: u64) {
+        self.0[counter as usize] += count;
+    }
+
+    /// How often it was seen.
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.0[counter as usize]
+    }
+
+    /// What was never seen.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let unseen = Counter::ALL.iter().filter(|counter| self.count(**counter) == 0);
+        unseen.map(|counter| counter.name()).collect()
+    }
+}
+
+impl AddAssign<&Coverage> for Coverage {
+    fn add_assign(&mut self, other: &Coverage) {
+        self.0.iter_mut().zip(&other.0).for_each(|(sum, count)| *sum += count);
+    }
+}
+
+impl Serialize for Coverage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(Counter::ALL.iter().map(|counter| (counter.name(), self.count(*counter))))
+    }
+}

@@ -1,0 +1,57 @@
+//! What must hold of every run, whatever goes wrong in it. One file for each rule, with where it comes from.
+//!
+//! Oracles see what the world sees (disks, logs, clients) and ask no replica what it believes. They know nothing
+//! of why a rule is broken: that is what the trace is for.
+
+mod acknowledged;
+mod agreement;
+mod chains;
+mod choices;
+mod durable;
+mod honesty;
+mod linearizable;
+mod liveness;
+mod once;
+mod versions;
+
+pub(crate) use acknowledged::Acknowledged;
+pub(crate) use agreement::Agreement;
+pub(crate) use chains::Chains;
+pub(crate) use choices::Choices;
+pub(crate) use durable::Durable;
+pub(crate) use honesty::Honesty;
+pub(crate) use linearizable::{Checked, Linearizable};
+pub(crate) use liveness::{Demand, Liveness, Sight};
+pub(crate) use once::Once;
+pub(crate) use versions::Versions;
+
+/// How a rule was broken: a sentence for the reader of the report.
+pub(crate) type Broken = String;
+
+/// The name of the rule that replicas hold themselves to: their own assertions, and their refusal to go on.
+pub(crate) const REPLICA: &str = "replica";
+
+/// All oracles of a run but those that look at its end only.
+pub(crate) struct Oracles {
+    pub(crate) agreement: Agreement,
+    pub(crate) choices: Choices,
+    pub(crate) durable: Durable,
+    pub(crate) chains: Chains,
+    pub(crate) versions: Versions,
+    pub(crate) once: Once,
+    pub(crate) liveness: Liveness,
+}
+
+impl Oracles {
+    pub(crate) fn new(nodes: u64, settling: u64, timeout_max: u64) -> Oracles {
+        Oracles {
+            agreement: Agreement::default(),
+            choices: Choices::new(nodes),
+            durable: Durable::new(nodes),
+            chains: Chains::default(),
+            versions: Versions,
+            once: Once::default(),
+            liveness: Liveness::new(settling, timeout_max),
+        }
+    }
+}

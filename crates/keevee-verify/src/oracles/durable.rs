@@ -1,0 +1,75 @@
+//! Ballots and promises only grow on disk, through all lives of a node.
+//!
+//! Lamport, *Paxos Made Simple* (2001), section 2.5: stable storage keeps the highest-numbered prepare request that
+//! an acceptor answered. A store that forgets one counts the same acceptor twice (hashicorp/raft's vote after
+//! a restart, and P8 of every Paxos).
+
+use std::collections::BTreeMap;
+
+use keevee_paxos::{Ballot, HardState};
+use keevee_replica::records;
+use keevee_replica::storage::LogRecord;
+
+use super::Broken;
+
+#[derive(Clone, Default)]
+struct Node {
+    promised: Ballot,
+    chosen: u64,
+    first: u64,
+    ballots: BTreeMap<u64, Ballot>,
+}
+
+pub(crate) struct Durable {
+    nodes: Vec<Node>,
+}
+
+impl Durable {
+    pub(crate) const NAME: &str = "promises only grow on disk";
+
+    pub(crate) fn new(nodes: u64) -> Durable {
+        Durable { nodes: vec![Node::default(); nodes as usize + 1] }
+    }
+
+    /// A submission has reached a node's disk.
+    pub(crate) fn synced(&mut self, node: u64, submission: &[LogRecord]) -> Result<(), Broken> {
+        let disk = &mut self.nodes[node as usize];
+        let mut highest = Ballot::ZERO;
+        for record in submission {
+            match record {
+                LogRecord::Entry { index, bytes } => {
+                    let entry = records::decode_entry(*index, bytes.clone()).map_err(|e| e.to_string())?;
+                    let before = disk.ballots.insert(*index, entry.ballot).unwrap_or_default();
+                    if before > entry.ballot {
+                        let after = entry.ballot;
+                        return Err(format!(
+                            "node {node}: index {index} went from ballot {before} to {after}"
+                        ));
+                    }
+                    highest = highest.max(entry.ballot);
+                }
+                LogRecord::HardState(bytes) => {
+                    let after = records::decode_hard_state(bytes.clone()).map_err(|e| e.to_string())?;
+                    let before =
+                        HardState { promised: disk.promised, chosen: disk.chosen, first: disk.first };
+                    let grew = after.promised >= before.promised
+                        && after.chosen >= before.chosen
+                        && after.first >= before.first;
+                    if !grew {
+                        return Err(format!("node {node}: its disk went from {before:?} to {after:?}"));
+                    }
+                    (disk.promised, disk.chosen, disk.first) = (after.promised, after.chosen, after.first);
+                }
+                LogRecord::DropBelow(first) => disk.ballots = disk.ballots.split_off(first),
+                LogRecord::DropFrom(index) => {
+                    return Err(format!("node {node}: Paxos dropped its log from index {index} on"));
+                }
+            }
+        }
+        if highest > disk.promised {
+            let promised = disk.promised;
+            return Err(format!("node {node}: its disk accepts at {highest} and promises {promised} only"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! Every key's history is linearizable: each request takes effect at one moment between its call and its answer.
+//!
+//! Herlihy and Wing (1990). The stale reads of etcd#20418, tikv#9208 and consul#54 break this and nothing else.
+//!
+//! A write whose client never learned its outcome is known to the world: one that no replica executed is left
+//! out, and one that was executed had taken effect when the first replica did so.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use keevee_core::command::{Command, Outcome};
+
+use super::Broken;
+use crate::checker::key::Key;
+use crate::checker::{self, Operation};
+use crate::history::{Answer, History, Request};
+
+/// What a check is given before it gives up. One that succeeds takes a few steps per operation.
+const STEPS_MAX: u64 = 20_000_000;
+
+pub(crate) struct Linearizable;
+
+/// What was checked, for the speed of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Checked {
+    pub(crate) operations: u64,
+    pub(crate) took: Duration,
+}
+
+impl Linearizable {
+    pub(crate) const NAME: &str = "linearizable";
+
+    pub(crate) fn check(history: &History) -> Result<Checked, Broken> {
+        let started = Instant::now();
+        let operations = history.iter().filter_map(|request| {
+            let (number, operation) = operation(request)?;
+            Some((request.key.clone(), (number, operation)))
+        });
+        let mut keys: std::collections::BTreeMap<Bytes, (Vec<u64>, Vec<_>)> = Default::default();
+        for (key, (number, operation)) in operations {
+            let (numbers, history) = keys.entry(key).or_default();
+            numbers.push(number);
+            history.push(operation);
+        }
+        let mut count = 0;
+        for (key, (numbers, history)) in &keys {
+            count += history.len() as u64;
+            if let Err(violation) = checker::check(&Key, history, STEPS_MAX) {
+                let obstacle = violation.obstacle();
+                let requests = |places: &[usize]| {
+                    let numbers: Vec<String> =
+                        places.iter().map(|place| numbers[*place].to_string()).collect();
+                    numbers.join(", ")
+                };
+                let key = String::from_utf8_lossy(key);
+                let last = &obstacle.linearized[obstacle.linearized.len().saturating_sub(10)..];
+                return Err(format!(
+                    "the history of {key} is not: requests ..., {} lead to {:?}, where none of {} can come next",
+                    requests(last),
+                    obstacle.state,
+                    requests(&obstacle.blocked)
+                ));
+            }
+        }
+        Ok(Checked { operations: count, took: started.elapsed() })
+    }
+}
+
+/// A request as the checker sees it; `None` if it can have had no effect, or did nothing.
+fn operation(request: &Request) -> Option<(u64, Operation<Command, Outcome>)> {
+    let (output, returned) = match (&request.answer, request.effect) {
+        (Some((at, Answer::Done(outcome))), _) => (Some(outcome.clone()), *at),
+        (_, Some((_, at))) => (None, at),
+        _ => return None,
+    };
+    let input = request.command.clone();
+    Some((request.number, Operation { input, output, called: request.called, returned: Some(returned) }))
+}

@@ -1,0 +1,146 @@
+//! Progress: once faults have not changed for four election timeouts, a group in which some node reaches a
+//! majority both ways serves writes, and keeps its leader.
+//!
+//! Ng, Haridi, Carbone, *Omni-Paxos* (2023), section 2: quorum-loss, constrained and chained partitions, in which
+//! other protocols stop or change leaders for ever; Cloudflare's six hours of 2020. The same is asked with a
+//! node down, paused, or with a disk that does not answer (etcd#13527).
+
+use super::Broken;
+
+/// What the world shows of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sight {
+    pub(crate) now: u64,
+    /// False while messages are lost or late, or disks slow, beyond what the settings say.
+    pub(crate) is_quiet: bool,
+    /// How many times longer than usual settling may take.
+    pub(crate) patience: u64,
+    /// True if some node that works reaches a majority of working nodes, itself included, both ways.
+    pub(crate) has_connected: bool,
+    /// Who leads at the highest ballot, of the nodes that run.
+    pub(crate) leader: Option<u64>,
+}
+
+/// What the world must do for the judgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Demand {
+    Nothing,
+    /// Write something at this leader, and tell by this number what became of it.
+    Write {
+        leader: u64,
+        number: u64,
+    },
+}
+
+pub(crate) struct Liveness {
+    settling: u64,
+    timeout_max: u64,
+    changed_at: u64,
+    /// The write that was demanded last.
+    write: Option<Write>,
+    write_count: u64,
+    /// True once one was acknowledged.
+    progressed: bool,
+    /// The leader since the group should have settled.
+    settled: Option<u64>,
+    /// True once a whole calm was seen through.
+    judged: bool,
+}
+
+struct Write {
+    number: u64,
+    leader: u64,
+    at: u64,
+    is_acknowledged: bool,
+}
+
+impl Liveness {
+    pub(crate) const NAME: &str = "progress";
+
+    pub(crate) fn new(settling: u64, timeout_max: u64) -> Liveness {
+        Liveness {
+            settling,
+            timeout_max,
+            changed_at: 0,
+            write: None,
+            write_count: 0,
+            progressed: false,
+            settled: None,
+            judged: false,
+        }
+    }
+
+    /// A fault began or ended.
+    pub(crate) fn changed(&mut self, now: u64) {
+        self.changed_at = now;
+        self.write = None;
+        self.progressed = false;
+        self.settled = None;
+        self.judged = false;
+    }
+
+    /// The write of a number is acknowledged, or refused.
+    pub(crate) fn written(&mut self, number: u64, is_acknowledged: bool) {
+        let Some(write) = self.write.as_mut().filter(|write| write.number == number) else { return };
+        if is_acknowledged {
+            write.is_acknowledged = true;
+            self.progressed = true;
+        } else {
+            self.write = None;
+        }
+    }
+
+    /// True once, when progress was demanded and seen.
+    pub(crate) fn take_judged(&mut self) -> bool {
+        std::mem::take(&mut self.judged)
+    }
+
+    /// Looks at the world; call it several times per election timeout.
+    pub(crate) fn look(&mut self, sight: Sight) -> Result<Demand, Broken> {
+        let Sight { now, is_quiet, patience, has_connected, leader } = sight;
+        if !is_quiet || !has_connected {
+            self.changed(now);
+            return Ok(Demand::Nothing);
+        }
+        if now - self.changed_at >= patience * self.settling {
+            self.judge(now, leader, patience * self.timeout_max)?;
+        }
+        let Some(leader) = leader else { return Ok(Demand::Nothing) };
+        // From the start: a disk that does not answer is noticed by those that write only.
+        if self.write.as_ref().is_some_and(|write| write.leader == leader && !write.is_acknowledged) {
+            return Ok(Demand::Nothing);
+        }
+        self.write_count += 1;
+        let number = self.write_count;
+        self.write = Some(Write { number, leader, at: now, is_acknowledged: false });
+        Ok(Demand::Write { leader, number })
+    }
+
+    fn judge(&mut self, now: u64, leader: Option<u64>, wait_max: u64) -> Result<(), Broken> {
+        let since = (now - self.changed_at) / 1_000;
+        let Some(leader) = leader else {
+            return Err(format!("nobody leads, {since} ms after the last change of faults"));
+        };
+        if let Some(settled) = self.settled
+            && settled != leader
+        {
+            return Err(format!(
+                "{leader} leads instead of {settled}, {since} ms after the last change of faults"
+            ));
+        }
+        if !self.progressed {
+            return Err(format!("nothing could be written {since} ms after the last change of faults"));
+        }
+        if self.settled.is_none() {
+            self.settled = Some(leader);
+            self.judged = true;
+        }
+        match &self.write {
+            Some(write) if !write.is_acknowledged && now - write.at > wait_max => {
+                let wait = (now - write.at) / 1_000;
+                Err(format!("a write at leader {leader} waits for {wait} ms though a majority is connected"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

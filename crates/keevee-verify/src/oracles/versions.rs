@@ -1,0 +1,28 @@
+//! Every mutation has a version of its own, higher than all before it.
+//!
+//! A compare-and-set is only as good as the versions that it compares: two writes of one entry that shared a
+//! version would let it pass over a value that it never saw.
+
+use super::Broken;
+use crate::world::Written;
+
+pub(crate) struct Versions;
+
+impl Versions {
+    pub(crate) const NAME: &str = "versions differ";
+
+    pub(crate) fn applied(&self, node: u64, written: &Written) -> Result<(), Broken> {
+        let (before, after) = written.versions;
+        let mut versions = written.value_versions.clone();
+        versions.sort_unstable();
+        let distinct = versions.windows(2).all(|pair| pair[0] < pair[1]);
+        let new = versions.iter().all(|version| (before + 1..=after).contains(version));
+        if distinct && new {
+            return Ok(());
+        }
+        let index = written.index;
+        Err(format!(
+            "node {node}: entry {index} took versions from {before} to {after} and used {versions:?}"
+        ))
+    }
+}

@@ -1,0 +1,493 @@
+//! What a seed draws before its run begins: the size of the group, its settings, its clients, and the faults,
+//! each with its time. A plan is data, so that it can be printed, and cut down while a failure stays.
+
+use serde::Serialize;
+
+use crate::random::Random;
+
+/// A microsecond of virtual time is 1.
+pub const MILLISECOND: u64 = 1_000;
+/// In microseconds.
+pub const SECOND: u64 = 1_000 * MILLISECOND;
+
+/// Everything drawn before a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The seed that drew it; also that of the run's own stream.
+    pub seed: u64,
+    /// 3 or 5.
+    pub nodes: u64,
+    /// How long faults happen, in microseconds. Then everything heals.
+    pub faulty_micros: u64,
+    /// The group's settings.
+    pub settings: Settings,
+    /// Of each node in turn: how fast its clock runs, in thousandths.
+    pub clock_rates: Vec<u64>,
+    /// Of each node in turn: how far its wall clock is off at first, in microseconds.
+    pub wall_offsets: Vec<i64>,
+    /// The clients.
+    pub clients: Vec<ClientPlan>,
+    /// How many keys they share.
+    pub keys: u64,
+    /// In order of their times.
+    pub faults: Vec<Fault>,
+}
+
+/// Settings of nodes, network and disks. Times in microseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings {
+    /// Between a leader's heartbeats.
+    pub heartbeat: u64,
+    /// The shortest election timeout.
+    pub timeout_min: u64,
+    /// The longest.
+    pub timeout_max: u64,
+    /// Between two ticks.
+    pub tick: u64,
+    /// The shortest way of a message.
+    pub latency_min: u64,
+    /// The longest, while nothing is wrong.
+    pub latency_max: u64,
+    /// True if a link delivers in order, as a stream does.
+    pub ordered: bool,
+    /// The longest sync, while nothing is wrong.
+    pub sync_max: u64,
+    /// Between two flushes of a state, on average.
+    pub flush_every: u64,
+    /// [`keevee_paxos::Config::page_bytes_max`].
+    pub page_bytes_max: usize,
+    /// [`keevee_paxos::Config::window_bytes_max`].
+    pub window_bytes_max: usize,
+    /// [`keevee_paxos::Config::cache_bytes_max`].
+    pub cache_bytes_max: usize,
+    /// [`keevee_replica::Bounds::unsynced_entries_max`].
+    pub unsynced_entries_max: usize,
+}
+
+/// One client: one request at a time.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClientPlan {
+    /// Its number, from 1.
+    pub number: u64,
+    /// Between an answer and the next request, on average, in microseconds.
+    pub think_micros: u64,
+    /// So many of a hundred requests are reads.
+    pub reads_percent: u64,
+    /// So many of a hundred writes carry a request id.
+    pub ids_percent: u64,
+    /// How often it sends an unanswered request with an id again.
+    pub retries: u64,
+    /// How far its clock is off, in microseconds.
+    pub clock_offset: i64,
+    /// True if it stays at one node while that answers.
+    pub faithful: bool,
+}
+
+/// A fault: what, when, how long.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fault {
+    /// Names it within its plan, however many others are left out.
+    pub number: usize,
+    /// When it begins, in microseconds.
+    pub at: u64,
+    /// How long it lasts, in microseconds.
+    pub lasts: u64,
+    /// What it is.
+    pub kind: FaultKind,
+}
+
+/// Whom a fault strikes, settled when it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Target {
+    /// This node.
+    Node(u64),
+    /// Whoever leads then.
+    Leader,
+    /// The follower so many places after the leader.
+    Follower(u64),
+}
+
+/// What can go wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum FaultKind {
+    /// The process dies, and is started again when the fault ends.
+    Crash {
+        /// Who.
+        node: Target,
+        /// What of the writes that were not reported as synced is found on the disk.
+        unsynced: Unsynced,
+        /// True if its peers notice at once: their connections are reset.
+        resets: bool,
+    },
+    /// Every process dies at once.
+    CrashAll {
+        /// As for one.
+        unsynced: Unsynced,
+    },
+    /// The process dies at the worst moment: when a higher promise, or an entry, is on its way to the disk.
+    CrashInWrite {
+        /// Who.
+        node: Target,
+        /// What of that write is found on the disk.
+        unsynced: Unsynced,
+    },
+    /// The process dies between writing a chosen entry to its state and the next one.
+    CrashInApply {
+        /// Who.
+        node: Target,
+    },
+    /// The process stands still; what comes waits for it.
+    Pause {
+        /// Who.
+        node: Target,
+    },
+    /// Syncs do not come back.
+    Stall {
+        /// Whose.
+        node: Target,
+    },
+    /// The next sync fails, and the node stops.
+    FailSync {
+        /// Whose.
+        node: Target,
+    },
+    /// Syncs take up to so long.
+    SlowDisk {
+        /// Whose.
+        node: Target,
+        /// In microseconds.
+        sync_max: u64,
+    },
+    /// The leader's process starts anew while every sync takes exactly so long: more than half of the shortest
+    /// election timeout, so that a candidate must be given more than that.
+    SlowElection {
+        /// In microseconds.
+        sync: u64,
+    },
+    /// The network between nodes is cut.
+    Partition {
+        /// How.
+        shape: Shape,
+        /// True if what is sent meanwhile is not lost but comes in the end, as from a connection that hung.
+        holds: bool,
+    },
+    /// Messages are lost, those of clients too.
+    Loss {
+        /// So many of a hundred.
+        percent: u64,
+    },
+    /// Messages come twice, the second time late.
+    Duplicates {
+        /// So many of a hundred.
+        percent: u64,
+    },
+    /// Messages come late, and thereby out of order.
+    Delay {
+        /// So many of a hundred.
+        percent: u64,
+        /// In microseconds.
+        latency_max: u64,
+    },
+    /// A wall clock jumps.
+    ClockJump {
+        /// Whose.
+        node: Target,
+        /// From its first offset, in microseconds.
+        offset: i64,
+    },
+    /// The connections of a node are reset.
+    Reset {
+        /// Whose.
+        node: Target,
+    },
+    /// The leader is asked to hand over.
+    Transfer,
+}
+
+/// What a crash leaves of writes under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Unsynced {
+    /// Nothing.
+    Lost,
+    /// Those before a point.
+    Some,
+    /// All that the disk was writing.
+    Kept,
+    /// Those before a point, and the first half of the next.
+    Torn,
+}
+
+/// A cut of the network. Links are meant from one node to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Shape {
+    /// One node is alone.
+    Isolate(Target),
+    /// Two sides; bit `n` says on which one node `n` is.
+    Split(u64),
+    /// Nothing from this node arrives.
+    Mute(Target),
+    /// Nothing to this node arrives.
+    Deaf(Target),
+    /// One side of a split does not hear the other.
+    OneWaySplit(u64),
+    /// Only the links of one node are left (Omni-Paxos 2023, section 2: quorum loss).
+    Hub(Target),
+    /// The same without the leader, after the hub has missed some entries (constrained election).
+    Constrained(Target),
+    /// Each node reaches its neighbours only (chained).
+    Chain,
+    /// One link.
+    Link(Target, u64),
+    /// One direction of one link.
+    HalfLink(Target, u64),
+}
+
+impl Plan {
+    /// What a seed draws.
+    pub fn draw(seed: u64) -> Plan {
+        let mut random = Random::new(seed, 1);
+        let nodes = random.pick(&[3, 3, 5]);
+        let settings = Settings::draw(&mut random);
+        let drift = random.pick(&[0, 0, 20, 150]);
+        let skew = random.pick(&[0, 1, 20]) * SECOND;
+        let offset = |random: &mut Random| random.between(0, 2 * skew) as i64 - skew as i64;
+        let clock_rates = (0..nodes).map(|_| 1_000 - drift + random.below(2 * drift + 1)).collect();
+        let wall_offsets = (0..nodes).map(|_| offset(&mut random)).collect();
+        let clients = random.between(3, 8);
+        let think = random.pick(&[60, 150, 150, 300]) * MILLISECOND;
+        let reads_percent = random.pick(&[30, 50, 70]);
+        let ids_percent = random.pick(&[50, 80, 100]);
+        let client = |number| ClientPlan {
+            number,
+            think_micros: think,
+            reads_percent,
+            ids_percent,
+            retries: random.below(4),
+            clock_offset: random.between(0, 2 * SECOND) as i64 - SECOND as i64,
+            faithful: random.percent(50),
+        };
+        let clients = (1..=clients).map(client).collect();
+        let keys = random.pick(&[2, 4, 9]);
+        let faulty_micros = 60 * SECOND;
+        let faults = Schedule::new(nodes, &settings, random).draw(faulty_micros);
+        Plan { seed, nodes, faulty_micros, settings, clock_rates, wall_offsets, clients, keys, faults }
+    }
+}
+
+impl Settings {
+    fn draw(random: &mut Random) -> Settings {
+        let (heartbeat, timeout_min) = random.pick(&[(100, 600), (100, 400), (50, 300), (50, 200)]);
+        let (latency_min, latency_max) =
+            random.pick(&[(100, 500), (100, 500), (200, 4_000), (1_000, 12_000)]);
+        let sync_max = random.pick(&[300, 300, 3_000, 12_000]);
+        // Where each page or window holds one entry, a group can only be as fast as one entry goes there and back.
+        let is_fast = latency_max + sync_max < MILLISECOND;
+        let page_bytes_max = random.pick(&[1, 300, 2_000, 1 << 20]);
+        let window_bytes_max = random.pick(&[1, 1_000, 8 << 20]);
+        Settings {
+            heartbeat: heartbeat * MILLISECOND,
+            timeout_min: timeout_min * MILLISECOND,
+            timeout_max: 2 * timeout_min * MILLISECOND,
+            tick: 20 * MILLISECOND,
+            latency_min,
+            latency_max,
+            ordered: random.percent(30),
+            sync_max,
+            flush_every: random.pick(&[200, 2_000, 20_000]) * MILLISECOND,
+            page_bytes_max: if is_fast { page_bytes_max } else { 1 << 20 },
+            window_bytes_max: if is_fast { window_bytes_max } else { 8 << 20 },
+            cache_bytes_max: random.pick(&[0, 1_000, 16 << 20]),
+            unsynced_entries_max: random.pick(&[1, 1, 4]),
+        }
+    }
+
+    /// The time within which a group must agree again, by clocks that run slow too: four of the longest
+    /// election timeouts (Omni-Paxos 2023, section 7.2).
+    pub fn settling(&self, slowest_clock_rate: u64) -> u64 {
+        4 * self.timeout_max * 1_000 / slowest_clock_rate
+    }
+}
+
+impl Plan {
+    /// [`Settings::settling`] for this plan's clocks.
+    pub fn settling(&self) -> u64 {
+        self.settings.settling(self.clock_rates.iter().copied().min().unwrap_or(1_000).min(1_000))
+    }
+}
+
+/// Draws the faults: storms, in which many follow and overlap each other, and calms, in which one of them
+/// lasts, so that progress can be demanded in spite of it.
+struct Schedule {
+    random: Random,
+    nodes: u64,
+    timeout_max: u64,
+    calm: u64,
+    /// True if a window holds as many entries as come while slow disks sync.
+    has_room: bool,
+    /// The kinds that this plan knows: all at once hide each other.
+    kinds: Vec<u64>,
+    faults: Vec<Fault>,
+}
+
+/// How many times longer than usual a group may take to settle while [`FaultKind::SlowElection`] lasts: each
+/// attempt of a candidate may fail, and is repeated with another timeout.
+pub const SLOW_PATIENCE: u64 = 5;
+
+/// How many kinds [`Schedule::kind`] knows.
+const KINDS: u64 = 20;
+
+impl Schedule {
+    fn new(nodes: u64, settings: &Settings, mut random: Random) -> Schedule {
+        let share = random.pick(&[20, 45, 100]);
+        let mut kinds: Vec<u64> = (0..KINDS).filter(|_| random.percent(share)).collect();
+        while kinds.len() < 3 {
+            kinds.push(random.below(KINDS));
+        }
+        let timeout_max = settings.timeout_max;
+        // As long again as it takes to settle: what then happens is what is judged.
+        let calm = 2 * settings.settling(850) + SECOND;
+        let has_room = settings.page_bytes_max.min(settings.window_bytes_max) > 2_000;
+        Schedule { random, nodes, timeout_max, calm, has_room, kinds, faults: Vec::new() }
+    }
+
+    fn draw(mut self, end: u64) -> Vec<Fault> {
+        let calm_percent = self.random.pick(&[0, 15, 40]);
+        // The group is left alone until it has had the time to elect its first leader.
+        let mut at = self.random.between(0, 3 * self.timeout_max);
+        while at < end {
+            let slow = SLOW_PATIENCE * self.calm / 2 + SECOND;
+            if self.random.percent(calm_percent / 10) && at + slow < end && self.has_room {
+                let sync = self.timeout_max / 2 * self.random.between(55, 65) / 100;
+                self.add(at, slow - SECOND / 2, FaultKind::SlowElection { sync });
+                at += slow;
+            } else if self.random.percent(calm_percent) && at + self.calm < end {
+                self.add_lasting(at);
+                at += self.calm;
+            } else {
+                at = self.add_storm(at, end);
+            }
+        }
+        while self.faults.len() < 5 {
+            let at = self.random.below(end);
+            self.add_passing(at, end);
+        }
+        self.faults.sort_by_key(|fault| fault.at);
+        self.faults.iter_mut().zip(1..).for_each(|(fault, number)| fault.number = number);
+        self.faults
+    }
+
+    fn add(&mut self, at: u64, lasts: u64, kind: FaultKind) {
+        self.faults.push(Fault { number: 0, at, lasts, kind });
+    }
+
+    fn add_storm(&mut self, begin: u64, end: u64) -> u64 {
+        let gap = self.random.pick(&[1, 3, 8]) * self.timeout_max / 4;
+        let mut at = begin;
+        for _ in 0..self.random.between(3, 12) {
+            self.add_passing(at.min(end), end);
+            at += self.random.between(gap / 8, 2 * gap);
+        }
+        at
+    }
+
+    fn add_passing(&mut self, at: u64, end: u64) {
+        let kind = self.random.pick(&self.kinds);
+        let kind = self.kind(kind);
+        let (short, long) = (self.timeout_max / 50, 2 * self.timeout_max);
+        let lasts = match self.random.below(3) {
+            0 => self.random.between(short, long / 8),
+            1 => self.random.between(short, long / 2),
+            _ => self.random.between(short, long),
+        };
+        self.add(at, lasts.min(end - at), kind);
+    }
+
+    /// A fault that a group must live with.
+    fn add_lasting(&mut self, at: u64) {
+        let node = self.target();
+        let other = self.random.between(1, self.nodes - 1);
+        let lost = Unsynced::Lost;
+        let kind = match self.random.below(14) {
+            0 => FaultKind::Crash { node, unsynced: lost, resets: false },
+            1 => FaultKind::Pause { node },
+            2 => FaultKind::Stall { node },
+            3 => FaultKind::Stall { node: Target::Leader },
+            4 => FaultKind::Transfer,
+            _ => {
+                let shape = match self.random.below(9) {
+                    0 => Shape::Isolate(node),
+                    1 => Shape::Hub(Target::Follower(other)),
+                    2 => Shape::Hub(node),
+                    3 => Shape::Constrained(Target::Follower(other)),
+                    4 => Shape::Chain,
+                    5 => Shape::Link(node, other),
+                    6 => Shape::HalfLink(node, other),
+                    7 => Shape::Mute(node),
+                    _ => Shape::Deaf(node),
+                };
+                FaultKind::Partition { shape, holds: self.random.percent(20) }
+            }
+        };
+        let before_the_next = self.calm - SECOND / 2;
+        self.add(at, before_the_next, kind);
+    }
+
+    fn target(&mut self) -> Target {
+        match self.random.below(4) {
+            0 | 1 => Target::Leader,
+            2 => Target::Follower(self.random.between(1, self.nodes - 1)),
+            _ => Target::Node(self.random.between(1, self.nodes)),
+        }
+    }
+
+    fn unsynced(&mut self) -> Unsynced {
+        self.random.pick(&[Unsynced::Lost, Unsynced::Lost, Unsynced::Some, Unsynced::Kept, Unsynced::Torn])
+    }
+
+    fn kind(&mut self, kind: u64) -> FaultKind {
+        let node = self.target();
+        let unsynced = self.unsynced();
+        match kind {
+            0 | 1 => FaultKind::Crash { node, unsynced, resets: self.random.percent(50) },
+            2 => FaultKind::CrashAll { unsynced },
+            3 | 4 => FaultKind::CrashInWrite { node, unsynced },
+            5 => FaultKind::CrashInApply { node },
+            6 => FaultKind::Pause { node },
+            7 => FaultKind::Stall { node },
+            8 => FaultKind::FailSync { node },
+            9 => FaultKind::SlowDisk { node, sync_max: self.random.between(10, 200) * MILLISECOND },
+            10..=13 => FaultKind::Partition { shape: self.shape(node), holds: self.random.percent(40) },
+            14 => FaultKind::Loss { percent: self.random.pick(&[3, 10, 30]) },
+            15 => FaultKind::Duplicates { percent: self.random.pick(&[10, 50]) },
+            16 | 17 => FaultKind::Delay {
+                percent: self.random.pick(&[5, 30, 100]),
+                latency_max: self.random.pick(&[50, 300, 1_500]) * MILLISECOND,
+            },
+            18 => {
+                let offset = self.random.between(0, 60 * SECOND) as i64 - 30 * SECOND as i64;
+                FaultKind::ClockJump { node, offset }
+            }
+            _ => match self.random.below(2) {
+                0 => FaultKind::Reset { node },
+                _ => FaultKind::Transfer,
+            },
+        }
+    }
+
+    fn shape(&mut self, node: Target) -> Shape {
+        let sides = self.random.next();
+        let other = self.random.between(1, self.nodes - 1);
+        match self.random.below(11) {
+            0 | 1 => Shape::Isolate(node),
+            2 => Shape::Split(sides),
+            3 => Shape::Mute(node),
+            4 => Shape::Deaf(node),
+            5 => Shape::OneWaySplit(sides),
+            6 => Shape::Hub(node),
+            7 => Shape::Constrained(Target::Follower(other)),
+            8 => Shape::Chain,
+            9 => Shape::Link(node, other),
+            _ => Shape::HalfLink(node, other),
+        }
+    }
+}

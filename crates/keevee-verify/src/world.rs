@@ -1,0 +1,444 @@
+//! The world: production replicas under virtual time, on simulated disks and a simulated network, with clients
+//! that write and read through any of them, while faults happen.
+//!
+//! One queue of events decides everything; nothing else moves. The streams of chance are seeded by the plan, so
+//! that the same plan gives the same run, event by event.
+//!
+//! Real here: `keevee-replica` (batching, the engine's driver, apply, request ids, chain hashes, the rule that one
+//! answer covers all attempts) and with it `keevee-paxos` and `keevee-core`. Modelled: what `keevee-server` adds
+//! (the log writer's one sync at a time, forwarding, deadlines), disks, clocks, the network. Left out: HTTP, the
+//! bytes on the wire, RocksDB.
+
+mod clients;
+mod clock;
+mod disk;
+mod faults;
+mod ingress;
+mod network;
+mod node;
+mod peers;
+mod trace;
+mod watched;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use keevee_replica::Role;
+
+use self::clients::Client;
+use self::clock::Clock;
+pub(crate) use self::disk::Written;
+use self::faults::Afflictions;
+use self::ingress::{Receipt, Submission};
+use self::network::Network;
+pub(crate) use self::node::Node;
+pub(crate) use self::peers::PeerMessage;
+pub use self::trace::Trace;
+use crate::coverage::{Counter, Coverage};
+use crate::history::History;
+use crate::oracles::{
+    Acknowledged, Broken, Chains, Checked, Demand, Honesty, Linearizable, Liveness, Oracles, REPLICA, Sight,
+};
+use crate::plan::{MILLISECOND, Plan, Unsynced};
+use crate::random::Random;
+
+/// A rule that a run broke.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Violation {
+    /// The rule's name.
+    pub oracle: &'static str,
+    /// When, in microseconds of virtual time.
+    pub at_micros: u64,
+    /// What happened.
+    pub what: String,
+}
+
+/// How often the world is looked at for progress.
+const LOOK: u64 = 50 * MILLISECOND;
+
+pub(crate) enum Event {
+    Tick { node: u64, life: u64 },
+    KeepHouse { node: u64, life: u64 },
+    Flush { node: u64, life: u64 },
+    Synced { node: u64, life: u64 },
+    Deliver { from: u64, to: u64, message: PeerMessage },
+    Submit { to: u64, submission: Box<Submission> },
+    Receipt { client: u64, receipt: Box<Receipt> },
+    Ingress { node: u64, life: u64, key: u64 },
+    ClientTurn { client: u64 },
+    ClientPatience { client: u64, request: u64, attempt: u64 },
+    FaultBegins { fault: usize },
+    FaultTurns { fault: usize, hub: u64, leader: u64 },
+    FaultEnds { fault: usize },
+    CrashInWrite { node: u64, life: u64, unsynced: Unsynced },
+    Look,
+}
+
+impl Event {
+    /// Tells it from others, for the trace's hash.
+    fn tag(&self) -> u64 {
+        match self {
+            Event::Tick { node, .. } => 0x100 + node,
+            Event::KeepHouse { node, .. } => 0x200 + node,
+            Event::Flush { node, .. } => 0x300 + node,
+            Event::Synced { node, .. } => 0x400 + node,
+            Event::Deliver { from, to, message } => 0x500 + 16 * from + to + message.tag(),
+            Event::Submit { to, submission } => 0x600 + to + (submission.request << 16),
+            Event::Receipt { client, receipt } => 0x700 + client + (receipt.request << 16),
+            Event::Ingress { node, key, .. } => 0x800 + node + (key << 16),
+            Event::ClientTurn { client } => 0x900 + client,
+            Event::ClientPatience { client, request, .. } => 0xa00 + client + (request << 16),
+            Event::FaultBegins { fault } => 0xb00 + *fault as u64,
+            Event::FaultTurns { fault, .. } => 0xc00 + *fault as u64,
+            Event::FaultEnds { fault } => 0xd00 + *fault as u64,
+            Event::CrashInWrite { node, .. } => 0xe00 + node,
+            Event::Look => 0xf00,
+        }
+    }
+}
+
+struct Queued {
+    at: u64,
+    /// Events of one time run in the order in which they were put there.
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Queued) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Queued {}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Queued) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// A run, from its first event to its last.
+pub(crate) struct World {
+    plan: Plan,
+    random: Random,
+    now: u64,
+    queue: BinaryHeap<Reverse<Queued>>,
+    queued: u64,
+    events: u64,
+    nodes: BTreeMap<u64, Node>,
+    network: Network,
+    clients: BTreeMap<u64, Client>,
+    afflictions: Afflictions,
+    healed: bool,
+    history: History,
+    /// The requests that each chosen entry holds.
+    placed: BTreeMap<u64, Vec<u64>>,
+    /// Of each link: when the latest of its messages arrives.
+    arrivals: BTreeMap<(u64, u64), u64>,
+    oracles: Oracles,
+    violation: Option<Violation>,
+    checked: Checked,
+    pub(crate) coverage: Coverage,
+    pub(crate) trace: Trace,
+}
+
+/// What is left of a run.
+pub(crate) struct Ended {
+    pub(crate) violation: Option<Violation>,
+    pub(crate) events: u64,
+    pub(crate) virtual_micros: u64,
+    pub(crate) requests: u64,
+    pub(crate) checked: Checked,
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan, trace: Trace) -> World {
+        let settings = plan.settings.clone();
+        let mut world = World {
+            random: Random::new(plan.seed, 2),
+            now: 0,
+            queue: BinaryHeap::new(),
+            queued: 0,
+            events: 0,
+            nodes: BTreeMap::new(),
+            network: Network::new(&settings),
+            clients: plan.clients.iter().map(|client| (client.number, Client::new(client.clone()))).collect(),
+            afflictions: Afflictions::default(),
+            healed: false,
+            history: History::default(),
+            placed: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            oracles: Oracles::new(plan.nodes, plan.settling(), settings.timeout_max),
+            violation: None,
+            checked: Checked::default(),
+            coverage: Coverage::default(),
+            trace,
+            plan,
+        };
+        for id in 1..=world.plan.nodes {
+            let place = id as usize - 1;
+            let clock = Clock::new(world.plan.clock_rates[place], world.plan.wall_offsets[place]);
+            world.nodes.insert(id, Node::new(clock, settings.sync_max));
+            world.start(id);
+        }
+        for client in world.plan.clients.clone() {
+            let at = world.random.below(client.think_micros);
+            world.at(at, Event::ClientTurn { client: client.number });
+        }
+        for fault in 0..world.plan.faults.len() {
+            world.at(world.plan.faults[fault].at, Event::FaultBegins { fault });
+        }
+        world.at(LOOK, Event::Look);
+        world
+    }
+
+    /// Runs both phases: faults, then healing and the demand that everything comes right.
+    pub(crate) fn run(&mut self) -> Ended {
+        self.run_until(self.plan.faulty_micros, |_| false);
+        self.heal();
+        let healed_at = self.now;
+        // The oracle of progress watches this phase as it watches every calm.
+        self.run_until(healed_at + self.plan.settling() + LOOK, |_| false);
+        self.demand_service();
+        self.demand_convergence();
+        self.judge_the_end();
+        Ended {
+            violation: self.violation.take(),
+            events: self.events,
+            virtual_micros: self.now,
+            requests: self.history.next_number() - 1,
+            checked: self.checked,
+        }
+    }
+
+    /// A replica's own assertion failed. Nothing but counters is to be trusted any more.
+    pub(crate) fn end_by_panic(&self, what: String) -> Ended {
+        Ended {
+            violation: Some(Violation { oracle: REPLICA, at_micros: self.now, what }),
+            events: self.events,
+            virtual_micros: self.now,
+            requests: self.history.next_number() - 1,
+            checked: Checked::default(),
+        }
+    }
+
+    fn at(&mut self, at: u64, event: Event) {
+        self.queued += 1;
+        self.queue.push(Reverse(Queued { at, order: self.queued, event }));
+    }
+
+    fn after(&mut self, span: u64, event: Event) {
+        self.at(self.now + span, event);
+    }
+
+    /// Runs all events up to a time, or until something holds. True if it does.
+    fn run_until(&mut self, end: u64, mut done: impl FnMut(&mut World) -> bool) -> bool {
+        while self.violation.is_none() {
+            match self.queue.peek() {
+                Some(Reverse(next)) if next.at <= end => {}
+                _ => break,
+            }
+            let Some(Reverse(Queued { at, event, .. })) = self.queue.pop() else { break };
+            self.now = at;
+            self.events += 1;
+            self.trace.fold(at);
+            self.trace.fold(event.tag());
+            self.dispatch(event);
+            if done(self) {
+                return true;
+            }
+        }
+        if self.violation.is_none() {
+            self.now = end;
+        }
+        false
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        let Some(event) = self.hold_if_paused(event) else { return };
+        match event {
+            Event::Tick { node, life } => self.tick(node, life),
+            Event::KeepHouse { node, life } => self.keep_house(node, life),
+            Event::Flush { node, life } => self.flush(node, life),
+            Event::Synced { node, life } => self.synced(node, life),
+            Event::Deliver { from, to, message } => self.deliver(from, to, message),
+            Event::Submit { to, submission } => self.take_in(to, *submission),
+            Event::Receipt { client, receipt } => self.receipt(client, *receipt),
+            Event::Ingress { node, life, key } => self.ingress_timer(node, life, key),
+            Event::ClientTurn { client } => self.client_turn(client),
+            Event::ClientPatience { client, request, attempt } => {
+                self.client_patience(client, request, attempt);
+            }
+            Event::FaultBegins { fault } => self.begin_fault(fault),
+            Event::FaultTurns { fault, hub, leader } => self.turn_fault(fault, hub, leader),
+            Event::FaultEnds { fault } => self.end_fault(fault),
+            Event::CrashInWrite { node, life, unsynced } => self.crash_in_write(node, life, unsynced),
+            Event::Look => self.look(),
+        }
+    }
+
+    /// A paused process finds everything waiting when it wakes.
+    fn hold_if_paused(&mut self, event: Event) -> Option<Event> {
+        let node = match &event {
+            Event::Tick { node, .. }
+            | Event::KeepHouse { node, .. }
+            | Event::Synced { node, .. }
+            | Event::Ingress { node, .. } => *node,
+            Event::Deliver { to, .. } | Event::Submit { to, .. } => *to,
+            _ => return Some(event),
+        };
+        match self.nodes.get_mut(&node) {
+            Some(node) if node.pauses > 0 => {
+                node.held.push(event);
+                None
+            }
+            _ => Some(event),
+        }
+    }
+
+    /// A rule is kept, or the run ends here.
+    fn hold(&mut self, oracle: &'static str, kept: Result<(), Broken>) {
+        if let Err(what) = kept {
+            self.break_rule(oracle, what);
+        }
+    }
+
+    fn break_rule(&mut self, oracle: &'static str, what: String) {
+        self.trace.note(self.now, || format!("VIOLATION of \"{oracle}\": {what}"));
+        self.violation.get_or_insert(Violation { oracle, at_micros: self.now, what });
+    }
+
+    fn look(&mut self) {
+        self.after(LOOK, Event::Look);
+        let sight = Sight {
+            now: self.now,
+            is_quiet: self.afflictions.are_quiet(),
+            patience: self.afflictions.patience(),
+            has_connected: self.has_connected(),
+            leader: self.leader(),
+        };
+        match self.oracles.liveness.look(sight) {
+            Err(what) => self.break_rule(Liveness::NAME, what),
+            Ok(Demand::Nothing) => {}
+            Ok(Demand::Write { leader, number }) => self.write_at(leader, number),
+        }
+        if self.oracles.liveness.take_judged() {
+            self.coverage.note(Counter::CalmsJudged);
+            if !self.network.cut.is_empty() {
+                self.coverage.note(Counter::PartialCalmsJudged);
+            }
+        }
+    }
+
+    /// Who leads at the highest ballot, of the nodes that run. Its disk may stall: whoever leads idly on such a one
+    /// is found out by the first write.
+    fn leader(&self) -> Option<u64> {
+        let leads = |(id, node): (&u64, &Node)| {
+            let status = node.process.as_ref()?.shard.status().engine;
+            let leads = node.pauses == 0 && status.role == Role::Leader;
+            leads.then(|| (ballot_round(&status.ballot), *id))
+        };
+        self.nodes.iter().filter_map(leads).max().map(|(_, id)| id)
+    }
+
+    /// True if a node runs, and its disk answers.
+    fn works(&self, id: u64) -> bool {
+        let node = &self.nodes[&id];
+        node.process.is_some() && node.pauses == 0 && node.stalls == 0
+    }
+
+    fn has_connected(&self) -> bool {
+        let working: Vec<u64> = self.nodes.keys().copied().filter(|id| self.works(*id)).collect();
+        let both_ways = |a: u64, b: u64| a == b || (self.network.is_open(a, b) && self.network.is_open(b, a));
+        let reaches = |id: &u64| working.iter().filter(|other| both_ways(*id, **other)).count();
+        working.iter().any(|id| reaches(id) > self.nodes.len() / 2)
+    }
+
+    /// After healing: a write and a read through each node succeed.
+    fn demand_service(&mut self) {
+        self.stop_clients();
+        let nodes: Vec<u64> = self.nodes.keys().copied().collect();
+        for node in nodes {
+            self.visit(node);
+        }
+        let patience = self.patience();
+        let served = self.run_until(self.now + patience, |world| world.visitors_are_served());
+        if !served && self.violation.is_none() {
+            let what = self.describe_visitors();
+            self.break_rule(Liveness::NAME, what);
+        }
+    }
+
+    /// After that: every replica applies all that is chosen, and nothing waits any more.
+    fn demand_convergence(&mut self) {
+        let patience = self.patience();
+        let converged = self.run_until(self.now + patience, |world| {
+            let last = world.oracles.agreement.last();
+            world.nodes.values().all(|node| node.is_idle_at(last))
+        });
+        if !converged && self.violation.is_none() {
+            let what = format!("replicas lag, or owe answers, long after healing: {}", self.describe_nodes());
+            self.break_rule(Liveness::NAME, what);
+        }
+    }
+
+    /// How long replicas that lag may take: with the smallest windows each entry has to go there and back before
+    /// the next one is sent.
+    fn patience(&self) -> u64 {
+        let settings = &self.plan.settings;
+        let slowest = self.nodes.values().map(|node| node.disk.state.applied()).min().unwrap_or(0);
+        let lag = self.oracles.agreement.last() - slowest;
+        self.plan.settling() + lag * 2 * (settings.latency_max + settings.sync_max)
+    }
+
+    fn judge_the_end(&mut self) {
+        if self.violation.is_some() {
+            return;
+        }
+        let states = self.nodes.iter().map(|(id, node)| (*id, node.disk.state.values()));
+        let same = Chains::compare(&states.collect::<Vec<_>>());
+        self.hold(Chains::NAME, same);
+        let applied = self.nodes.values().map(|node| node.disk.state.applied()).min().unwrap_or(0);
+        let survive = Acknowledged::at_the_end(&self.history, applied);
+        self.hold(Acknowledged::NAME, survive);
+        let honest = Honesty::at_the_end(&self.history);
+        self.hold(Honesty::NAME, honest);
+        self.count_unknown();
+        match Linearizable::check(&self.history) {
+            Ok(checked) => self.checked = checked,
+            Err(what) => self.break_rule(Linearizable::NAME, what),
+        }
+        for node in self.nodes.values() {
+            self.trace.fold(node.disk.state.applied());
+        }
+        self.trace.fold(self.events);
+    }
+
+    fn describe_nodes(&self) -> String {
+        let describe = |(id, node): (&u64, &Node)| match &node.process {
+            None => format!("{id}: down"),
+            Some(process) => {
+                let status = process.shard.status();
+                let (role, ballot) = (status.engine.role.name(), &status.engine.ballot);
+                let (chosen, applied, waiting) = (status.engine.chosen, status.applied, status.waiting);
+                let owed = process.owed();
+                format!(
+                    "{id}: {role} {ballot}, chosen {chosen}, applied {applied}, {waiting} waiting, {owed} owed"
+                )
+            }
+        };
+        self.nodes.iter().map(describe).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The number by which ballots are ordered, from how statuses write it.
+fn ballot_round(ballot: &str) -> u64 {
+    ballot.split('.').next().and_then(|round| round.parse().ok()).unwrap_or(0)
+}

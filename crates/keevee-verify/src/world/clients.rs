@@ -1,0 +1,387 @@
+//! Clients: each sends one request at a time, through any node, and what was not answered again if it may.
+//!
+//! Every key is of one kind (a register, a counter, a list), and every value names the request that wrote it, so
+//! that a history tells what happened.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keevee_core::command::{
+    Action, Command, Expect, OnError, Operation, OperationResult, Outcome, Precondition,
+};
+use keevee_core::error::ErrorKind;
+use keevee_core::requests::RequestId;
+use keevee_replica::{Attempt, Attempts};
+
+use super::clock::EPOCH_MICROS;
+use super::ingress::{Owner, PATIENCE, Receipt, Submission, Told};
+use super::{Event, World};
+use crate::coverage::Counter;
+use crate::history::{Answer, Request};
+use crate::oracles::{Acknowledged, Honesty};
+use crate::plan::{ClientPlan, MILLISECOND, SECOND};
+use crate::random::Random;
+
+/// Clients from here on are the world's own: they come after the faults, one for each node.
+const VISITORS: u64 = 1_000;
+/// A list as long as this is deleted.
+const LIST_BYTES_MAX: u64 = 200;
+
+pub(crate) struct Client {
+    plan: ClientPlan,
+    node: u64,
+    current: Option<Current>,
+    is_stopped: bool,
+    /// What it last saw of each key: its version, or that it was absent.
+    versions: BTreeMap<u64, Option<u64>>,
+    list_bytes: BTreeMap<u64, u64>,
+    /// Ids whose requests were answered.
+    used_ids: Vec<RequestId>,
+    visits_left: u64,
+    visits_failed: Vec<String>,
+}
+
+struct Current {
+    request: u64,
+    key: u64,
+    attempt: u64,
+    sent_at: u64,
+    attempts: Attempts,
+    retries_left: u64,
+}
+
+/// What a client is about to ask.
+struct Wish {
+    command: Command,
+    reuses_id: bool,
+}
+
+impl Client {
+    pub(crate) fn new(plan: ClientPlan) -> Client {
+        Client {
+            plan,
+            node: 0,
+            current: None,
+            is_stopped: false,
+            versions: BTreeMap::new(),
+            list_bytes: BTreeMap::new(),
+            used_ids: Vec::new(),
+            visits_left: 0,
+            visits_failed: Vec::new(),
+        }
+    }
+
+    fn wish(&self, key: u64, number: u64, now: u64, random: &mut Random) -> Wish {
+        let name = key_name(key);
+        if random.percent(self.plan.reads_percent) {
+            return Wish { command: Command::single(Action::Get { key: name }), reuses_id: false };
+        }
+        let mut command = match key % 3 {
+            0 => self.register(key, name, number, random),
+            1 => counter(name, random),
+            _ => self.list(key, name, number, random),
+        };
+        let has_tag = command
+            .operations
+            .iter()
+            .any(|operation| matches!(operation.action, Action::Put { .. } | Action::Append { .. }));
+        // Without an id a request is known by what it writes.
+        let mut reuses_id = false;
+        if !has_tag || random.percent(self.plan.ids_percent) {
+            command.request_id = Some(self.id(now, random));
+            if has_tag && !self.used_ids.is_empty() && random.percent(2) {
+                command.request_id = Some(random.pick(&self.used_ids));
+                reuses_id = true;
+            }
+        }
+        Wish { command, reuses_id }
+    }
+
+    fn register(&self, key: u64, name: Bytes, number: u64, random: &mut Random) -> Command {
+        let put = |suffix: &str| Action::Put { key: name.clone(), value: format!("{number}{suffix}").into() };
+        let mut command = Command::single(put(""));
+        match random.below(10) {
+            0 => command = Command::single(Action::Delete { key: name }),
+            1 => command.preconditions.push(Precondition { key: name, expect: Expect::Absent }),
+            2 => command.preconditions.push(Precondition { key: name, expect: Expect::Present }),
+            3 | 4 => {
+                let expect = match self.versions.get(&key) {
+                    Some(Some(version)) => Expect::Version(*version),
+                    _ => Expect::Absent,
+                };
+                command.preconditions.push(Precondition { key: name, expect });
+            }
+            5 => {
+                let actions = [put(".1"), Action::Get { key: name.clone() }, put(".2")];
+                command.operations = actions.map(operation).to_vec();
+            }
+            _ => {}
+        }
+        command
+    }
+
+    fn list(&self, key: u64, name: Bytes, number: u64, random: &mut Random) -> Command {
+        let full = self.list_bytes.get(&key).is_some_and(|bytes| *bytes > LIST_BYTES_MAX);
+        if full || random.percent(4) {
+            return Command::single(Action::Delete { key: name });
+        }
+        Command::single(Action::Append { key: name, suffix: format!("{number},").into() })
+    }
+
+    /// A UUIDv7 (RFC 9562, section 5.7) by the client's clock. Some clocks are wrong.
+    fn id(&self, now: u64, random: &mut Random) -> RequestId {
+        let offset = match random.below(50) {
+            0 => -(660 * SECOND as i64),
+            1 => 300 * SECOND as i64,
+            2 => 55 * SECOND as i64,
+            _ => self.plan.clock_offset,
+        };
+        let issued_at = (EPOCH_MICROS + now).saturating_add_signed(offset) / MILLISECOND;
+        let high = u128::from(issued_at) << 80 | 7 << 76 | u128::from(random.below(1 << 12)) << 64;
+        RequestId::Timed(high | 1 << 63 | u128::from(random.below(1 << 62)))
+    }
+
+    /// Notes what an answer says of a key.
+    fn learn(&mut self, key: u64, outcome: &Outcome) {
+        let Outcome::Done(results) = outcome else { return };
+        for result in results {
+            match result {
+                OperationResult::Value(value) => {
+                    self.versions.insert(key, value.as_ref().map(|value| value.version));
+                    let bytes = value.as_ref().map_or(0, |value| value.value.len() as u64);
+                    self.list_bytes.insert(key, bytes);
+                }
+                OperationResult::Written { version } | OperationResult::Incremented { version, .. } => {
+                    self.versions.insert(key, Some(*version));
+                }
+                OperationResult::Appended { version, length } => {
+                    self.versions.insert(key, Some(*version));
+                    self.list_bytes.insert(key, *length);
+                }
+                OperationResult::Deleted { .. } => {
+                    self.versions.insert(key, None);
+                    self.list_bytes.insert(key, 0);
+                }
+                OperationResult::Failed(_) => {}
+            }
+        }
+    }
+}
+
+fn operation(action: Action) -> Operation {
+    Operation { action, on_error: OnError::Abort }
+}
+
+fn counter(name: Bytes, random: &mut Random) -> Command {
+    let add = |by: u64| Action::Increment { key: name.clone(), by: by as i64 };
+    let mut command = Command::single(add(random.between(1, 3)));
+    match random.below(10) {
+        0 => command = Command::single(Action::Delete { key: name }),
+        1 => command.operations = [add(1), add(2)].map(operation).to_vec(),
+        _ => {}
+    }
+    command
+}
+
+fn key_name(key: u64) -> Bytes {
+    let kind = ["register", "counter", "list"][key as usize % 3];
+    format!("{kind}-{key}").into()
+}
+
+impl World {
+    pub(crate) fn client_turn(&mut self, number: u64) {
+        let now = self.now;
+        let key = self.random.below(self.plan.keys);
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        if client.is_stopped || client.current.is_some() {
+            return;
+        }
+        let request = self.history.next_number();
+        let Wish { command, reuses_id } = client.wish(key, request, now, &mut self.random);
+        let attempts = Attempts::new(command.request_id.is_some());
+        let retries_left = client.plan.retries;
+        client.current = Some(Current { request, key, attempt: 0, sent_at: now, attempts, retries_left });
+        if !client.plan.faithful || client.node == 0 {
+            client.node = self.random.between(1, self.plan.nodes);
+        }
+        self.history.begin(now, number, key_name(key), command, reuses_id);
+        self.send_request(number);
+    }
+
+    fn send_request(&mut self, number: u64) {
+        let now = self.now;
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        let Some(current) = &mut client.current else { return };
+        current.attempt += 1;
+        current.sent_at = now;
+        let (request, attempt, to) = (current.request, current.attempt, client.node);
+        let command = self.history.get(request).command.clone();
+        self.after(PATIENCE, Event::ClientPatience { client: number, request, attempt });
+        self.send_to_node(to, Submission { client: number, request, attempt, command });
+    }
+
+    pub(crate) fn client_patience(&mut self, number: u64, request: u64, attempt: u64) {
+        let client = &self.clients[&number];
+        let waits = |current: &Current| current.request == request && current.attempt == attempt;
+        if client.current.as_ref().is_some_and(waits) {
+            self.client_attempted(number, Attempt::Unknown("no answer".to_owned()));
+        }
+    }
+
+    pub(crate) fn receipt(&mut self, number: u64, receipt: Receipt) {
+        let Receipt { request, attempt, told } = receipt;
+        let client = &self.clients[&number];
+        let waits = |current: &Current| current.request == request && current.attempt == attempt;
+        if !client.current.as_ref().is_some_and(waits) {
+            return;
+        }
+        let attempt = match told {
+            Told::Outcome(outcome) => Attempt::Outcome(outcome),
+            Told::Error(kind) => Attempt::forwarded(Err((kind, String::new()))),
+            Told::NotReached => Attempt::Retry("nobody listens there".to_owned()),
+            Told::HungUp => Attempt::Unknown("the connection broke".to_owned()),
+        };
+        self.client_attempted(number, attempt);
+    }
+
+    /// What one sending of a request came to: an answer, or another attempt, mostly elsewhere.
+    fn client_attempted(&mut self, number: u64, attempt: Attempt) {
+        let nodes = self.plan.nodes;
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        let Some(current) = &mut client.current else { return };
+        let result = match current.attempts.after(attempt) {
+            Some(result) => result,
+            None if current.retries_left == 0 => Err(current.attempts.give_up()),
+            None => {
+                current.retries_left -= 1;
+                client.node = self.random.between(1, nodes);
+                self.coverage.note(Counter::ClientRetries);
+                return self.send_request(number);
+            }
+        };
+        let refused = |kind| Answer::Refused(kind);
+        let answer = match result {
+            Ok(Outcome::RequestExpired) => refused(ErrorKind::RequestExpired),
+            Ok(Outcome::RequestReused) => refused(ErrorKind::RequestReused),
+            Ok(Outcome::RequestMemoryFull) => refused(ErrorKind::Unavailable),
+            Ok(Outcome::WrongShard) => refused(ErrorKind::WrongShard),
+            Ok(outcome) => Answer::Done(outcome),
+            Err((ErrorKind::OutcomeUnknown, _)) => Answer::Unknown,
+            Err((kind, _)) => refused(kind),
+        };
+        self.finish_request(number, answer);
+    }
+
+    fn finish_request(&mut self, number: u64, answer: Answer) {
+        let now = self.now;
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        let Some(current) = client.current.take() else { return };
+        if let Answer::Done(outcome) = &answer {
+            client.learn(current.key, outcome);
+        } else {
+            client.node = 0;
+        }
+        let request = self.history.get_mut(current.request);
+        request.answer = Some((now, answer.clone()));
+        if let (Some(id), Answer::Done(_)) = (request.command.request_id, &answer) {
+            client.used_ids.push(id);
+        }
+        if number >= VISITORS {
+            client.visits_left -= 1;
+            if !matches!(answer, Answer::Done(_)) {
+                client.visits_failed.push(format!("{:?} was answered {answer:?}", request.command));
+            }
+        }
+        let turn = self.random.between(client.plan.think_micros / 4, 2 * client.plan.think_micros);
+        let request = request.clone();
+        self.trace.note(now, || format!("client {number}: request {} {answer:?}", request.number));
+        self.count_answer(&request, &answer, current.sent_at);
+        if let Answer::Done(_) = answer {
+            let applied = Acknowledged::answered(&request);
+            self.hold(Acknowledged::NAME, applied);
+        }
+        let honest = Honesty::answered(&request, &answer);
+        self.hold(Honesty::NAME, honest);
+        self.after(turn, Event::ClientTurn { client: number });
+    }
+
+    fn count_answer(&mut self, request: &Request, answer: &Answer, sent_at: u64) {
+        let counter = match answer {
+            Answer::Done(Outcome::Conflict { .. }) => Counter::Conflicts,
+            Answer::Done(_) if !request.is_read() && request.effect.is_some_and(|(_, at)| at < sent_at) => {
+                Counter::Remembered
+            }
+            Answer::Refused(ErrorKind::RequestExpired) => Counter::Expired,
+            Answer::Refused(ErrorKind::RequestReused) => Counter::Reused,
+            Answer::Refused(_) => Counter::Refusals,
+            Answer::Unknown => Counter::Unknown,
+            Answer::Done(_) => return,
+        };
+        self.coverage.note(counter);
+    }
+
+    pub(crate) fn count_unknown(&mut self) {
+        let unknown = |request: &&Request| matches!(request.answer, None | Some((_, Answer::Unknown)));
+        let effects = self.history.iter().filter(unknown).filter(|request| request.effect.is_some());
+        let effects = effects.count() as u64;
+        self.coverage.add(Counter::UnknownEffects, effects);
+    }
+
+    /// What clients have under way is finished; nothing new is begun.
+    pub(crate) fn stop_clients(&mut self) {
+        self.clients.values_mut().for_each(|client| client.is_stopped = true);
+    }
+
+    /// A client that did nothing so far writes and reads through a node, once each.
+    pub(crate) fn visit(&mut self, node: u64) {
+        for (place, reads_percent) in [(0, 0), (1, 100)] {
+            let number = VISITORS + 2 * node + place;
+            let plan = ClientPlan {
+                number,
+                think_micros: SECOND,
+                reads_percent,
+                ids_percent: 100,
+                retries: 0,
+                clock_offset: 0,
+                faithful: true,
+            };
+            let client = Client { node, is_stopped: true, visits_left: 1, ..Client::new(plan) };
+            let now = self.now;
+            let request = self.history.next_number();
+            let action = match reads_percent {
+                0 => Action::Put { key: key_name(0), value: request.to_string().into() },
+                _ => Action::Get { key: key_name(0) },
+            };
+            let command = Command::single(action);
+            let attempts = Attempts::new(false);
+            let current = Current { request, key: 0, attempt: 0, sent_at: now, attempts, retries_left: 0 };
+            self.clients.insert(number, Client { current: Some(current), ..client });
+            self.history.begin(now, number, key_name(0), command, false);
+            self.send_request(number);
+        }
+    }
+
+    /// True once every visitor was answered as it should be.
+    pub(crate) fn visitors_are_served(&self) -> bool {
+        let visitors = self.clients.range(VISITORS..);
+        visitors.clone().all(|(_, client)| client.visits_left == 0 && client.visits_failed.is_empty())
+    }
+
+    pub(crate) fn describe_visitors(&self) -> String {
+        let failures = self.clients.range(VISITORS..).flat_map(|(number, client)| {
+            let node = (number - VISITORS) / 2;
+            let open = client.current.as_ref().map(|current| format!("request {} open", current.request));
+            client.visits_failed.iter().cloned().chain(open).map(move |what| format!("node {node}: {what}"))
+        });
+        format!("after healing, {}", failures.collect::<Vec<_>>().join("; "))
+    }
+
+    /// Writes at a leader, for the oracle of progress.
+    pub(crate) fn write_at(&mut self, leader: u64, number: u64) {
+        let now = self.nodes[&leader].clock.read(self.now).monotonic;
+        let action = Action::Put { key: "progress".into(), value: "made".into() };
+        self.submit(leader, Owner::Demand(number), Command::single(action), now + Duration::from_secs(10));
+        self.settle(leader);
+    }
+}

@@ -1,0 +1,313 @@
+//! Faults, as a plan lists them: how each begins, and how it ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Event, PeerMessage, World};
+use crate::coverage::Counter;
+use crate::plan::{Fault, FaultKind, SLOW_PATIENCE, Shape, Target, Unsynced};
+
+/// The faults in force, each with the node that it struck.
+#[derive(Default)]
+pub(crate) struct Afflictions(BTreeMap<usize, Affliction>);
+
+struct Affliction {
+    kind: FaultKind,
+    node: u64,
+    cut: BTreeSet<(u64, u64)>,
+    /// What was sent on the cut links, if it is to come in the end.
+    held: Vec<(u64, u64, PeerMessage)>,
+}
+
+impl Afflictions {
+    /// Takes a message that a cut link holds back. Gives it back if none does.
+    pub(crate) fn hold_back(&mut self, from: u64, to: u64, message: PeerMessage) -> Option<PeerMessage> {
+        let holds = |affliction: &&mut Affliction| {
+            matches!(affliction.kind, FaultKind::Partition { holds: true, .. })
+                && affliction.cut.contains(&(from, to))
+        };
+        match self.0.values_mut().find(holds) {
+            Some(affliction) => {
+                affliction.held.push((from, to, message));
+                None
+            }
+            None => Some(message),
+        }
+    }
+
+    /// False while messages are lost, doubled or late, or a disk slow.
+    pub(crate) fn are_quiet(&self) -> bool {
+        !self.0.values().any(|affliction| {
+            matches!(
+                affliction.kind,
+                FaultKind::Loss { .. }
+                    | FaultKind::Delay { .. }
+                    | FaultKind::SlowDisk { .. }
+                    | FaultKind::CrashInWrite { .. }
+                    | FaultKind::CrashInApply { .. }
+                    | FaultKind::FailSync { .. }
+            )
+        })
+    }
+
+    /// How many times longer than usual a group may take to settle.
+    pub(crate) fn patience(&self) -> u64 {
+        let is_slow = |affliction: &Affliction| matches!(affliction.kind, FaultKind::SlowElection { .. });
+        if self.0.values().any(is_slow) { SLOW_PATIENCE } else { 1 }
+    }
+}
+
+impl World {
+    /// The faults changed: what the group owes is counted from now on.
+    pub(crate) fn changed(&mut self) {
+        let now = self.now;
+        self.oracles.liveness.changed(now);
+    }
+
+    pub(crate) fn begin_fault(&mut self, place: usize) {
+        if self.healed {
+            return;
+        }
+        let Fault { number, lasts, kind, .. } = self.plan.faults[place].clone();
+        let node = target_of(&kind).map_or(0, |target| self.resolve(target));
+        self.trace.note(self.now, || format!("fault {number} begins: {kind:?}, node {node}"));
+        self.changed();
+        let mut cut = BTreeSet::new();
+        match &kind {
+            FaultKind::Crash { unsynced, resets, .. } => self.crash(node, *unsynced, *resets),
+            FaultKind::CrashAll { unsynced } => {
+                for id in 1..=self.plan.nodes {
+                    self.crash(id, *unsynced, false);
+                }
+            }
+            FaultKind::CrashInWrite { unsynced, .. } => {
+                self.node_mut(node).crashes_in_write = Some(*unsynced)
+            }
+            FaultKind::CrashInApply { .. } => self.node_mut(node).crashes_in_apply = true,
+            FaultKind::FailSync { .. } => self.node_mut(node).sync_fails = true,
+            FaultKind::Pause { .. } => {
+                self.node_mut(node).pauses += 1;
+                self.coverage.note(Counter::Pauses);
+            }
+            FaultKind::Stall { .. } => {
+                self.node_mut(node).stalls += 1;
+                self.coverage.note(Counter::Stalls);
+            }
+            FaultKind::ClockJump { offset, .. } => {
+                self.node_mut(node).clock.jump_to(*offset);
+                self.coverage.note(Counter::ClockJumps);
+            }
+            FaultKind::Reset { .. } => self.reset(node),
+            FaultKind::Transfer => self.transfer(),
+            FaultKind::Partition { shape, .. } => cut = self.begin_partition(place, *shape),
+            FaultKind::SlowElection { .. } => {
+                let leader = self.leader_or(1);
+                self.crash(leader, Unsynced::Lost, false);
+                self.start(leader);
+            }
+            FaultKind::SlowDisk { .. }
+            | FaultKind::Loss { .. }
+            | FaultKind::Duplicates { .. }
+            | FaultKind::Delay { .. } => {}
+        }
+        self.afflictions.0.insert(place, Affliction { kind, node, cut, held: Vec::new() });
+        self.apply_afflictions();
+        self.after(lasts, Event::FaultEnds { fault: place });
+    }
+
+    pub(crate) fn end_fault(&mut self, place: usize) {
+        let Some(Affliction { kind, node, held, .. }) = self.afflictions.0.remove(&place) else {
+            return;
+        };
+        let number = self.plan.faults[place].number;
+        self.trace.note(self.now, || format!("fault {number} ends"));
+        self.changed();
+        self.apply_afflictions();
+        held.into_iter().for_each(|(from, to, message)| self.send(from, to, message));
+        match kind {
+            FaultKind::Crash { .. } => self.start(node),
+            FaultKind::CrashInWrite { .. } | FaultKind::CrashInApply { .. } | FaultKind::FailSync { .. } => {
+                let struck = self.node_mut(node);
+                (struck.crashes_in_write, struck.crashes_in_apply) = (None, false);
+                struck.sync_fails = false;
+                self.start(node);
+            }
+            FaultKind::CrashAll { .. } => (1..=self.plan.nodes).for_each(|id| self.start(id)),
+            FaultKind::Pause { .. } => self.wake(node),
+            FaultKind::Stall { .. } => {
+                let struck = self.node_mut(node);
+                struck.stalls -= 1;
+                if struck.stalls == 0 && std::mem::take(&mut struck.sync_is_late) {
+                    let life = struck.life;
+                    self.after(0, Event::Synced { node, life });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Everything ends, whatever was still to last.
+    pub(crate) fn heal(&mut self) {
+        self.trace.note(self.now, || "everything heals".to_owned());
+        self.healed = true;
+        let in_force: Vec<usize> = self.afflictions.0.keys().copied().collect();
+        in_force.into_iter().for_each(|place| self.end_fault(place));
+        (1..=self.plan.nodes).for_each(|id| self.start(id));
+        self.changed();
+    }
+
+    /// The process goes on, with all that came meanwhile.
+    fn wake(&mut self, id: u64) {
+        let node = self.node_mut(id);
+        node.pauses -= 1;
+        if node.pauses == 0 {
+            let held = std::mem::take(&mut node.held);
+            held.into_iter().for_each(|event| self.after(0, event));
+        }
+    }
+
+    /// Brings network and disks in line with the faults in force.
+    fn apply_afflictions(&mut self) {
+        self.network.heal();
+        let usual = self.plan.settings.sync_max;
+        self.nodes.values_mut().for_each(|node| (node.sync_min, node.sync_max) = (usual / 10, usual));
+        for affliction in self.afflictions.0.values() {
+            match affliction.kind {
+                FaultKind::Loss { percent } => self.network.loss_percent = percent,
+                FaultKind::Duplicates { percent } => self.network.duplicate_percent = percent,
+                FaultKind::Delay { percent, latency_max } => {
+                    (self.network.delay_percent, self.network.delay_max) = (percent, latency_max);
+                }
+                FaultKind::SlowElection { sync } => {
+                    self.nodes.values_mut().for_each(|node| (node.sync_min, node.sync_max) = (sync, sync));
+                }
+                FaultKind::SlowDisk { sync_max, .. } => {
+                    if let Some(node) = self.nodes.get_mut(&affliction.node) {
+                        node.sync_max = sync_max;
+                    }
+                }
+                FaultKind::Partition { .. } => self.network.cut.extend(&affliction.cut),
+                _ => {}
+            }
+        }
+    }
+
+    fn node_mut(&mut self, id: u64) -> &mut super::Node {
+        self.nodes.get_mut(&id).expect("faults strike nodes of the plan")
+    }
+
+    fn resolve(&mut self, target: Target) -> u64 {
+        let nodes = self.plan.nodes;
+        match target {
+            Target::Node(node) => node,
+            Target::Leader => self.leader_or(1),
+            Target::Follower(places) => (self.leader_or(1) + places - 1) % nodes + 1,
+        }
+    }
+
+    fn leader_or(&self, other: u64) -> u64 {
+        self.leader().unwrap_or(other)
+    }
+
+    fn reset(&mut self, id: u64) {
+        self.coverage.note(Counter::Resets);
+        for other in (1..=self.plan.nodes).filter(|other| *other != id) {
+            self.send(id, other, PeerMessage::Reset);
+            self.send(other, id, PeerMessage::Reset);
+        }
+    }
+
+    fn transfer(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let now = self.nodes[&leader].clock.read(self.now).monotonic;
+        let Some(process) = &mut self.node_mut(leader).process else { return };
+        keevee_replica::Engine::transfer_leadership(process.shard.engine(), now);
+        self.settle(leader);
+    }
+
+    fn begin_partition(&mut self, place: usize, shape: Shape) -> BTreeSet<(u64, u64)> {
+        let leader = self.leader_or(1);
+        let counter = match shape {
+            Shape::Isolate(_) | Shape::Split(_) => Counter::Partitions,
+            Shape::Mute(_) | Shape::Deaf(_) | Shape::OneWaySplit(_) | Shape::HalfLink(..) => {
+                Counter::OneWayPartitions
+            }
+            _ => Counter::PartialPartitions,
+        };
+        self.coverage.note(counter);
+        if let Shape::Constrained(hub) = shape {
+            let hub = self.resolve(hub);
+            // First the hub misses some entries, but not the time to notice.
+            let span = self.plan.settings.timeout_min / 2;
+            self.after(span, Event::FaultTurns { fault: place, hub, leader });
+            return self.links(|from, to| from == hub || to == hub);
+        }
+        let node = |world: &mut World, target| world.resolve(target);
+        match shape {
+            Shape::Isolate(target) => {
+                let alone = node(self, target);
+                self.links(|from, to| from == alone || to == alone)
+            }
+            Shape::Split(sides) => self.links(|from, to| (sides >> from ^ sides >> to) & 1 == 1),
+            Shape::Mute(target) => {
+                let mute = node(self, target);
+                self.links(|from, _| from == mute)
+            }
+            Shape::Deaf(target) => {
+                let deaf = node(self, target);
+                self.links(|_, to| to == deaf)
+            }
+            Shape::OneWaySplit(sides) => {
+                self.links(|from, to| sides >> from & 1 == 1 && sides >> to & 1 == 0)
+            }
+            Shape::Hub(target) => {
+                let hub = node(self, target);
+                self.links(|from, to| from != hub && to != hub)
+            }
+            Shape::Chain => self.links(|from, to| from.abs_diff(to) > 1),
+            Shape::Link(target, places) | Shape::HalfLink(target, places) => {
+                let one = node(self, target);
+                let other = (one + places - 1) % self.plan.nodes + 1;
+                let half = matches!(shape, Shape::HalfLink(..));
+                self.links(|from, to| (from, to) == (one, other) || !half && (from, to) == (other, one))
+            }
+            Shape::Constrained(_) => unreachable!("returned above"),
+        }
+    }
+
+    /// The second part of [`Shape::Constrained`]: the leader is gone, and only the hub reaches the others.
+    pub(crate) fn turn_fault(&mut self, place: usize, hub: u64, leader: u64) {
+        let cut = self.links(|from, to| from == leader || to == leader || (from != hub && to != hub));
+        let Some(affliction) = self.afflictions.0.get_mut(&place) else { return };
+        affliction.cut = cut;
+        self.changed();
+        self.apply_afflictions();
+    }
+
+    fn links(&self, lost: impl Fn(u64, u64) -> bool) -> BTreeSet<(u64, u64)> {
+        let nodes = 1..=self.plan.nodes;
+        let links = nodes.clone().flat_map(|from| nodes.clone().map(move |to| (from, to)));
+        links.filter(|(from, to)| from != to && lost(*from, *to)).collect()
+    }
+
+    /// A process dies in the middle of a write, or of applying.
+    pub(crate) fn crash_in_write(&mut self, id: u64, life: u64, unsynced: Unsynced) {
+        if self.nodes[&id].life == life && !self.healed {
+            self.crash(id, unsynced, false);
+        }
+    }
+}
+
+fn target_of(kind: &FaultKind) -> Option<Target> {
+    match kind {
+        FaultKind::Crash { node, .. }
+        | FaultKind::CrashInWrite { node, .. }
+        | FaultKind::CrashInApply { node }
+        | FaultKind::Pause { node }
+        | FaultKind::Stall { node }
+        | FaultKind::FailSync { node }
+        | FaultKind::SlowDisk { node, .. }
+        | FaultKind::ClockJump { node, .. }
+        | FaultKind::Reset { node } => Some(*node),
+        _ => None,
+    }
+}

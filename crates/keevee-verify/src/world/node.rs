@@ -1,0 +1,454 @@
+//! A node: a disk and a clock, and as long as it lives a process with the production replica in it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keevee_core::codec;
+use keevee_core::ids::{NodeId, ShardId};
+use keevee_paxos::{Config, Entry, QuorumSystem, Timing, Value};
+use keevee_replica::storage::{LogRecord, LogStore, StateStore, StorageError};
+use keevee_replica::{Bounds, Effects, PaxosEngine, Refusal, Reply, Shard, records};
+
+use super::clock::Clock;
+use super::disk::{Disk, SharedState};
+use super::ingress::{Ingress, Owner};
+use super::peers::PeerMessage;
+use super::watched::Watched;
+use super::{Event, World};
+use crate::coverage::Counter;
+use crate::oracles::{Agreement, Chains, Choices, Durable, Once, REPLICA, Versions};
+use crate::plan::{MILLISECOND, Unsynced};
+
+/// How often late requests are looked for and flushed marks noted, as the server does.
+const HOUSEKEEPING: u64 = 100 * MILLISECOND;
+/// How far behind a replica is whose coming up is called a catch-up.
+const BEHIND: u64 = 20;
+
+pub(crate) struct Node {
+    pub(crate) clock: Clock,
+    pub(crate) disk: Disk,
+    pub(crate) process: Option<Process>,
+    /// Counts starts and deaths, so that events of an earlier life are dropped.
+    pub(crate) life: u64,
+    /// While there are any, it stands still.
+    pub(crate) pauses: u32,
+    /// What came meanwhile.
+    pub(crate) held: Vec<Event>,
+    /// While there are any, syncs do not come back.
+    pub(crate) stalls: u32,
+    /// One would have.
+    pub(crate) sync_is_late: bool,
+    pub(crate) sync_min: u64,
+    pub(crate) sync_max: u64,
+    /// The next sync fails.
+    pub(crate) sync_fails: bool,
+    /// The next write is never finished.
+    pub(crate) crashes_in_write: Option<Unsynced>,
+    /// The next entry applied is the last.
+    pub(crate) crashes_in_apply: bool,
+    /// Submissions that the sync under way covers; what comes meanwhile waits for the next one.
+    syncing: usize,
+}
+
+pub(crate) struct Process {
+    pub(crate) shard: Shard<Watched, SharedState>,
+    /// Who led when the world last looked.
+    pub(crate) leader: Option<u64>,
+    pub(crate) tickets: BTreeMap<u64, Owner>,
+    pub(crate) ingress: BTreeMap<u64, Ingress>,
+    /// Numbers tickets, ingress keys and forwards.
+    pub(crate) count: u64,
+}
+
+impl Node {
+    pub(crate) fn new(clock: Clock, sync_max: u64) -> Node {
+        Node {
+            clock,
+            disk: Disk::new(),
+            process: None,
+            life: 0,
+            pauses: 0,
+            held: Vec::new(),
+            stalls: 0,
+            sync_is_late: false,
+            sync_min: sync_max / 10,
+            sync_max,
+            sync_fails: false,
+            crashes_in_write: None,
+            crashes_in_apply: false,
+            syncing: 0,
+        }
+    }
+
+    /// True if it runs, has applied everything up to an index, and owes nobody anything.
+    pub(crate) fn is_idle_at(&self, index: u64) -> bool {
+        let idle = |process: &Process| process.owed() == 0 && !process.shard.is_busy();
+        self.disk.state.applied() == index && self.process.as_ref().is_some_and(idle)
+    }
+}
+
+impl Process {
+    /// Answers that it owes.
+    pub(crate) fn owed(&self) -> usize {
+        self.tickets.len() + self.ingress.len()
+    }
+
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+}
+
+impl World {
+    /// Starts a node's process on what its disk holds.
+    pub(crate) fn start(&mut self, id: u64) {
+        let (seed, boot) = (self.random.next(), self.random.next());
+        if self.nodes[&id].process.is_some() {
+            return;
+        }
+        self.changed();
+        self.trace.at(self.now, id, || "START".to_owned());
+        let members = 1..=self.plan.nodes;
+        let settings = &self.plan.settings;
+        let micros = Duration::from_micros;
+        let config = Config {
+            timing: Timing {
+                heartbeat: micros(settings.heartbeat),
+                timeout_min: micros(settings.timeout_min),
+                timeout_max: micros(settings.timeout_max),
+            },
+            page_bytes_max: settings.page_bytes_max,
+            window_bytes_max: settings.window_bytes_max,
+            cache_bytes_max: settings.cache_bytes_max,
+            ..Config::new(id, QuorumSystem::majority(members.clone()), seed)
+        };
+        let bounds = Bounds { unsynced_entries_max: settings.unsynced_entries_max, ..Bounds::default() };
+        let tick = settings.tick;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.life += 1;
+        let (life, now) = (node.life, node.clock.read(self.now));
+        let (log, state) = (node.disk.log.clone(), node.disk.state.clone());
+        let applied = state.applied();
+        match restored(&log, applied) {
+            Ok(entries) => {
+                let kept = self.oracles.choices.restored(id, applied, &entries);
+                self.hold(Choices::NAME, kept);
+            }
+            Err(error) => return self.break_rule(REPLICA, format!("node {id} can't start: {error}")),
+        }
+        let opened = PaxosEngine::open(config, log.clone(), applied, now.monotonic);
+        let shard = opened.map_err(|error| error.to_string()).and_then(|paxos| {
+            let members = members.map(NodeId).collect();
+            let engine = Watched::new(paxos);
+            let shard = Shard::new(ShardId::FIRST_DATA, NodeId(id), members, boot, engine, state, bounds);
+            shard.map_err(|failure| failure.to_string())
+        });
+        let shard = match shard {
+            Ok(shard) => shard,
+            Err(error) => return self.break_rule(REPLICA, format!("node {id} can't start: {error}")),
+        };
+        log.take_reads();
+        if shard.status().engine.chosen > applied {
+            self.coverage.note(Counter::Replays);
+        }
+        let (tickets, ingress) = (BTreeMap::new(), BTreeMap::new());
+        // An answer to an earlier life must not pass for one to this.
+        let process = Process { shard, leader: None, tickets, ingress, count: life << 32 };
+        self.nodes.entry(id).and_modify(|node| node.process = Some(process));
+        let phase = self.random.below(tick);
+        self.after(phase, Event::Tick { node: id, life });
+        self.after(HOUSEKEEPING, Event::KeepHouse { node: id, life });
+        let flush = self.random.below(self.plan.settings.flush_every);
+        self.after(flush, Event::Flush { node: id, life });
+        self.settle(id);
+    }
+
+    /// A node's process dies.
+    pub(crate) fn crash(&mut self, id: u64, unsynced: Unsynced, resets: bool) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(process) = node.process.take() else { return };
+        node.life += 1;
+        let in_flight = std::mem::take(&mut node.syncing);
+        (node.crashes_in_write, node.crashes_in_apply) = (None, false);
+        (node.sync_fails, node.sync_is_late) = (false, false);
+        let damage = node.disk.crash(unsynced, in_flight, &mut self.random);
+        self.coverage.note(Counter::Crashes);
+        if !damage.lost.iter().all(Vec::is_empty) {
+            self.coverage.note(Counter::LostWrites);
+        }
+        if damage.torn {
+            self.coverage.note(Counter::TornWrites);
+        }
+        let is_hard_state = |record: &LogRecord| matches!(record, LogRecord::HardState(_));
+        if damage.lost.iter().flatten().any(is_hard_state) {
+            self.coverage.note(Counter::LostPromises);
+        }
+        let (found, lost) = (damage.found.len(), damage.lost.len());
+        self.trace.at(self.now, id, || format!("CRASH: {lost} writes lost, {found} found"));
+        damage.found.iter().for_each(|submission| self.note_synced(id, submission));
+        self.changed();
+        let others: Vec<u64> = self.nodes.keys().copied().filter(|other| *other != id).collect();
+        if resets {
+            self.coverage.note(Counter::Resets);
+            others.into_iter().for_each(|other| self.send(id, other, PeerMessage::Reset));
+        }
+        self.hang_up(id, process);
+    }
+
+    pub(crate) fn tick(&mut self, id: u64, life: u64) {
+        let tick = self.plan.settings.tick;
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life) else { return };
+        let Some(process) = &mut node.process else { return };
+        let now = node.clock.read(self.now);
+        let span = node.clock.true_span(tick);
+        process.shard.engine().paxos.tick(now.monotonic);
+        self.after(span, Event::Tick { node: id, life });
+        self.settle(id);
+    }
+
+    pub(crate) fn keep_house(&mut self, id: u64, life: u64) {
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life) else { return };
+        let Some(process) = &mut node.process else { return };
+        let now = node.clock.read(self.now).monotonic;
+        process.shard.expire(now);
+        let flushed = process.shard.state().flushed();
+        let flushed = flushed.expect("a simulated state is always readable");
+        keevee_replica::Engine::flushed(process.shard.engine(), now, flushed);
+        self.after(HOUSEKEEPING, Event::KeepHouse { node: id, life });
+        self.settle(id);
+    }
+
+    pub(crate) fn flush(&mut self, id: u64, life: u64) {
+        let Some(node) = self.nodes.get(&id).filter(|node| node.life == life) else { return };
+        node.disk.state.flush_some(&mut self.random);
+        let every = self.plan.settings.flush_every;
+        let span = self.random.between(every / 2, 2 * every);
+        self.after(span, Event::Flush { node: id, life });
+    }
+
+    /// The sync under way is done.
+    pub(crate) fn synced(&mut self, id: u64, life: u64) {
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life) else { return };
+        if node.stalls > 0 {
+            node.sync_is_late = true;
+            return;
+        }
+        if node.sync_fails {
+            self.coverage.note(Counter::FailedSyncs);
+            self.trace.at(self.now, id, || "SYNC FAILED".to_owned());
+            // What a failed sync left on the disk nobody knows; the node stops, as the server does.
+            return self.crash(id, Unsynced::Some, false);
+        }
+        let count = std::mem::take(&mut node.syncing);
+        let log = node.disk.log.clone();
+        let submissions: Vec<_> = (0..count).filter_map(|_| log.sync_next()).collect();
+        self.trace.at(self.now, id, || format!("synced {count}"));
+        for (_, submission) in &submissions {
+            self.note_synced(id, submission);
+        }
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let now = node.clock.read(self.now).monotonic;
+        let Some(process) = &mut node.process else { return };
+        for (token, _) in submissions {
+            process.shard.engine().paxos.persisted(now, token);
+        }
+        self.settle(id);
+    }
+
+    fn note_synced(&mut self, id: u64, submission: &[LogRecord]) {
+        let durable = self.oracles.durable.synced(id, submission);
+        self.hold(Durable::NAME, durable);
+        for record in submission {
+            if let LogRecord::DropBelow(_) = record {
+                self.coverage.note(Counter::Truncations);
+            }
+            if let LogRecord::Entry { index, bytes } = record
+                && let Ok(entry) = records::decode_entry(*index, bytes.clone())
+            {
+                let kept = self.oracles.choices.synced(id, &entry);
+                self.hold(Choices::NAME, kept);
+            }
+        }
+    }
+
+    /// Lets a process go as far as it can after an input, and carries out what it wants.
+    pub(crate) fn settle(&mut self, id: u64) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(process) = &mut node.process else { return };
+        let now = node.clock.read(self.now);
+        let effects = match process.shard.advance(now) {
+            Ok(effects) => effects,
+            Err(failure) => return self.break_rule(REPLICA, format!("node {id}: {failure}")),
+        };
+        self.observe_log(id);
+        self.observe_state(id);
+        let Effects { send, hashes, replies } = effects;
+        for (to, message) in send {
+            self.send(id, to.0, PeerMessage::Paxos(Box::new(message)));
+        }
+        for (to, hash) in hashes {
+            self.send(id, to.0, PeerMessage::Hash(hash));
+        }
+        for reply in replies {
+            self.reply(id, reply);
+        }
+        self.start_sync(id);
+        self.observe_leader(id);
+    }
+
+    fn reply(&mut self, id: u64, Reply { ticket, result }: Reply) {
+        if let Err(Refusal::Unavailable(why)) = &result
+            && why.contains("took over")
+        {
+            self.coverage.note(Counter::Superseded);
+        }
+        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return };
+        if let Some(owner) = process.tickets.remove(&ticket) {
+            self.answer_owner(id, owner, result);
+        }
+    }
+
+    /// One sync at a time, which covers what waits when it begins, as the log writer does it.
+    fn start_sync(&mut self, id: u64) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let waiting = node.disk.log.waiting();
+        if node.syncing > 0 || waiting == 0 {
+            return;
+        }
+        node.syncing = waiting;
+        let (life, crash) = (node.life, node.crashes_in_write.take());
+        let span = self.random.between(node.sync_min, node.sync_max);
+        self.after(span, Event::Synced { node: id, life });
+        if let Some(unsynced) = crash {
+            let span = self.random.below(span);
+            self.after(span, Event::CrashInWrite { node: id, life, unsynced });
+        }
+    }
+
+    /// What the engine handed out as chosen, and what it sent to its disk.
+    fn observe_log(&mut self, id: u64) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(process) = &mut node.process else { return };
+        let chosen = std::mem::take(&mut process.shard.engine().chosen);
+        let leads = process.leader == Some(id);
+        let submitted = node.disk.log.take_submitted();
+        self.coverage.add(Counter::DiskReads, node.disk.log.take_reads());
+        if !leads {
+            self.count_adoptions(id, &submitted);
+        }
+        if chosen.first().is_some_and(|(index, _)| index + BEHIND <= self.oracles.agreement.last()) {
+            self.coverage.note(Counter::CatchUps);
+        }
+        for (index, payload) in chosen {
+            let held = self.oracles.choices.taken_for_chosen(id, index, &payload);
+            self.hold(Choices::NAME, held);
+            match self.oracles.agreement.chosen(id, index, &payload) {
+                Ok(true) => self.place_requests(index, payload),
+                Ok(false) => {}
+                Err(what) => self.break_rule(Agreement::NAME, what),
+            }
+        }
+    }
+
+    /// Of a node that does not lead yet: what it writes at its own ballot, it took over from earlier ones.
+    fn count_adoptions(&mut self, id: u64, submitted: &[LogRecord]) {
+        let entries = submitted.iter().filter_map(|record| match record {
+            LogRecord::Entry { index, bytes } => records::decode_entry(*index, bytes.clone()).ok(),
+            _ => None,
+        });
+        let mut own: Vec<Entry> = entries.filter(|entry| entry.ballot.node == id).collect();
+        // The last is the no-op that starts its ballot.
+        own.pop();
+        for Entry { index, ballot, value } in own {
+            let adopts_noop = self.oracles.choices.had_noop(index, ballot);
+            match value {
+                Value::Noop if !adopts_noop => self.coverage.note(Counter::HoleFills),
+                _ if index <= self.oracles.agreement.last() => self.coverage.note(Counter::LateLeaders),
+                _ => self.coverage.note(Counter::Adoptions),
+            }
+        }
+    }
+
+    /// Notes which requests an entry holds, the first time that it is taken for chosen.
+    fn place_requests(&mut self, index: u64, payload: Option<bytes::Bytes>) {
+        let Some(payload) = payload else { return };
+        let entry = match codec::decode_entry(payload) {
+            Ok(entry) => entry,
+            Err(error) => return self.break_rule(REPLICA, format!("entry {index} does not decode: {error}")),
+        };
+        if entry.commands.len() > 1 {
+            self.coverage.note(Counter::Batches);
+        }
+        let mut placed = Vec::new();
+        for command in &entry.commands {
+            let Some(number) = self.history.find(command) else { continue };
+            let request = self.history.get_mut(number);
+            request.places.push(index);
+            placed.push(number);
+            if command.request_id.is_none() {
+                let once = Once::placed(number, &self.history.get(number).places);
+                self.hold(Once::NAME, once);
+            }
+        }
+        self.placed.insert(index, placed);
+    }
+
+    /// What was applied.
+    fn observe_state(&mut self, id: u64) {
+        let written = self.nodes[&id].disk.state.take_written();
+        let crashes = !written.is_empty() && self.nodes[&id].crashes_in_apply;
+        for write in written {
+            let index = write.index;
+            let same = self.oracles.chains.applied(id, index, write.chain);
+            self.hold(Chains::NAME, same);
+            let distinct = self.oracles.versions.applied(id, &write);
+            self.hold(Versions::NAME, distinct);
+            for request in &write.executed {
+                let once = self.oracles.once.executed(*request, index);
+                self.hold(Once::NAME, once);
+            }
+            let now = self.now;
+            let mut executed = write.executed;
+            for number in self.placed.get(&index).into_iter().flatten() {
+                let request = self.history.get_mut(*number);
+                // Of two requests under one id the first is the one that was executed.
+                let takes_effect = match request.command.request_id {
+                    Some(id) => {
+                        let place = executed.iter().position(|executed| *executed == id);
+                        place.map(|place| executed.swap_remove(place)).is_some()
+                    }
+                    None => true,
+                };
+                if takes_effect {
+                    request.effect.get_or_insert((index, now));
+                }
+            }
+        }
+        if crashes {
+            let Some(node) = self.nodes.get_mut(&id) else { return };
+            node.crashes_in_apply = false;
+            let life = node.life;
+            self.after(0, Event::CrashInWrite { node: id, life, unsynced: Unsynced::Lost });
+        }
+    }
+
+    fn observe_leader(&mut self, id: u64) {
+        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return };
+        let leader = process.shard.leader().map(|leader| leader.0);
+        if leader == process.leader {
+            return;
+        }
+        process.leader = leader;
+        if leader == Some(id) {
+            self.coverage.note(Counter::Elections);
+            self.trace.at(self.now, id, || "LEADS".to_owned());
+        }
+        self.leader_changed(id);
+    }
+}
+
+/// The entries that a process will start with.
+fn restored(log: &impl LogStore, applied: u64) -> Result<Vec<Entry>, StorageError> {
+    let stored = log.read(applied + 1, log.last()?, usize::MAX)?;
+    stored.into_iter().map(|(index, bytes)| records::decode_entry(index, bytes)).collect()
+}

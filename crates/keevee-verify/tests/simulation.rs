@@ -1,0 +1,75 @@
+//! The simulation as every change must pass it: so many seeds that everything a run can see is seen.
+//!
+//! It leaves out hunting for more, which is what `keevee-verify run` is for.
+
+use std::ops::{ControlFlow, Range};
+use std::thread;
+use std::time::Instant;
+
+use keevee_verify::coverage::Coverage;
+use keevee_verify::plan::{Plan, SECOND};
+use keevee_verify::{Report, Trace, seeds};
+
+const SEEDS: Range<u64> = 1..1_001;
+/// What a seed must go through to count.
+const VIRTUAL_MICROS_MIN: u64 = 60 * SECOND;
+const FAULTS_MIN: usize = 5;
+
+#[test]
+fn a_thousand_seeds_break_no_rule_and_see_everything() {
+    let (mut events, mut checked_operations, mut virtual_micros) = (0, 0, 0);
+    let (mut coverage, mut broken) = (Coverage::default(), Vec::new());
+    let begin = Instant::now();
+    let jobs = thread::available_parallelism().map_or(1, usize::from);
+    seeds::in_order(SEEDS, jobs, simulate, |report| {
+        let (seed, faults) = (report.plan.seed, report.plan.faults.len());
+        assert!(faults >= FAULTS_MIN, "seed {seed} has {faults} faults");
+        events += report.events;
+        checked_operations += report.checked_operations;
+        virtual_micros += report.virtual_micros;
+        coverage += &report.coverage;
+        match told(&report) {
+            Some(violation) => broken.push(violation),
+            None => assert!(report.virtual_micros >= VIRTUAL_MICROS_MIN, "seed {seed} ends early"),
+        }
+        ControlFlow::Continue(())
+    });
+    let took = begin.elapsed().as_secs_f64();
+    println!("{} seeds in {took:.1} s on {jobs} threads", SEEDS.end - SEEDS.start);
+    println!("{events} events: {:.0} each second", events as f64 / took);
+    println!("{checked_operations} operations checked: {:.0} each second", checked_operations as f64 / took);
+    println!("virtual time: {:.0} times as fast as real time", virtual_micros as f64 / 1e6 / took);
+    assert!(broken.is_empty(), "{} seeds broke a rule:\n{}", broken.len(), broken.join("\n"));
+    assert!(coverage.missing().is_empty(), "never seen: {}", coverage.missing().join(", "));
+}
+
+#[test]
+fn seeds_that_once_found_a_bug_break_no_rule() {
+    let regressions = seeds::parse_regressions(seeds::REGRESSIONS).expect("seeds/regressions.txt");
+    for regression in regressions {
+        let violation = told(&simulate(regression.seed));
+        assert!(violation.is_none(), "{} is back? {violation:?}", regression.bug);
+    }
+}
+
+#[test]
+fn a_seed_is_the_same_run_each_time() {
+    for seed in 1..11 {
+        let first = simulate(seed);
+        let second = thread::spawn(move || simulate(seed)).join().expect("the second run");
+        let outcome = |report: &Report| (report.trace_hash, report.events, report.violation.clone());
+        assert_eq!(outcome(&first), outcome(&second), "seed {seed} differs");
+    }
+}
+
+fn simulate(seed: u64) -> Report {
+    keevee_verify::run(Plan::draw(seed), None, Trace::silent())
+}
+
+/// What is wrong, and how to see it again.
+fn told(report: &Report) -> Option<String> {
+    let seed = report.plan.seed;
+    let violation = report.violation.as_ref()?;
+    let replay = format!("cargo run --release -p keevee-verify -- replay --seed {seed} --trace");
+    Some(format!("seed {seed} broke \"{}\": {}\n  {replay}", violation.oracle, violation.what))
+}
