@@ -11,10 +11,13 @@
 //! known to be above some number. It then counts as holding, which settles the version as `v`. Nothing is
 //! lost: a command that never returned need not take effect at all, and one that returned may also have
 //! found another version ([`Model::idle`]). Nothing is allowed too much: each of the two is what the
-//! store would do in one of the states that were possible.
+//! store would do in some of the states that were possible, and that the other version is not `v` is not
+//! forgotten ([`KeyState::ruled_out`]).
 //!
 //! It leaves out stamps, request ids (who counts an answer once for many attempts is the recorder of the
 //! history), and commands that name more than one key.
+
+use std::collections::BTreeSet;
 
 use bytes::{Bytes, BytesMut};
 use keevee_core::command::{
@@ -54,6 +57,9 @@ pub struct KeyState {
     pub value: Option<Bytes>,
     /// The version of the latest mutation: the value's, if there is one, else that of its removal.
     pub version: Version,
+    /// What the version is known not to be, though it is above its bound: a command that expected this one
+    /// was carried out and did not find it.
+    pub ruled_out: BTreeSet<u64>,
 }
 
 /// What is known of a version.
@@ -65,30 +71,13 @@ pub enum Version {
     Above(u64),
 }
 
-impl Version {
-    /// The smallest that it can be.
-    fn smallest(self) -> u64 {
-        match self {
-            Version::Exactly(version) => version,
-            Version::Above(bound) => bound.saturating_add(1),
-        }
-    }
-
-    fn can_be(self, version: u64) -> bool {
-        match self {
-            Version::Exactly(known) => known == version,
-            Version::Above(bound) => version > bound,
-        }
-    }
-}
-
 impl Model for Key {
     type State = KeyState;
     type Input = Command;
     type Output = Outcome;
 
     fn initial(&self) -> KeyState {
-        KeyState { value: None, version: Version::Exactly(0) }
+        KeyState { value: None, version: Version::Exactly(0), ruled_out: BTreeSet::new() }
     }
 
     fn step(&self, state: &KeyState, command: &Command, outcome: Option<&Outcome>) -> Option<KeyState> {
@@ -113,10 +102,15 @@ impl Model for Key {
     }
 
     fn idle(&self, state: &KeyState, command: &Command) -> Option<KeyState> {
-        let is_unsettled =
-            |expect| matches!(expect, Expect::Version(_)) && !matches!(state.version, Version::Exactly(_));
-        let is_conditional = command.preconditions.iter().any(|one| is_unsettled(one.expect));
-        is_conditional.then(|| state.clone())
+        let mut expected = state.clone();
+        if !expected.meet_all(command) || expected.version == state.version {
+            return None;
+        }
+        let mut other = state.clone();
+        if let Version::Exactly(version) = expected.version {
+            other.ruled_out.insert(version);
+        }
+        Some(other)
     }
 
     fn is_neutral(&self, command: &Command, outcome: Option<&Outcome>) -> bool {
@@ -183,11 +177,26 @@ impl KeyState {
 
     /// True if the latest version can be this, and then it is.
     fn settle(&mut self, version: u64) -> bool {
-        let can_be = self.version.can_be(version);
+        let can_be = match self.version {
+            Version::Exactly(known) => known == version,
+            Version::Above(bound) => version > bound && !self.ruled_out.contains(&version),
+        };
         if can_be {
             self.version = Version::Exactly(version);
+            self.ruled_out.clear();
         }
         can_be
+    }
+
+    /// The smallest that the latest version can be.
+    fn version_min(&self) -> u64 {
+        match self.version {
+            Version::Exactly(version) => version,
+            Version::Above(bound) => {
+                let mut above = bound.saturating_add(1)..=u64::MAX;
+                above.find(|version| !self.ruled_out.contains(version)).unwrap_or(u64::MAX)
+            }
+        }
     }
 
     /// Carries out all operations; false if one of them can't have its result.
@@ -264,7 +273,8 @@ impl KeyState {
     }
 
     fn mutate(&mut self, value: Option<Bytes>) {
-        self.version = Version::Above(self.version.smallest());
+        self.version = Version::Above(self.version_min());
+        self.ruled_out.clear();
         self.value = value;
     }
 }
