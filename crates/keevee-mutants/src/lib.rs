@@ -189,7 +189,7 @@ impl Mutant {
             Mutant::TornBatchKept => about(
                 "torn-batch-kept",
                 "7",
-                "rocksdb#5287",
+                "logs without checksums",
                 "a write that a crash cut in half is read back as if it were whole",
             ),
             Mutant::AppliedIndexApart => about(

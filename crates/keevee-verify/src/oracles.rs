@@ -1,6 +1,7 @@
 //! What must hold of every run, whatever goes wrong in it. One file for each rule, with where it comes from.
 //!
-//! Oracles see what the world sees (disks, logs, clients) and ask no replica what it believes. They know nothing
+//! Oracles see what the world sees (disks, logs, clients) and ask no replica what it believes, but for one question:
+//! who leads. They know nothing
 //! of why a rule is broken: that is what the trace is for.
 
 mod acknowledged;

@@ -171,14 +171,17 @@ impl Table {
 fn record(hunts: &[Hunt], file: &Path) -> Result<(), Failure> {
     let refused =
         |what: String| Failure::Other(format!("{}: {what}; name another file by --file", file.display()));
-    let mut catches = match hunts.len() == Mutant::ALL.len() || !file.exists() {
+    let all_caught = hunts.len() == Mutant::ALL.len() && hunts.iter().all(|hunt| hunt.seed.is_some());
+    let mut catches = match all_caught || !file.exists() {
         true => Vec::new(),
         false => {
             let text = fs::read_to_string(file).map_err(|error| refused(error.to_string()))?;
             seeds::parse_catches(&text).map_err(|error| refused(error.to_string()))?
         }
     };
-    catches.retain(|catch| hunts.iter().all(|hunt| hunt.mutant != catch.mutant));
+    // What was not caught this time keeps the seed that it had.
+    let is_anew = |catch: &Catch| hunts.iter().any(|hunt| hunt.mutant == catch.mutant && hunt.seed.is_some());
+    catches.retain(|catch| !is_anew(catch));
     for Hunt { mutant, seed, violation, .. } in hunts {
         if let (Some(seed), Some(violation)) = (*seed, violation) {
             catches.push(Catch { mutant: *mutant, seed, oracle: violation.oracle.to_owned() });

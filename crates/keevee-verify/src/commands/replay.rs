@@ -87,7 +87,7 @@ impl Cut {
             plan.clients.retain(|client| kept.contains(&client.number));
         }
         if let Some(faulty_micros) = self.faulty_micros {
-            plan.faulty_micros = faulty_micros;
+            plan.faulty_micros = faulty_micros.min(plan.faulty_micros);
         }
         Ok(plan)
     }

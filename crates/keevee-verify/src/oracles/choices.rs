@@ -66,7 +66,13 @@ impl Choices {
             Some((chosen_at, _)) if chosen_at <= ballot => Ok(()),
             _ => {
                 place.chosen = Some((*ballot, value.clone()));
-                Ok(())
+                let other = place.accepted.iter().find(|(at, held, _)| at > ballot && held != value);
+                match other {
+                    None => Ok(()),
+                    Some((at, ..)) => Err(format!(
+                        "index {index} is chosen at ballot {ballot}, and ballot {at} had proposed another value"
+                    )),
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use keevee_core::command::{Command, Outcome};
 
 use super::Broken;
 use crate::checker::key::Key;
-use crate::checker::{self, Operation};
+use crate::checker::{self, Operation, Violation};
 use crate::history::{Answer, History, Request};
 
 /// What a check is given before it gives up. One that succeeds takes a few steps per operation.
@@ -52,10 +52,14 @@ impl Linearizable {
                         places.iter().map(|place| numbers[*place].to_string()).collect();
                     numbers.join(", ")
                 };
+                let verdict = match violation {
+                    Violation::NotLinearizable(_) => "not linearizable",
+                    Violation::GaveUp(_) => "neither proven nor refuted in the steps allowed",
+                };
                 let key = String::from_utf8_lossy(key);
                 let last = &obstacle.linearized[obstacle.linearized.len().saturating_sub(10)..];
                 return Err(format!(
-                    "the history of {key} is not: requests ..., {} lead to {:?}, where none of {} can come next",
+                    "{key}: {verdict}: requests ..., {} lead to {:?}, where none of {} can come next",
                     requests(last),
                     obstacle.state,
                     requests(&obstacle.blocked)

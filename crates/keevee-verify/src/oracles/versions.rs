@@ -1,6 +1,6 @@
 //! Every mutation has a version of its own, higher than all before it.
 //!
-//! A compare-and-set is only as good as the versions that it compares: two writes of one entry that shared a
+//! etcd's API promises the same of its revisions, and every transaction compares them. A compare-and-set is only as good as the versions that it compares: two writes of one entry that shared a
 //! version would let it pass over a value that it never saw.
 
 use super::Broken;

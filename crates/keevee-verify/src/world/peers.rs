@@ -63,7 +63,10 @@ impl World {
             true => message,
             false => match self.afflictions.hold_back(from, to, message) {
                 Some(message) => message,
-                None => return self.coverage.note(Counter::Held),
+                None => {
+                    self.trace.at(self.now, from, || format!("→{to} HELD"));
+                    return self.coverage.note(Counter::Held);
+                }
             },
         };
         let way = self.network.send(self.now, from, to, &mut self.random);
@@ -97,7 +100,9 @@ impl World {
     }
 
     pub(crate) fn deliver(&mut self, from: u64, to: u64, message: PeerMessage) {
-        self.trace.at(self.now, to, || format!("←{from} {}", describe(&message)));
+        let is_up = self.nodes[&to].process.is_some();
+        let dead = if is_up { "" } else { "DEAD, " };
+        self.trace.at(self.now, to, || format!("←{from} {dead}{}", describe(&message)));
         let Some(node) = self.nodes.get_mut(&to) else { return };
         let Some(process) = &mut node.process else {
             if let PeerMessage::Forward { number, .. } = message {
