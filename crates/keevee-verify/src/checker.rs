@@ -23,7 +23,8 @@ pub const CONCURRENCY_MAX: usize = 128;
 /// What operations mean: a sequential specification.
 ///
 /// [`Model::initial`] and [`Model::step`] say all of it, as long as a state is one state. [`Model::idle`] is for those
-/// whose states stand for several, and [`Model::is_neutral`] spares the search work.
+/// whose states stand for several. [`Model::is_neutral`] and [`Model::place`] say nothing new: they spare the search
+/// work, without which it would often not come to an end.
 pub trait Model {
     /// All that decides what comes next. It may stand for several states between which no result has told
     /// yet; then nothing may be possible in it that is possible in none of them.
@@ -58,6 +59,13 @@ pub trait Model {
     fn is_neutral(&self, input: &Self::Input, output: Option<&Self::Output>) -> bool {
         let _ = (input, output);
         false
+    }
+
+    /// A number that the output gives the operation, if it gives one. [`Model::step`] must be such that no operation
+    /// is possible after one of a larger number, whatever comes between the two.
+    fn place(&self, input: &Self::Input, output: &Self::Output) -> Option<u64> {
+        let _ = (input, output);
+        None
     }
 }
 

@@ -116,6 +116,29 @@ impl Model for Key {
     fn is_neutral(&self, command: &Command, outcome: Option<&Outcome>) -> bool {
         command.is_read_only() || !matches!(outcome, None | Some(Outcome::Done(_)))
     }
+
+    /// By the smallest version that the command expected or was told, as the versions of a key only grow. A write
+    /// comes before the reads of what it wrote.
+    fn place(&self, command: &Command, outcome: &Outcome) -> Option<u64> {
+        let write = |version: u64| version.saturating_mul(2);
+        let read = |version: u64| write(version).saturating_add(1);
+        let expected = command.preconditions.iter().filter_map(|one| match one.expect {
+            Expect::Version(version) => Some(read(version)),
+            Expect::Absent | Expect::Present => None,
+        });
+        let told = |result: &OperationResult| match result {
+            OperationResult::Written { version }
+            | OperationResult::Incremented { version, .. }
+            | OperationResult::Appended { version, .. } => Some(write(*version)),
+            OperationResult::Value(value) => value.as_ref().map(|value| read(value.version)),
+            OperationResult::Deleted { .. } | OperationResult::Failed(_) => None,
+        };
+        match outcome {
+            Outcome::Done(results) => expected.chain(results.iter().filter_map(told)).min(),
+            Outcome::Conflict { version, .. } => version.map(read),
+            _ => None,
+        }
+    }
 }
 
 /// The state after a command of unknown outcome that was carried out.

@@ -24,13 +24,18 @@ enum Kind {
     Call {
         /// The position of the operation's return.
         returned: u32,
-        /// One bit, which no other operation has that is under way at the same time.
-        slot: u128,
+        /// A bit of [`Horizon::waiting`], which no other operation has that is under way at the same time.
+        slot: u8,
+        /// The operation's place ([`super::Model::place`]), or [`NO_PLACE`].
+        place: u64,
     },
     Return,
     /// The call of an operation that never returned.
     Unreturned,
 }
+
+/// An operation without a place waits for no other.
+const NO_PLACE: u64 = u64::MAX;
 
 /// The front of the list: what may come next, up to the first return.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,11 +44,16 @@ pub(super) struct Horizon {
     pub(super) frontier: u32,
     /// The slots of the calls before it.
     pub(super) waiting: u128,
+    /// The smallest place among them.
+    place_min: u64,
 }
 
 impl Timeline {
-    /// All that returned is in the list.
-    pub(super) fn new<I, O>(history: &[Operation<I, O>]) -> Timeline {
+    /// All that returned is in the list. `place` says where an operation stands among others, if it does.
+    pub(super) fn new<I, O>(
+        history: &[Operation<I, O>],
+        place: impl Fn(&Operation<I, O>) -> Option<u64>,
+    ) -> Timeline {
         let mut timeline = Timeline { events: Vec::new(), next: Vec::new(), previous: Vec::new() };
         let mut slots = Slots::default();
         let mut call_of = vec![0; history.len()];
@@ -59,7 +69,8 @@ impl Timeline {
                 Kind::Return
             } else if asked.returned.is_some() {
                 call_of[operation as usize] = position;
-                Kind::Call { returned: 0, slot: slots.take() }
+                let place = place(asked).unwrap_or(NO_PLACE);
+                Kind::Call { returned: 0, slot: slots.take(), place }
             } else {
                 Kind::Unreturned
             };
@@ -99,14 +110,25 @@ impl Timeline {
 
     /// What may come next.
     pub(super) fn horizon(&self) -> Horizon {
-        let mut horizon = Horizon { frontier: self.end(), waiting: 0 };
+        let mut horizon = Horizon { frontier: self.end(), waiting: 0, place_min: NO_PLACE };
         let mut position = self.next[self.end() as usize];
-        while let Some(Event { kind: Kind::Call { slot, .. }, .. }) = self.events.get(position as usize) {
-            horizon.waiting |= slot;
+        while let Some(Event { kind: Kind::Call { slot, place, .. }, .. }) =
+            self.events.get(position as usize)
+        {
+            horizon.waiting |= 1 << slot;
+            horizon.place_min = horizon.place_min.min(*place);
             position = self.next[position as usize];
         }
         horizon.frontier = position;
         horizon
+    }
+
+    /// False if another operation that may come next has a smaller place and so must come before this one.
+    pub(super) fn is_in_place(&self, call: u32, horizon: &Horizon) -> bool {
+        match self.events[call as usize].kind {
+            Kind::Call { place, .. } => place == NO_PLACE || place == horizon.place_min,
+            Kind::Return | Kind::Unreturned => true,
+        }
     }
 
     /// True if nothing is left.
@@ -190,14 +212,14 @@ fn in_order<I, O>(history: &[Operation<I, O>]) -> impl Iterator<Item = (u32, boo
 struct Slots(u128);
 
 impl Slots {
-    fn take(&mut self) -> u128 {
+    fn take(&mut self) -> u8 {
         let slot = self.0.trailing_ones() as usize;
         assert!(slot < CONCURRENCY_MAX, "more than {CONCURRENCY_MAX} operations are under way at one time");
         self.0 |= 1 << slot;
-        1 << slot
+        slot as u8
     }
 
-    fn give_back(&mut self, slot: u128) {
-        self.0 &= !slot;
+    fn give_back(&mut self, slot: u8) {
+        self.0 &= !(1 << slot);
     }
 }
