@@ -1,8 +1,8 @@
 //! The seam between a shard and what makes its replicas agree.
 //!
-//! An engine is told what to propose and what is applied; what it brings about is collected by
-//! [`Engine::take_events`]. How it is moved besides (messages, ticks, finished writes) is its own affair,
-//! since one engine is a pure state machine and another owns tasks and timers.
+//! An engine is told the time, what arrived, what is on disk, what to propose and what is applied; what it brings
+//! about is collected by [`Engine::take_events`]. It never waits and has no thread, so that whoever moves it decides
+//! when it runs: the server's executor, or a simulator.
 
 use std::time::Duration;
 
@@ -15,6 +15,18 @@ use crate::storage::StorageError;
 pub trait Engine {
     /// What its replicas say to each other.
     type Message;
+
+    /// A message arrived from another replica.
+    fn message(&mut self, now: Duration, from: NodeId, message: Self::Message);
+
+    /// Time passed.
+    fn tick(&mut self, now: Duration);
+
+    /// The log says that a token's records, and all earlier ones, are on disk.
+    fn persisted(&mut self, now: Duration, token: u64);
+
+    /// The connection to a node was reset.
+    fn disconnected(&mut self, now: Duration, node: NodeId);
 
     /// Proposes a payload at the next index, which it returns; `None` if this replica does not lead.
     fn propose(&mut self, now: Duration, payload: Bytes) -> Option<u64>;

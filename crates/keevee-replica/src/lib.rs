@@ -8,6 +8,7 @@
 //! It leaves out sockets and disks (`keevee-server`), and what a command means (`keevee-core`).
 
 mod attempts;
+pub mod conformance;
 pub mod engine;
 mod hashes;
 mod paxos;

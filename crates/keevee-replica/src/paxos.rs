@@ -69,31 +69,6 @@ impl<L: LogStore> PaxosEngine<L> {
         Ok(PaxosEngine { replica, disk, writing: VecDeque::new(), events: Events::default() })
     }
 
-    /// A message arrived from another replica.
-    pub fn message(&mut self, now: Duration, from: NodeId, message: Message) {
-        self.step(now, Input::Message { from: from.0, message });
-    }
-
-    /// Time passed.
-    pub fn tick(&mut self, now: Duration) {
-        self.step(now, Input::Tick);
-    }
-
-    /// The log says that a token's records, and all earlier ones, are on disk.
-    pub fn persisted(&mut self, now: Duration, token: u64) {
-        self.disk.log.persisted(token);
-        self.step(now, Input::Persisted(token));
-        while self.writing.front().is_some_and(|writing| writing.token <= token) {
-            let Some(writing) = self.writing.pop_front() else { break };
-            self.deliver(now, writing.then_send);
-        }
-    }
-
-    /// The connection to a node was reset.
-    pub fn disconnected(&mut self, now: Duration, node: NodeId) {
-        self.step(now, Input::Disconnected(node.0));
-    }
-
     fn step(&mut self, now: Duration, input: Input) -> Option<u64> {
         let output = self.replica.step(now, input, &self.disk);
         let proposed = output.proposed;
@@ -177,6 +152,27 @@ fn check_restored(
 
 impl<L: LogStore> Engine for PaxosEngine<L> {
     type Message = Message;
+
+    fn message(&mut self, now: Duration, from: NodeId, message: Message) {
+        self.step(now, Input::Message { from: from.0, message });
+    }
+
+    fn tick(&mut self, now: Duration) {
+        self.step(now, Input::Tick);
+    }
+
+    fn persisted(&mut self, now: Duration, token: u64) {
+        self.disk.log.persisted(token);
+        self.step(now, Input::Persisted(token));
+        while self.writing.front().is_some_and(|writing| writing.token <= token) {
+            let Some(writing) = self.writing.pop_front() else { break };
+            self.deliver(now, writing.then_send);
+        }
+    }
+
+    fn disconnected(&mut self, now: Duration, node: NodeId) {
+        self.step(now, Input::Disconnected(node.0));
+    }
 
     fn propose(&mut self, now: Duration, payload: Bytes) -> Option<u64> {
         self.step(now, Input::Propose(payload))

@@ -7,7 +7,7 @@ use keevee_core::codec;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::{Config, Entry, QuorumSystem, Timing, Value};
 use keevee_replica::storage::{LogRecord, LogStore, StateStore, StorageError};
-use keevee_replica::{Bounds, Effects, PaxosEngine, Refusal, Reply, Shard, records};
+use keevee_replica::{Bounds, Effects, Engine, PaxosEngine, Refusal, Reply, Shard, records};
 
 use super::clock::Clock;
 use super::disk::{Disk, SharedState};
@@ -201,7 +201,7 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let now = node.clock.read(self.now);
         let span = node.clock.true_span(tick);
-        process.shard.engine().paxos.tick(now.monotonic);
+        process.shard.engine().tick(now.monotonic);
         self.after(span, Event::Tick { node: id, life });
         self.settle(id);
     }
@@ -213,7 +213,7 @@ impl World {
         process.shard.expire(now);
         let flushed = process.shard.state().flushed();
         let flushed = flushed.expect("a simulated state is always readable");
-        keevee_replica::Engine::flushed(process.shard.engine(), now, flushed);
+        process.shard.engine().flushed(now, flushed);
         self.after(HOUSEKEEPING, Event::KeepHouse { node: id, life });
         self.settle(id);
     }
@@ -250,7 +250,7 @@ impl World {
         let now = node.clock.read(self.now).monotonic;
         let Some(process) = &mut node.process else { return };
         for (token, _) in submissions {
-            process.shard.engine().paxos.persisted(now, token);
+            process.shard.engine().persisted(now, token);
         }
         self.settle(id);
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use keevee_core::command::Outcome;
 use keevee_core::error::ErrorKind;
 use keevee_paxos::Message;
-use keevee_replica::ChainHash;
+use keevee_replica::{ChainHash, Engine};
 
 use super::network::Way;
 use super::{Event, World};
@@ -114,7 +114,7 @@ impl World {
         let sender = keevee_core::ids::NodeId(from);
         match message {
             PeerMessage::Paxos(message) => {
-                process.shard.engine().paxos.message(now.monotonic, sender, *message);
+                process.shard.engine().message(now.monotonic, sender, *message);
             }
             PeerMessage::Hash(hash) => {
                 self.coverage.note(Counter::HashesCompared);
@@ -122,7 +122,7 @@ impl World {
                     return self.break_rule(crate::oracles::REPLICA, format!("node {to}: {failure}"));
                 }
             }
-            PeerMessage::Reset => process.shard.engine().paxos.disconnected(now.monotonic, sender),
+            PeerMessage::Reset => process.shard.engine().disconnected(now.monotonic, sender),
             PeerMessage::Forward { number, command, time_left } => {
                 self.take_forward(from, to, number, command, time_left);
             }

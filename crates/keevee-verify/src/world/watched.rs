@@ -10,7 +10,7 @@ use keevee_replica::{Engine, EngineStatus, Events, PaxosEngine};
 use super::disk::SharedLog;
 
 pub(crate) struct Watched {
-    pub(crate) paxos: PaxosEngine<SharedLog>,
+    paxos: PaxosEngine<SharedLog>,
     /// Handed out as chosen since the world last looked.
     pub(crate) chosen: Vec<(u64, Option<Bytes>)>,
 }
@@ -23,6 +23,22 @@ impl Watched {
 
 impl Engine for Watched {
     type Message = Message;
+
+    fn message(&mut self, now: Duration, from: NodeId, message: Message) {
+        self.paxos.message(now, from, message);
+    }
+
+    fn tick(&mut self, now: Duration) {
+        self.paxos.tick(now);
+    }
+
+    fn persisted(&mut self, now: Duration, token: u64) {
+        self.paxos.persisted(now, token);
+    }
+
+    fn disconnected(&mut self, now: Duration, node: NodeId) {
+        self.paxos.disconnected(now, node);
+    }
 
     fn propose(&mut self, now: Duration, payload: Bytes) -> Option<u64> {
         self.paxos.propose(now, payload)

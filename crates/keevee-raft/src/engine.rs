@@ -1,0 +1,430 @@
+//! Moves openraft from outside: see [`RaftEngine`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keevee_core::ids::NodeId;
+use keevee_replica::storage::{LogStore, StorageError};
+use keevee_replica::{Engine, EngineStatus, Events, EventsFailure, Role};
+use openraft::alias::WatchReceiverOf;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{AsyncRuntime, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft_rt_sim::{SimInstant, SimRuntime};
+
+use crate::log::SharedLog;
+use crate::machine::Machine;
+use crate::message::{LogId, RaftMessage};
+use crate::network::{Answer, Exchange, Network};
+use crate::reads::Reads;
+use crate::types::{
+    Proposal, Types, our_append_result, our_vote, ours, their_append, their_transfer, their_vote_request,
+};
+
+/// How leaders are kept and replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between a leader's heartbeats.
+    pub heartbeat: Duration,
+    /// The shortest silence after which a replica looks for another leader.
+    pub timeout_min: Duration,
+    /// The longest. For so long after a heartbeat nobody votes for another.
+    pub timeout_max: Duration,
+}
+
+/// What a replica must be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which one it is.
+    pub node: u64,
+    /// All that vote, this one included. The same on every replica, and for ever: members do not change yet.
+    pub members: BTreeSet<u64>,
+    /// How leaders are kept and replaced.
+    pub timing: Timing,
+    /// Bytes of entries in one message, unless one is larger.
+    pub page_bytes_max: usize,
+    /// Bytes of entries kept in memory, so that what was just written need not be read from the log.
+    pub cache_bytes_max: usize,
+    /// Where its random numbers start.
+    pub seed: u64,
+}
+
+impl Config {
+    /// A replica with usual settings.
+    pub fn new(node: u64, members: BTreeSet<u64>, seed: u64) -> Config {
+        let millis = Duration::from_millis;
+        Config {
+            node,
+            members,
+            timing: Timing { heartbeat: millis(100), timeout_min: millis(600), timeout_max: millis(1200) },
+            page_bytes_max: 1 << 20,
+            cache_bytes_max: 16 << 20,
+            seed,
+        }
+    }
+
+    fn openraft(&self) -> Arc<openraft::Config> {
+        let millis = |span: Duration| span.as_millis() as u64;
+        let Timing { heartbeat, timeout_min, timeout_max } = self.timing;
+        let config = openraft::Config {
+            heartbeat_interval: millis(heartbeat),
+            election_timeout_min: millis(timeout_min),
+            election_timeout_max: millis(timeout_max),
+            enable_pre_vote: Some(true),
+            // A leader without a quorum falls silent, so that those who hear it look for another.
+            quorum_loss_probe_interval: Some(2 * millis(timeout_max)),
+            snapshot_policy: SnapshotPolicy::Never,
+            replication_lag_threshold: u64::MAX,
+            max_in_snapshot_log_to_keep: 0,
+            purge_batch_size: 1,
+            max_payload_entries: 1024,
+            backoff: format!("{}ms ... {}ms", millis(heartbeat), millis(timeout_min)),
+            ..openraft::Config::default()
+        };
+        Arc::new(config.validate().expect("a checked configuration is one that openraft takes"))
+    }
+}
+
+/// How far a run goes beyond the time that it was told: openraft collects finished writes for a microsecond before
+/// it looks at them. Time that runs ahead so waits for the caller's clock.
+const GRAIN: Duration = Duration::from_micros(2);
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A Raft replica on a log.
+///
+/// openraft's tasks run in a runtime of their own, which stands still between two calls. Each call leaves them
+/// at the time that it tells, with nothing left to do but to wait.
+pub struct RaftEngine<L: LogStore + Send + 'static> {
+    runtime: SimRuntime,
+    raft: Raft<Types, Machine<L>>,
+    metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
+    log: SharedLog<L>,
+    exchange: Exchange,
+    node: NodeId,
+    members: BTreeSet<u64>,
+    timing: Timing,
+    /// The caller's time at which the runtime's began.
+    origin: Duration,
+    now: Duration,
+    /// What came and was not started yet.
+    tasks: Vec<Task>,
+    /// True if openraft may have something to do.
+    is_stirred: bool,
+    reads: Reads,
+    tag: u64,
+    applied: u64,
+    /// Of each member: what survives a crash without its log.
+    flushed: BTreeMap<u64, u64>,
+    told_flushed: Option<Duration>,
+    too_far_behind: bool,
+}
+
+impl<L: LogStore + Send + 'static> RaftEngine<L> {
+    /// A replica as its log left it. `applied` is the applied index of the state machine.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] if the log can't be read, or can't be what this replica wrote.
+    pub fn open(config: Config, log: L, applied: u64, now: Duration) -> Result<RaftEngine<L>, StorageError> {
+        let members = config.members.clone();
+        let log = SharedLog::open(log, applied, &members, config.page_bytes_max, config.cache_bytes_max)?;
+        // Index 0 holds the members, and means the same as nothing.
+        let applied_id = if applied > 0 { Some(log.id_at(applied)?) } else { None };
+        let exchange = Exchange::default();
+        let network = Network { exchange: exchange.clone(), append_timeout: config.timing.timeout_min };
+        let machine = Machine::new(log.clone(), members.clone(), applied_id);
+        let mut runtime = SimRuntime::with_seed(config.seed);
+        let started = Raft::new(config.node, config.openraft(), network, log.clone(), machine);
+        let raft = runtime.block_on(started).map_err(|fatal| {
+            let corrupt = StorageError::Corrupt { what: "the log", cause: fatal.to_string() };
+            log.failed().unwrap_or(corrupt)
+        })?;
+        let metrics = raft.metrics();
+        Ok(RaftEngine {
+            runtime,
+            raft,
+            metrics,
+            log,
+            exchange,
+            node: NodeId(config.node),
+            members,
+            timing: config.timing,
+            origin: now,
+            now,
+            tasks: Vec::new(),
+            is_stirred: true,
+            reads: Reads::default(),
+            tag: 0,
+            applied,
+            flushed: BTreeMap::new(),
+            told_flushed: None,
+            too_far_behind: false,
+        })
+    }
+
+    /// Lets openraft go on until it waits for the time, the disk or a peer.
+    fn run(&mut self) {
+        self.is_stirred = false;
+        let tasks = mem::take(&mut self.tasks);
+        let time = self.now.saturating_sub(self.origin);
+        self.runtime.block_on(async {
+            for task in tasks {
+                SimRuntime::spawn(task);
+            }
+            let reached = SimInstant::try_now().map_or(Duration::ZERO, SimInstant::elapsed_since_start);
+            SimRuntime::sleep(time.saturating_sub(reached)).await;
+            // The runtime's clock moves only when nothing else is left to do.
+            SimRuntime::sleep(GRAIN).await;
+        });
+        for (round, index) in self.exchange.take_read_indexes() {
+            self.reads.end(round, index, self.applied);
+        }
+    }
+
+    /// Runs until no read is left to be started.
+    fn run_with_reads(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        loop {
+            if let Some(leader) = self.leader()
+                && let Some(round) = self.reads.start(self.now, leader)
+            {
+                self.start_read_round(round, leader);
+            }
+            if !self.is_stirred {
+                return;
+            }
+            self.run();
+        }
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push(Box::pin(task));
+        self.is_stirred = true;
+    }
+
+    fn start_read_round(&mut self, round: u64, leader: NodeId) {
+        if leader != self.node {
+            return self.exchange.send(leader, RaftMessage::ReadIndex { call: round });
+        }
+        let (raft, exchange) = (self.raft.clone(), self.exchange.clone());
+        self.spawn(async move { exchange.answer_read(round, read_index(&raft).await) });
+    }
+
+    fn take(&mut self, from: NodeId, message: RaftMessage) {
+        let (raft, exchange) = (self.raft.clone(), self.exchange.clone());
+        match message {
+            RaftMessage::Append { call, vote, previous, entries, committed } => {
+                let request = their_append(vote, previous, entries, committed);
+                self.spawn(async move {
+                    if let Ok(response) = raft.append_entries(request).await {
+                        let result = our_append_result(&response);
+                        exchange.send(from, RaftMessage::Appended { call, result });
+                    }
+                });
+            }
+            RaftMessage::RequestVote { call, poll, vote, last, transfer } => {
+                let request = their_vote_request(vote, last, transfer);
+                self.spawn(async move {
+                    let response = if poll { raft.pre_vote(request).await } else { raft.vote(request).await };
+                    if let Ok(response) = response {
+                        let (vote, granted) = (our_vote(&response.vote), response.vote_granted);
+                        let last = response.last_log_id.as_ref().map(ours);
+                        exchange.send(from, RaftMessage::Voted { call, vote, granted, last });
+                    }
+                });
+            }
+            RaftMessage::TransferLeader { vote, last } => {
+                let request = their_transfer(vote, self.node.0, last);
+                self.spawn(async move { drop(raft.handle_transfer_leader(request).await) });
+            }
+            RaftMessage::ReadIndex { call } => self.spawn(async move {
+                let index = read_index(&raft).await;
+                exchange.send(from, RaftMessage::ReadIndexReply { call, index });
+            }),
+            RaftMessage::Appended { call, result } => exchange.answer(from, call, Answer::Appended(result)),
+            RaftMessage::Voted { call, vote, granted, last } => {
+                exchange.answer(from, call, Answer::Voted { vote, granted, last });
+            }
+            RaftMessage::ReadIndexReply { call, index } => exchange.answer_read(call, index),
+            RaftMessage::Flushed { index } => self.note_flushed(from.0, index),
+            RaftMessage::TooFarBehind => self.too_far_behind = true,
+        }
+        self.is_stirred = true;
+    }
+
+    /// Drops the log below what every member has flushed.
+    fn note_flushed(&mut self, member: u64, index: u64) {
+        if !self.members.contains(&member) {
+            return;
+        }
+        let flushed = self.flushed.entry(member).or_default();
+        *flushed = index.max(*flushed);
+        let by_all = |member: &u64| self.flushed.get(member).copied().unwrap_or(0);
+        let through = self.members.iter().map(by_all).min().unwrap_or(0).min(self.applied);
+        let dropped = self.log.droppable().map_or(0, |id| id.index);
+        // An error shows itself at the next look: the log keeps it.
+        if through > dropped
+            && let Ok(id) = self.log.id_at(through)
+        {
+            self.log.set_droppable(id);
+            let raft = self.raft.clone();
+            self.spawn(async move { drop(raft.trigger().snapshot().await) });
+        }
+    }
+
+    /// Whether it leads, and a quorum has told so within the longest timeout.
+    fn leads(&self, metrics: &RaftMetrics<Types>) -> bool {
+        let reached = self.now.saturating_sub(self.origin);
+        let is_fresh = |acknowledged: SimInstant| {
+            reached.saturating_sub(acknowledged.elapsed_since_start()) <= self.timing.timeout_max
+        };
+        metrics.state == ServerState::Leader
+            && (self.members.len() == 1
+                || metrics.last_quorum_acked.as_ref().is_none_or(|acknowledged| is_fresh(**acknowledged)))
+    }
+
+    fn failure(&self) -> Option<EventsFailure> {
+        if let Some(error) = self.log.failed() {
+            return Some(EventsFailure::Storage(error));
+        }
+        if let Err(fatal) = &self.metrics.borrow_watched().running_state {
+            // It stops for what its storage says, which was looked at, and for a broken invariant of its own.
+            panic!("openraft stopped: {fatal}");
+        }
+        self.too_far_behind.then_some(EventsFailure::TooFarBehind)
+    }
+}
+
+/// The index that a linearizable read must have applied, if this replica leads.
+async fn read_index<L: LogStore + Send + 'static>(raft: &Raft<Types, Machine<L>>) -> Option<u64> {
+    let confirmed = raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+    confirmed.ok().map(|(read, _)| read.index())
+}
+
+impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
+    type Message = RaftMessage;
+
+    fn message(&mut self, now: Duration, from: NodeId, message: RaftMessage) {
+        self.now = self.now.max(now);
+        self.take(from, message);
+    }
+
+    fn tick(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        self.reads.give_up(self.now, self.leader(), self.timing.timeout_min);
+        self.is_stirred = true;
+    }
+
+    fn persisted(&mut self, now: Duration, token: u64) {
+        self.now = self.now.max(now);
+        self.log.persisted(token);
+        self.is_stirred = true;
+    }
+
+    /// openraft has no use for it: nobody votes while a leader may lead, and that is a matter of time.
+    fn disconnected(&mut self, _now: Duration, _node: NodeId) {}
+
+    fn propose(&mut self, now: Duration, payload: Bytes) -> Option<u64> {
+        self.run_with_reads(now);
+        // While it waits for the disk it would take the proposal in later, when nobody knows of it.
+        if self.leader() != Some(self.node) || self.log.is_saving_vote() || self.failure().is_some() {
+            return None;
+        }
+        self.tag += 1;
+        let proposal = Proposal { tag: self.tag, payload };
+        let raft = self.raft.clone();
+        self.spawn(async move { drop(raft.client_write_ff(proposal, None).await) });
+        self.run();
+        self.log.take_appended(self.tag)
+    }
+
+    fn read_barrier(&mut self, now: Duration, read: u64) {
+        self.now = self.now.max(now);
+        self.reads.push(read);
+    }
+
+    fn cancel_read(&mut self, _now: Duration, read: u64) {
+        self.reads.cancel(read);
+    }
+
+    fn applied(&mut self, now: Duration, index: u64) {
+        self.now = self.now.max(now);
+        self.applied = index;
+        self.reads.applied(index);
+    }
+
+    fn flushed(&mut self, now: Duration, index: u64) {
+        self.now = self.now.max(now);
+        let known = self.flushed.get(&self.node.0).copied();
+        // Messages get lost, so it is told again now and then.
+        let is_due = self.told_flushed.is_none_or(|told| self.now >= told + self.timing.timeout_max);
+        if known == Some(index) && !is_due {
+            return;
+        }
+        self.told_flushed = Some(self.now);
+        for member in self.members.iter().filter(|member| **member != self.node.0) {
+            self.exchange.send(NodeId(*member), RaftMessage::Flushed { index });
+        }
+        self.note_flushed(self.node.0, index);
+    }
+
+    fn transfer_leadership(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        let replication = self.metrics.borrow_watched().replication.clone().unwrap_or_default();
+        let others = replication.into_iter().filter(|(member, _)| *member != self.node.0);
+        let Some((to, _)) = others.max_by_key(|(_, matched)| *matched) else { return };
+        let raft = self.raft.clone();
+        self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
+    }
+
+    fn unsynced(&self) -> usize {
+        self.log.unsynced()
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        let metrics = self.metrics.borrow_watched();
+        let leader = metrics.current_leader.map(NodeId);
+        leader.filter(|leader| *leader != self.node || self.leads(&metrics))
+    }
+
+    fn status(&self) -> EngineStatus {
+        let metrics = self.metrics.borrow_watched();
+        let state = self.log.hard_state();
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+        let replication = metrics.replication.clone().unwrap_or_default();
+        let matched = |(member, id): (u64, Option<_>)| (NodeId(member), index(id.as_ref().map(ours)));
+        EngineStatus {
+            role: match metrics.state {
+                ServerState::Leader if self.leads(&metrics) => Role::Leader,
+                ServerState::Candidate => Role::Candidate,
+                _ => Role::Follower,
+            },
+            leader: self.leader(),
+            ballot: metrics.current_term.to_string(),
+            first: state.purged.map_or(1, |purged| purged.index + 1),
+            last: index(self.log.last()),
+            chosen: index(state.committed),
+            flushed: self.flushed.get(&self.node.0).copied().unwrap_or(0),
+            acknowledged: replication
+                .into_iter()
+                .filter(|(member, _)| *member != self.node.0)
+                .map(matched)
+                .collect(),
+        }
+    }
+
+    fn take_events(&mut self) -> Events<RaftMessage> {
+        self.run_with_reads(self.now);
+        Events {
+            send: self.exchange.take_outgoing(),
+            chosen: self.log.take_chosen(),
+            reads_ready: self.reads.take_ready(),
+            failed: self.failure(),
+        }
+    }
+}

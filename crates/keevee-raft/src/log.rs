@@ -1,0 +1,445 @@
+//! The log as openraft writes and reads it, over a [`LogStore`].
+//!
+//! Votes, entries and drops go through the one queue of the log store, so that they reach the disk in the order in
+//! which openraft wanted them. What openraft waits for is told by [`SharedLog::persisted`]: an append's flush
+//! callback, or the end of `save_vote`. The committed index is saved with whatever is written next: after a crash
+//! the leader tells it anew.
+//!
+//! openraft hands out committed entries before they are on this node's disk. They wait here
+//! ([`SharedLog::take_chosen`]) until they are: what is applied and then lost with the log would be lost for good.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use keevee_replica::storage::{LogRecord, LogStore, StorageError};
+use openraft::alias::{LogIdOf, OneshotSenderOf, VoteOf};
+use openraft::async_runtime::oneshot::OneshotSender;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
+use openraft::{EntryPayload, LogState, RaftLogReader};
+
+use crate::message::{LogEntry, LogId, Payload};
+use crate::records::{self, HardState};
+use crate::types::{Entry, FIRST, Types, our_entry, our_vote, ours, their_entry, their_vote, theirs};
+
+/// A log, shared by the engine and openraft's tasks. All of them run on one thread.
+pub(crate) struct SharedLog<L>(Arc<Mutex<Log<L>>>);
+
+impl<L> Clone for SharedLog<L> {
+    fn clone(&self) -> SharedLog<L> {
+        SharedLog(Arc::clone(&self.0))
+    }
+}
+
+/// Invariants: `recent` holds consecutive entries and ends with `last`, if it holds any; `synced` is below any
+/// index that a write under way changes.
+struct Log<L> {
+    store: L,
+    state: HardState,
+    /// True if `state` says more than what was submitted.
+    is_state_ahead: bool,
+    last: Option<LogId>,
+    /// The end of the log, so that replication and apply need not read what was just written.
+    recent: VecDeque<Entry>,
+    recent_bytes: usize,
+    recent_bytes_max: usize,
+    page_bytes_max: usize,
+    token: u64,
+    writing: VecDeque<Writing>,
+    /// Every entry up to here is on disk.
+    synced: u64,
+    /// Own proposals that were appended: their tag and index.
+    appended: Vec<(u64, u64)>,
+    /// Committed, in order, and not handed out.
+    chosen: VecDeque<(u64, Option<Bytes>)>,
+    /// Every member has flushed everything up to here.
+    droppable: Option<LogId>,
+    failed: Option<StorageError>,
+}
+
+/// A submission on its way to the disk.
+struct Writing {
+    token: u64,
+    /// The last index that it wrote and nothing submitted later removed.
+    last: u64,
+    has_entries: bool,
+    waiter: Waiter,
+}
+
+enum Waiter {
+    Nobody,
+    Append(IOFlushed<Types>),
+    Vote(OneshotSenderOf<Types, ()>),
+}
+
+impl<L: LogStore> SharedLog<L> {
+    /// The log as a process finds it. A new one is given its first entry, the members.
+    pub(crate) fn open(
+        store: L,
+        applied: u64,
+        voters: &BTreeSet<u64>,
+        page_bytes_max: usize,
+        recent_bytes_max: usize,
+    ) -> Result<SharedLog<L>, StorageError> {
+        let state = match store.hard_state()? {
+            Some(bytes) => records::decode_hard_state(bytes)?,
+            None => HardState::default(),
+        };
+        let first = state.purged.map_or(0, |purged| purged.index + 1);
+        let last = store.last()?;
+        let mut log = Log {
+            store,
+            state,
+            is_state_ahead: false,
+            last: state.purged,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            recent_bytes_max,
+            page_bytes_max,
+            token: 0,
+            writing: VecDeque::new(),
+            synced: 0,
+            appended: Vec::new(),
+            chosen: VecDeque::new(),
+            droppable: state.purged,
+            failed: None,
+        };
+        // What is applied needs no second look, but for the place of the last of it.
+        for entry in log.read(first.max(applied), last)? {
+            log.remember(their_entry(entry));
+        }
+        log.check_restored(applied)?;
+        if log.last.is_none() {
+            let members = LogEntry { id: FIRST, payload: Payload::Members(voters.clone()) };
+            log.write_entries(vec![their_entry(members)], Waiter::Nobody);
+        } else {
+            log.synced = last;
+        }
+        Ok(SharedLog(Arc::new(Mutex::new(log))))
+    }
+
+    /// Everything up to this token is on disk.
+    pub(crate) fn persisted(&self, token: u64) {
+        let mut log = self.lock();
+        log.store.persisted(token);
+        while let Some(writing) = log.writing.pop_front_if(|writing| writing.token <= token) {
+            log.synced = log.synced.max(writing.last);
+            match writing.waiter {
+                Waiter::Nobody => {}
+                Waiter::Append(flushed) => flushed.io_completed(Ok(())),
+                // Whoever waited may be gone: openraft has stopped.
+                Waiter::Vote(done) => drop(done.send(())),
+            }
+        }
+    }
+
+    /// Entries are committed: hands them to the engine once they are on disk.
+    pub(crate) fn choose(&self, index: u64, payload: Option<Bytes>) {
+        self.lock().chosen.push_back((index, payload));
+    }
+
+    /// What is committed and on disk.
+    pub(crate) fn take_chosen(&self) -> Vec<(u64, Option<Bytes>)> {
+        let mut log = self.lock();
+        let synced = log.synced;
+        std::iter::from_fn(|| log.chosen.pop_front_if(|(index, _)| *index <= synced)).collect()
+    }
+
+    /// Where a proposal stands, if it was appended.
+    pub(crate) fn take_appended(&self, tag: u64) -> Option<u64> {
+        let appended = std::mem::take(&mut self.lock().appended);
+        assert!(
+            appended.iter().all(|(own, _)| *own == tag),
+            "openraft appends a proposal when it is made, or never: {appended:?} is not {tag}"
+        );
+        appended.first().map(|(_, index)| *index)
+    }
+
+    /// Submissions of entries that are not on disk.
+    pub(crate) fn unsynced(&self) -> usize {
+        self.lock().writing.iter().filter(|writing| writing.has_entries).count()
+    }
+
+    /// True while openraft waits for the disk, and so takes nothing else in.
+    pub(crate) fn is_saving_vote(&self) -> bool {
+        self.lock().writing.iter().any(|writing| matches!(writing.waiter, Waiter::Vote(_)))
+    }
+
+    pub(crate) fn hard_state(&self) -> HardState {
+        self.lock().state
+    }
+
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.lock().last
+    }
+
+    /// The place of the entry at an index, or of the end of what was dropped.
+    pub(crate) fn id_at(&self, index: u64) -> Result<LogId, StorageError> {
+        self.lock().id_at(index)
+    }
+
+    /// How far the log may be dropped.
+    pub(crate) fn droppable(&self) -> Option<LogId> {
+        self.lock().droppable
+    }
+
+    pub(crate) fn set_droppable(&self, id: LogId) {
+        self.lock().droppable = Some(id);
+    }
+
+    pub(crate) fn failed(&self) -> Option<StorageError> {
+        self.lock().failed.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log<L>> {
+        // A panic while it is held ends the replica.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl<L: LogStore> Log<L> {
+    /// A log that can't be what this node wrote must not vote.
+    fn check_restored(&self, applied: u64) -> Result<(), StorageError> {
+        let corrupt = |cause: String| Err(StorageError::Corrupt { what: "the log", cause });
+        let end = self.last.map_or(0, |last| last.index);
+        if end < applied || self.last.is_none() && self.state != HardState::default() {
+            return corrupt(format!("the state is at index {applied}, the log ends at {end}"));
+        }
+        if let Some(purged) = self.state.purged.filter(|purged| purged.index > applied) {
+            return corrupt(format!("it starts after index {}, the state is at {applied}", purged.index));
+        }
+        if let Some(committed) = self.state.committed.filter(|committed| committed.index > end) {
+            return corrupt(format!("index {} is marked committed and missing", committed.index));
+        }
+        let term = self.state.vote.map_or(0, |vote| vote.term);
+        match self.last.filter(|last| last.term > term) {
+            Some(last) => corrupt(format!("index {} is above the vote in term {term}", last.index)),
+            None => Ok(()),
+        }
+    }
+
+    fn id_at(&self, index: u64) -> Result<LogId, StorageError> {
+        if let Some(purged) = self.state.purged.filter(|purged| purged.index == index) {
+            return Ok(purged);
+        }
+        let corrupt =
+            || StorageError::Corrupt { what: "the log", cause: format!("index {index} is missing") };
+        self.read(index, index)?.first().map(|entry| entry.id).ok_or_else(corrupt)
+    }
+
+    fn read(&self, from: u64, to: u64) -> Result<Vec<LogEntry>, StorageError> {
+        let stored = self.store.read(from, to, usize::MAX)?;
+        let decode = |(index, bytes)| records::decode_entry(index, bytes);
+        let entries: Vec<LogEntry> = stored.into_iter().map(decode).collect::<Result<_, _>>()?;
+        let is_next = |pair: &[LogEntry]| pair[0].id.index + 1 == pair[1].id.index;
+        match entries.windows(2).find(|pair| !is_next(pair)) {
+            Some(pair) => {
+                let cause = format!("index {} is missing", pair[0].id.index + 1);
+                Err(StorageError::Corrupt { what: "the log", cause })
+            }
+            None => Ok(entries),
+        }
+    }
+
+    /// The entries from `start` to before `end` that there are; one at least, then no more than so many bytes.
+    fn page(&mut self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<Entry>, io::Error> {
+        let first_recent = self.recent.front().map_or(u64::MAX, |entry| entry.log_id.index);
+        if start < first_recent {
+            let to = end.min(first_recent).saturating_sub(1);
+            let stored = self.store.read(start, to, bytes_max);
+            let decode = |(index, bytes)| records::decode_entry(index, bytes).map(their_entry);
+            let entries = stored.and_then(|stored| stored.into_iter().map(decode).collect());
+            return entries.map_err(|error| self.fail(error));
+        }
+        let mut bytes_left = bytes_max;
+        let skipped = (start - first_recent) as usize;
+        let mut page = Vec::new();
+        for entry in self.recent.iter().skip(skipped).take_while(|entry| entry.log_id.index < end) {
+            let size = entry_bytes(entry);
+            if size > bytes_left && !page.is_empty() {
+                break;
+            }
+            bytes_left = bytes_left.saturating_sub(size);
+            page.push(entry.clone());
+        }
+        Ok(page)
+    }
+
+    fn remember(&mut self, entry: Entry) {
+        self.last = Some(ours(&entry.log_id));
+        self.recent_bytes += entry_bytes(&entry);
+        self.recent.push_back(entry);
+        while self.recent_bytes > self.recent_bytes_max
+            && self.recent.len() > 1
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.recent_bytes -= entry_bytes(&oldest);
+        }
+    }
+
+    /// Forgets the copies of entries from an index on.
+    fn forget_from(&mut self, index: u64) {
+        while let Some(entry) = self.recent.pop_back_if(|entry| entry.log_id.index >= index) {
+            self.recent_bytes -= entry_bytes(&entry);
+        }
+    }
+
+    fn write_entries(&mut self, entries: Vec<Entry>, waiter: Waiter) {
+        let mut records = Vec::with_capacity(entries.len() + 1);
+        for entry in entries {
+            let index = entry.log_id.index;
+            if let EntryPayload::Normal(proposal) = &entry.payload
+                && proposal.tag > 0
+            {
+                self.appended.push((proposal.tag, index));
+            }
+            records.push(LogRecord::Entry { index, bytes: records::encode_entry(&our_entry(&entry)) });
+            self.remember(entry);
+        }
+        if std::mem::take(&mut self.is_state_ahead) {
+            records.push(LogRecord::HardState(records::encode_hard_state(&self.state)));
+        }
+        let last = self.last.map_or(0, |last| last.index);
+        self.submit(records, last, true, waiter);
+    }
+
+    fn write_state(&mut self, before: Option<LogRecord>, waiter: Waiter) {
+        self.is_state_ahead = false;
+        let state = LogRecord::HardState(records::encode_hard_state(&self.state));
+        self.submit(before.into_iter().chain([state]).collect(), 0, false, waiter);
+    }
+
+    fn submit(&mut self, records: Vec<LogRecord>, last: u64, has_entries: bool, waiter: Waiter) {
+        self.token += 1;
+        self.store.submit(records, self.token);
+        self.writing.push_back(Writing { token: self.token, last, has_entries, waiter });
+    }
+
+    fn fail(&mut self, error: StorageError) -> io::Error {
+        let told = io::Error::other(error.to_string());
+        self.failed.get_or_insert(error);
+        told
+    }
+}
+
+/// What an entry counts for in memory.
+fn entry_bytes(entry: &Entry) -> usize {
+    let payload = match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.payload.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    };
+    64 + payload
+}
+
+impl<L: LogStore + Send + 'static> RaftLogReader<Types> for SharedLog<L> {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: R,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let mut log = self.lock();
+        let mut entries = log.page(start, end, usize::MAX)?;
+        // The first part was on disk, the rest is in memory.
+        if let Some(last) = entries.last().map(|entry| entry.log_id.index)
+            && last + 1 < end
+        {
+            entries.extend(log.page(last + 1, end, usize::MAX)?);
+        }
+        Ok(entries)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        let mut log = self.lock();
+        let bytes_max = log.page_bytes_max;
+        log.page(start, end, bytes_max)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<VoteOf<Types>>, io::Error> {
+        Ok(self.lock().state.vote.map(their_vote))
+    }
+}
+
+impl<L: LogStore + Send + 'static> RaftLogStorage<Types> for SharedLog<L> {
+    type LogReader = SharedLog<L>;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let log = self.lock();
+        let last_purged_log_id = log.state.purged.map(theirs);
+        Ok(LogState { last_purged_log_id, last_log_id: log.last.map(theirs) })
+    }
+
+    async fn get_log_reader(&mut self) -> SharedLog<L> {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &VoteOf<Types>) -> Result<(), io::Error> {
+        let (done, saved) = Types::oneshot();
+        {
+            let mut log = self.lock();
+            log.state.vote = Some(our_vote(vote));
+            log.write_state(None, Waiter::Vote(done));
+        }
+        saved.await.map_err(|_| io::Error::other("the log failed"))
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogIdOf<Types>>) -> Result<(), io::Error> {
+        let mut log = self.lock();
+        log.state.committed = committed.as_ref().map(ours);
+        log.is_state_ahead = true;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogIdOf<Types>>, io::Error> {
+        Ok(self.lock().state.committed.map(theirs))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries = entries.into_iter().collect();
+        self.lock().write_entries(entries, Waiter::Append(callback));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<(), io::Error> {
+        let mut log = self.lock();
+        let last = last.as_ref().map(ours);
+        let from = last.map_or(0, |last| last.index + 1);
+        let end = from.saturating_sub(1);
+        log.forget_from(from);
+        log.last = last;
+        log.synced = log.synced.min(end);
+        log.writing.iter_mut().for_each(|writing| writing.last = writing.last.min(end));
+        log.submit(vec![LogRecord::DropFrom(from)], 0, false, Waiter::Nobody);
+        Ok(())
+    }
+
+    async fn purge(&mut self, id: LogIdOf<Types>) -> Result<(), io::Error> {
+        let mut log = self.lock();
+        let id = ours(&id);
+        log.state.purged = log.state.purged.max(Some(id));
+        while log.recent.front().is_some_and(|entry| entry.log_id.index <= id.index)
+            && let Some(entry) = log.recent.pop_front()
+        {
+            log.recent_bytes -= entry_bytes(&entry);
+        }
+        // Together, so that the log never starts where its mark does not say.
+        log.write_state(Some(LogRecord::DropBelow(id.index + 1)), Waiter::Nobody);
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! openraft's state machine, which applies nothing: it hands committed entries to the engine, and the shard
+//! applies them.
+//!
+//! Snapshots are not built yet. openraft drops the beginning of a log only where a snapshot covers it. As it is
+//! dropped below what *every* member has flushed, nobody ever needs that snapshot: it is an empty one.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use futures_util::{Stream, TryStreamExt};
+use keevee_replica::storage::LogStore;
+use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, RaftSnapshotBuilder};
+
+use crate::log::SharedLog;
+use crate::message::LogId;
+use crate::types::{FIRST, Types, ours, stored_membership, theirs};
+
+pub(crate) struct Machine<L> {
+    log: SharedLog<L>,
+    voters: BTreeSet<u64>,
+    applied: Option<LogId>,
+}
+
+impl<L: LogStore> Machine<L> {
+    pub(crate) fn new(log: SharedLog<L>, voters: BTreeSet<u64>, applied: Option<LogId>) -> Machine<L> {
+        Machine { log, voters, applied }
+    }
+
+    fn snapshot(&self) -> Option<SnapshotOf<Types, ()>> {
+        let last = self.log.droppable()?;
+        let meta = SnapshotMetaOf::<Types> {
+            last_log_id: Some(theirs(last)),
+            last_membership: stored_membership(&self.voters),
+        };
+        Some(SnapshotOf::<Types, ()> { meta, snapshot: () })
+    }
+}
+
+impl<L: LogStore + Send + 'static> RaftStateMachine<Types> for Machine<L> {
+    type SnapshotData = ();
+    type SnapshotBuilder = Machine<L>;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), io::Error> {
+        let members = match self.applied {
+            Some(_) => stored_membership(&self.voters),
+            None => StoredMembershipOf::<Types>::default(),
+        };
+        Ok((self.applied.map(theirs), members))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + Send,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let id = ours(&entry.log_id);
+            let payload = match entry.payload {
+                EntryPayload::Normal(proposal) => Some(proposal.payload),
+                EntryPayload::Blank | EntryPayload::Membership(_) => None,
+            };
+            // The first members are not news.
+            if id != FIRST {
+                self.log.choose(id.index, payload);
+            }
+            self.applied = Some(id);
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Machine<L> {
+        Machine { log: self.log.clone(), voters: self.voters.clone(), applied: self.applied }
+    }
+
+    async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<Types>, _data: ()) -> Result<(), io::Error> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "snapshots are not built yet"))
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, ()>>, io::Error> {
+        Ok(self.snapshot())
+    }
+}
+
+impl<L: LogStore + Send + 'static> RaftSnapshotBuilder<Types> for Machine<L> {
+    type SnapshotData = ();
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, ()>, io::Error> {
+        self.snapshot().ok_or_else(|| io::Error::other("nothing may be dropped yet"))
+    }
+}

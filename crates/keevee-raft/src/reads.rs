@@ -1,0 +1,141 @@
+//! The read barrier (ReadIndex: Ongaro's dissertation, 6.4): one round serves all reads that waited when it
+//! started, and none that came later.
+//!
+//! openraft confirms the leadership and gives the index; a follower asks the leader for it. A read is ready once
+//! the shard has applied that index, not when openraft believes so.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keevee_core::ids::NodeId;
+
+/// Reads, from their arrival until they may be served.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    waiting: Vec<u64>,
+    round: Option<Round>,
+    rounds: u64,
+    /// By the index that must be applied.
+    until: BTreeMap<u64, Vec<u64>>,
+    ready: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Round {
+    number: u64,
+    reads: Vec<u64>,
+    leader: NodeId,
+    started: Duration,
+}
+
+impl Reads {
+    pub(crate) fn push(&mut self, read: u64) {
+        self.waiting.push(read);
+    }
+
+    pub(crate) fn cancel(&mut self, read: u64) {
+        self.waiting.retain(|waiting| *waiting != read);
+        if let Some(round) = &mut self.round {
+            round.reads.retain(|waiting| *waiting != read);
+        }
+        self.until.values_mut().for_each(|reads| reads.retain(|waiting| *waiting != read));
+        self.ready.retain(|ready| *ready != read);
+    }
+
+    /// Starts a round if reads wait and none is under way: its number.
+    pub(crate) fn start(&mut self, now: Duration, leader: NodeId) -> Option<u64> {
+        if self.round.is_some() || self.waiting.is_empty() {
+            return None;
+        }
+        self.rounds += 1;
+        let reads = std::mem::take(&mut self.waiting);
+        self.round = Some(Round { number: self.rounds, reads, leader, started: now });
+        Some(self.rounds)
+    }
+
+    /// A round has an index, or none: then its reads wait for another.
+    pub(crate) fn end(&mut self, number: u64, index: Option<u64>, applied: u64) {
+        let Some(round) = self.round.take_if(|round| round.number == number) else { return };
+        match index {
+            Some(index) if index <= applied => self.ready.extend(round.reads),
+            Some(index) => self.until.entry(index).or_default().extend(round.reads),
+            None => self.waiting.splice(0..0, round.reads).for_each(drop),
+        }
+    }
+
+    /// Gives up a round whose leader leads no more, or that has had no answer for so long.
+    pub(crate) fn give_up(&mut self, now: Duration, leader: Option<NodeId>, limit: Duration) {
+        let is_lost = |round: &Round| Some(round.leader) != leader || now >= round.started + limit;
+        if let Some(round) = self.round.as_ref().filter(|round| is_lost(round)) {
+            self.end(round.number, None, 0);
+        }
+    }
+
+    /// Everything up to an index is applied.
+    pub(crate) fn applied(&mut self, index: u64) {
+        while let Some(first) = self.until.first_entry()
+            && *first.key() <= index
+        {
+            self.ready.extend(first.remove());
+        }
+    }
+
+    pub(crate) fn take_ready(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1);
+    const LEADER: NodeId = NodeId(2);
+
+    fn reads(numbers: &[u64]) -> Reads {
+        let mut reads = Reads::default();
+        numbers.iter().for_each(|number| reads.push(*number));
+        reads
+    }
+
+    #[test]
+    fn a_read_never_joins_a_round_that_has_started() {
+        let mut reads = reads(&[1, 2]);
+        let first = reads.start(NOW, LEADER).expect("a round");
+        reads.push(3);
+        assert_eq!(reads.start(NOW, LEADER), None);
+        reads.end(first, Some(7), 5);
+        reads.applied(7);
+        assert_eq!(reads.take_ready(), [1, 2]);
+        let second = reads.start(NOW, LEADER).expect("another");
+        reads.end(second, Some(7), 7);
+        assert_eq!(reads.take_ready(), [3]);
+    }
+
+    #[test]
+    fn reads_of_a_lost_round_wait_for_the_next_and_its_late_answer_is_nothing() {
+        let mut reads = reads(&[1]);
+        let lost = reads.start(NOW, LEADER).expect("a round");
+        reads.give_up(NOW, Some(LEADER), Duration::from_secs(1));
+        assert_eq!(reads.start(NOW, LEADER), None, "it is not lost yet");
+        reads.give_up(NOW, Some(NodeId(3)), Duration::from_secs(1));
+        reads.push(2);
+        let next = reads.start(NOW, NodeId(3)).expect("another");
+        reads.end(lost, Some(1), 9);
+        assert!(reads.take_ready().is_empty());
+        reads.end(next, Some(9), 9);
+        assert_eq!(reads.take_ready(), [1, 2]);
+    }
+
+    #[test]
+    fn a_cancelled_read_is_never_ready() {
+        let mut reads = reads(&[1, 2, 3]);
+        reads.cancel(1);
+        let round = reads.start(NOW, LEADER).expect("a round");
+        reads.cancel(2);
+        reads.end(round, Some(4), 3);
+        reads.cancel(3);
+        reads.applied(4);
+        assert!(reads.take_ready().is_empty());
+    }
+}

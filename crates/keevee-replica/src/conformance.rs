@@ -1,0 +1,306 @@
+//! What every engine must do behind the seam, as tests over shards with storage in memory: proposals, reads, answers,
+//! leader transfer, back-pressure, restarts, lag, crashes.
+//!
+//! An engine is held to it by one line in a test of its own crate, with a [`Maker`] that opens it:
+//!
+//! ```ignore
+//! keevee_replica::conformance!(MyEngineMaker);
+//! ```
+//!
+//! Not here: faults of the network and the order of events, which the simulator draws (`keevee-verify`).
+
+#[expect(missing_docs, reason = "the name of each case says what must hold")]
+pub mod cases;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use keevee_core::command::{Command, Outcome};
+use keevee_core::ids::{NodeId, ShardId};
+use keevee_core::slots::SlotSet;
+
+use crate::storage::{LogRecord, LogStore, MemoryLog, MemoryState, StateStore, StorageError};
+use crate::{Bounds, ChainHash, Effects, Engine, Failure, Now, Refusal, Reply, Request, Role, Shard};
+
+/// Makes a test of every case, for the engine that a [`Maker`] opens.
+#[macro_export]
+macro_rules! conformance {
+    ($maker:expr) => {
+        $crate::conformance! { @ $maker;
+            a_write_is_read_from_every_node
+            a_single_node_is_a_cluster
+            a_follower_names_the_leader
+            commands_that_wait_for_a_sync_share_the_next_entry
+            nothing_is_acknowledged_before_a_majority_has_synced
+            a_replica_applies_only_what_is_on_its_own_disk
+            past_its_bounds_a_shard_refuses_at_once
+            a_write_that_is_proposed_and_not_chosen_is_unknown
+            a_read_without_a_quorum_is_refused_in_time
+            everything_acknowledged_survives_a_crash_of_all_nodes
+            a_retry_after_a_failover_takes_effect_once
+            a_failed_precondition_changes_nothing
+            a_deposed_leader_answers_its_proposals_truly
+            a_replica_that_differs_from_a_majority_stops
+            leadership_is_handed_over_without_an_election_timeout
+            a_replica_that_was_away_catches_up_page_by_page
+            a_log_is_dropped_below_what_every_member_has_flushed_and_no_further
+            a_crash_in_the_middle_of_apply_loses_and_repeats_nothing
+            a_leader_cut_off_serves_no_read_and_a_new_one_serves_what_was_written
+            a_log_that_has_lost_its_end_is_refused
+            a_replica_refuses_proposals_while_leadership_is_handed_over
+        }
+    };
+    (@ $maker:expr; $($case:ident)*) => {
+        $(#[test]
+        fn $case() {
+            $crate::conformance::cases::$case(&$maker);
+        })*
+    };
+}
+
+/// Makes the engine that is held to the seam.
+pub trait Maker {
+    /// The engine.
+    type Engine: Engine;
+
+    /// A replica as its log left it; `seed` differs at each start.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] if the log can't be what this replica wrote.
+    fn open(
+        &self,
+        node: u64,
+        members: BTreeSet<u64>,
+        seed: u64,
+        log: SharedLog,
+        applied: u64,
+        now: Duration,
+    ) -> Result<Self::Engine, StorageError>;
+}
+
+/// A log that the test and the engine both hold, as a server's writer thread would.
+#[derive(Clone, Debug, Default)]
+pub struct SharedLog(Arc<Mutex<MemoryLog>>);
+
+impl SharedLog {
+    fn lock(&self) -> MutexGuard<'_, MemoryLog> {
+        self.0.lock().expect("nothing panics while it holds this")
+    }
+}
+
+impl LogStore for SharedLog {
+    fn submit(&mut self, records: Vec<LogRecord>, token: u64) {
+        self.lock().submit(records, token);
+    }
+    fn persisted(&mut self, token: u64) {
+        self.lock().persisted(token);
+    }
+    fn read(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
+        self.lock().read(from, to, bytes_max)
+    }
+    fn hard_state(&self) -> Result<Option<Bytes>, StorageError> {
+        self.lock().hard_state()
+    }
+    fn last(&self) -> Result<u64, StorageError> {
+        self.lock().last()
+    }
+}
+
+type Replica<M> = Shard<<M as Maker>::Engine, MemoryState>;
+type Message<M> = <<M as Maker>::Engine as Engine>::Message;
+
+struct Node<M: Maker> {
+    shard: Replica<M>,
+    log: SharedLog,
+    /// Its disk does not sync.
+    is_stalled: bool,
+}
+
+/// Nodes on a perfect network, with disks that sync when they are told to.
+struct Cluster<'a, M: Maker> {
+    maker: &'a M,
+    nodes: BTreeMap<u64, Node<M>>,
+    network: VecDeque<(u64, u64, Message<M>)>,
+    hashes: VecDeque<(u64, u64, ChainHash)>,
+    replies: BTreeMap<u64, Reply>,
+    now: Duration,
+    tickets: u64,
+    bounds: Bounds,
+    size: u64,
+}
+
+impl<'a, M: Maker> Cluster<'a, M> {
+    fn new(maker: &'a M, size: u64, bounds: Bounds) -> Cluster<'a, M> {
+        let mut cluster = Cluster {
+            maker,
+            nodes: BTreeMap::new(),
+            network: VecDeque::new(),
+            hashes: VecDeque::new(),
+            replies: BTreeMap::new(),
+            now: Duration::ZERO,
+            tickets: 0,
+            bounds,
+            size,
+        };
+        for id in 1..=size {
+            cluster.start(id, 1, MemoryLog::default(), MemoryState::new(SlotSet::all()));
+        }
+        cluster
+    }
+
+    fn start(&mut self, id: u64, boot: u64, log: MemoryLog, state: MemoryState) {
+        let log = SharedLog(Arc::new(Mutex::new(log)));
+        let applied = state.meta().expect("memory does not fail").applied;
+        let opened =
+            self.maker.open(id, (1..=self.size).collect(), id + 100 * boot, log.clone(), applied, self.now);
+        let engine = opened.expect("a good log");
+        let members: BTreeSet<NodeId> = (1..=self.size).map(NodeId).collect();
+        let shard = Shard::new(ShardId(1), NodeId(id), members, boot, engine, state, self.bounds);
+        let shard = shard.expect("a good state");
+        self.nodes.insert(id, Node { shard, log, is_stalled: false });
+    }
+
+    fn led(maker: &'a M, size: u64, bounds: Bounds) -> (Cluster<'a, M>, u64) {
+        let mut cluster = Cluster::new(maker, size, bounds);
+        let leader = cluster.wait_for_leader();
+        (cluster, leader)
+    }
+
+    fn now(&self) -> Now {
+        Now { monotonic: self.now, wall_micros: 1_700_000_000_000_000 + self.now.as_micros() as u64 }
+    }
+
+    fn advance(&mut self, id: u64) -> Result<(), Failure> {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        let Effects { send, hashes, replies } = node.shard.advance(now)?;
+        self.network.extend(send.into_iter().map(|(to, message)| (id, to.0, message)));
+        self.hashes.extend(hashes.into_iter().map(|(to, hash)| (id, to.0, hash)));
+        for reply in replies {
+            assert!(self.replies.insert(reply.ticket, reply.clone()).is_none(), "answered twice: {reply:?}");
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self, id: u64) {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let token = if node.is_stalled { None } else { node.log.lock().sync() };
+        if let Some(token) = token {
+            node.shard.engine().persisted(now, token);
+        }
+        self.advance(id).expect("it goes on");
+    }
+
+    /// Delivers everything and syncs every disk until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            let ids: Vec<u64> = self.nodes.keys().copied().collect();
+            ids.iter().for_each(|id| self.sync(*id));
+            if self.network.is_empty() && self.hashes.is_empty() {
+                return;
+            }
+            for (from, to, message) in std::mem::take(&mut self.network) {
+                if let Some(node) = self.nodes.get_mut(&to) {
+                    node.shard.engine().message(self.now, NodeId(from), message);
+                    self.advance(to).expect("it goes on");
+                }
+            }
+            for (from, to, hash) in std::mem::take(&mut self.hashes) {
+                if let Some(node) = self.nodes.get_mut(&to) {
+                    node.shard.compare_hash(NodeId(from), hash).expect("equal hashes");
+                }
+            }
+        }
+    }
+
+    fn elapse(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            self.now += Duration::from_millis(20);
+            let ids: Vec<u64> = self.nodes.keys().copied().collect();
+            for id in ids {
+                let now = self.now;
+                let shard = &mut self.nodes.get_mut(&id).expect("it exists").shard;
+                shard.engine().tick(now);
+                shard.expire(now);
+                self.advance(id).expect("it goes on");
+            }
+            self.settle();
+        }
+    }
+
+    fn wait_for_leader(&mut self) -> u64 {
+        for _ in 0..500 {
+            let leads = |node: &Node<M>| node.shard.status().engine.role == Role::Leader;
+            if let Some((id, _)) = self.nodes.iter().find(|(_, node)| leads(node)) {
+                let id = *id;
+                self.settle();
+                return id;
+            }
+            self.elapse(Duration::from_millis(20));
+        }
+        panic!("no leader within ten seconds of virtual time");
+    }
+
+    /// Hands a command to a node without letting anything else happen.
+    fn submit(&mut self, id: u64, command: Command) -> u64 {
+        self.tickets += 1;
+        let deadline = self.now + Duration::from_secs(5);
+        let request = Request { ticket: self.tickets, command, deadline, stale: false };
+        let now = self.now();
+        self.nodes.get_mut(&id).expect("it exists").shard.submit(now, vec![request]).expect("it goes on");
+        self.advance(id).expect("it goes on");
+        self.tickets
+    }
+
+    fn run(&mut self, id: u64, command: Command) -> Result<Outcome, Refusal> {
+        let ticket = self.submit(id, command);
+        self.settle();
+        self.elapse(Duration::from_millis(40));
+        self.replies.remove(&ticket).expect("answered").result
+    }
+
+    /// Loses what was not synced or flushed, and starts again.
+    fn restart(&mut self, id: u64, boot: u64) {
+        let node = self.nodes.remove(&id).expect("it exists");
+        self.network.retain(|(from, to, _)| *from != id && *to != id);
+        let log = node.log.lock().crashed();
+        let mut shard = node.shard;
+        let state = shard.state().crashed();
+        self.start(id, boot, log, state);
+    }
+
+    fn node(&mut self, id: u64) -> &mut Node<M> {
+        self.nodes.get_mut(&id).expect("it exists")
+    }
+
+    fn stall_all_but(&mut self, id: u64, stalls: bool) {
+        let others = self.nodes.iter_mut().filter(|(other, _)| **other != id);
+        others.for_each(|(_, node)| node.is_stalled = stalls);
+    }
+
+    /// What is applied now survives a crash of any node without its log.
+    fn flush(&mut self) {
+        let now = self.now;
+        for node in self.nodes.values_mut() {
+            node.shard.state().flush();
+            let flushed = node.shard.state().flushed().expect("memory does not fail");
+            node.shard.engine().flushed(now, flushed);
+        }
+        let ids: Vec<u64> = self.nodes.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.advance(id).expect("it goes on"));
+        self.settle();
+    }
+
+    fn applied(&self, id: u64) -> u64 {
+        self.nodes[&id].shard.status().applied
+    }
+
+    fn follower(&self, leader: u64) -> u64 {
+        (1..=self.size).find(|id| *id != leader).expect("there are others")
+    }
+}

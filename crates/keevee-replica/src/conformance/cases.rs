@@ -1,0 +1,333 @@
+//! The cases. Each panics unless what its name says holds.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keevee_core::command::{
+    Action, Command, Expect, OnError, Operation, OperationResult, Outcome, Precondition, Versioned,
+};
+use keevee_core::ids::NodeId;
+use keevee_core::requests::RequestId;
+
+use super::{Cluster, Maker, SharedLog};
+use crate::storage::{LogRecord, LogStore};
+use crate::{Bounds, ChainHash, Engine, Failure, Refusal, Role};
+
+fn put(key: &str, value: &str) -> Command {
+    Command::single(Action::Put { key: key.to_owned().into(), value: value.to_owned().into() })
+}
+
+fn get(key: &str) -> Command {
+    Command::single(Action::Get { key: key.to_owned().into() })
+}
+
+fn written(version: u64) -> Result<Outcome, Refusal> {
+    Ok(Outcome::Done(vec![OperationResult::Written { version }]))
+}
+
+fn value_of(result: Result<Outcome, Refusal>) -> Option<Bytes> {
+    match result {
+        Ok(Outcome::Done(results)) => match &results[..] {
+            [OperationResult::Value(value)] => value.clone().map(|Versioned { value, .. }| value),
+            other => panic!("not a value: {other:?}"),
+        },
+        other => panic!("not done: {other:?}"),
+    }
+}
+
+pub fn a_write_is_read_from_every_node<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    assert_eq!(cluster.run(leader, put("a", "1")), written(1));
+    for node in 1..=3 {
+        assert_eq!(value_of(cluster.run(node, get("a"))), Some(Bytes::from("1")), "node {node}");
+    }
+}
+
+pub fn a_single_node_is_a_cluster<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 1, Bounds::default());
+    assert_eq!(cluster.run(leader, put("a", "1")), written(1));
+    assert_eq!(value_of(cluster.run(leader, get("a"))), Some(Bytes::from("1")));
+}
+
+pub fn a_follower_names_the_leader<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    let follower = cluster.follower(leader);
+    let refusal = Err(Refusal::NotLeader(Some(NodeId(leader))));
+    assert_eq!(cluster.run(follower, put("a", "1")), refusal);
+}
+
+pub fn commands_that_wait_for_a_sync_share_the_next_entry<M: Maker>(maker: &M) {
+    let bounds = Bounds { unsynced_entries_max: 1, ..Bounds::default() };
+    let (mut cluster, leader) = Cluster::led(maker, 3, bounds);
+    let before = cluster.nodes[&leader].shard.status().engine.last;
+    let tickets: Vec<u64> = (0..100).map(|i| cluster.submit(leader, put("k", &i.to_string()))).collect();
+    cluster.settle();
+    let entries = cluster.nodes[&leader].shard.status().engine.last - before;
+    assert_eq!(entries, 2, "the first alone, the other 99 together");
+    let versions: Vec<_> = tickets.iter().map(|ticket| cluster.replies[ticket].result.clone()).collect();
+    assert_eq!(versions, (1..=100).map(written).collect::<Vec<_>>());
+}
+
+pub fn nothing_is_acknowledged_before_a_majority_has_synced<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "0")).expect("written");
+    cluster.stall_all_but(leader, true);
+    let ticket = cluster.submit(leader, put("a", "1"));
+    // Neither the leader's own disk nor what followers have in memory is enough.
+    cluster.settle();
+    assert!(!cluster.replies.contains_key(&ticket));
+    cluster.stall_all_but(leader, false);
+    cluster.settle();
+    assert_eq!(cluster.replies[&ticket].result, written(2));
+}
+
+pub fn a_replica_applies_only_what_is_on_its_own_disk<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "0")).expect("written");
+    let slow = cluster.follower(leader);
+    cluster.node(slow).is_stalled = true;
+    let before = cluster.applied(slow);
+    assert_eq!(cluster.run(leader, put("a", "1")), written(2), "the others are a majority");
+    cluster.elapse(Duration::from_millis(200));
+    assert!(cluster.applied(leader) > before);
+    assert_eq!(cluster.applied(slow), before);
+    cluster.node(slow).is_stalled = false;
+    cluster.elapse(Duration::from_secs(3));
+    assert_eq!(cluster.applied(slow), cluster.applied(leader));
+}
+
+pub fn past_its_bounds_a_shard_refuses_at_once<M: Maker>(maker: &M) {
+    let bounds = Bounds { waiting_commands_max: 3, unsynced_entries_max: 1, ..Bounds::default() };
+    let (mut cluster, leader) = Cluster::led(maker, 3, bounds);
+    let tickets: Vec<u64> = (0..6).map(|_| cluster.submit(leader, put("a", "1"))).collect();
+    let refused = |ticket: &&u64| {
+        let reply = cluster.replies.get(ticket);
+        reply.is_some_and(|reply| matches!(reply.result, Err(Refusal::Unavailable(_))))
+    };
+    // One is on its way to the disk, three wait.
+    assert_eq!(tickets.iter().filter(refused).count(), 2);
+}
+
+pub fn a_write_that_is_proposed_and_not_chosen_is_unknown<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.nodes.retain(|id, _| *id == leader);
+    let ticket = cluster.submit(leader, put("a", "1"));
+    cluster.elapse(Duration::from_secs(6));
+    assert!(matches!(cluster.replies[&ticket].result, Err(Refusal::OutcomeUnknown(_))));
+}
+
+pub fn a_read_without_a_quorum_is_refused_in_time<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    cluster.nodes.retain(|id, _| *id == leader);
+    let ticket = cluster.submit(leader, get("a"));
+    cluster.elapse(Duration::from_secs(6));
+    assert!(matches!(cluster.replies[&ticket].result, Err(Refusal::Unavailable(_))));
+}
+
+pub fn everything_acknowledged_survives_a_crash_of_all_nodes<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    for i in 0..200 {
+        cluster.run(leader, put(&format!("k{i}"), &i.to_string())).expect("written");
+    }
+    // Half of it is flushed on one node, nothing on the others: the logs bring the rest.
+    cluster.nodes.get_mut(&1).expect("it exists").shard.state().flush();
+    (1..=3).for_each(|id| cluster.restart(id, 2));
+    let leader = cluster.wait_for_leader();
+    for i in 0..200 {
+        let value = value_of(cluster.run(leader, get(&format!("k{i}"))));
+        assert_eq!(value, Some(Bytes::from(i.to_string())));
+    }
+    let chains: BTreeSet<u128> = cluster.nodes.values().map(|node| node.shard.status().chain).collect();
+    assert_eq!(chains.len(), 1, "all replicas hold the same");
+}
+
+pub fn a_retry_after_a_failover_takes_effect_once<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    let increment = Command {
+        request_id: Some(RequestId::from_idempotency_key(b"once")),
+        ..Command::single(Action::Increment { key: "n".into(), by: 1 })
+    };
+    let first = cluster.run(leader, increment.clone());
+    assert_eq!(first, Ok(Outcome::Done(vec![OperationResult::Incremented { value: 1, version: 1 }])));
+    cluster.nodes.remove(&leader);
+    let next = cluster.wait_for_leader();
+    assert_ne!(next, leader);
+    assert_eq!(cluster.run(next, increment), first);
+    assert_eq!(value_of(cluster.run(next, get("n"))), Some(Bytes::from("1")));
+}
+
+pub fn a_failed_precondition_changes_nothing<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    let conditional = Command {
+        preconditions: vec![Precondition { key: "a".into(), expect: Expect::Absent }],
+        operations: vec![Operation {
+            action: Action::Put { key: "a".into(), value: "2".into() },
+            on_error: OnError::Abort,
+        }],
+        ..put("a", "2")
+    };
+    let conflict = Ok(Outcome::Conflict { precondition: 0, version: Some(1) });
+    assert_eq!(cluster.run(leader, conditional), conflict);
+    assert_eq!(value_of(cluster.run(leader, get("a"))), Some(Bytes::from("1")));
+}
+
+pub fn a_deposed_leader_answers_its_proposals_truly<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    // Proposed, but nobody else hears of it.
+    let lost = cluster.submit(leader, put("a", "lost"));
+    cluster.network.clear();
+    let old = cluster.nodes.remove(&leader).expect("it exists");
+    let next = cluster.wait_for_leader();
+    cluster.run(next, put("a", "kept")).expect("written");
+    cluster.nodes.insert(leader, old);
+    cluster.elapse(Duration::from_secs(2));
+    let reply = cluster.replies.get(&lost).expect("answered");
+    assert!(matches!(reply.result, Err(Refusal::Unavailable(_))), "{reply:?}");
+    for node in 1..=3 {
+        assert_eq!(value_of(cluster.run(node, get("a"))), Some(Bytes::from("kept")), "node {node}");
+    }
+}
+
+pub fn a_replica_that_differs_from_a_majority_stops<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    for _ in 0..70 {
+        cluster.run(leader, put("a", "1")).expect("written");
+    }
+    let shard = &mut cluster.nodes.get_mut(&leader).expect("it exists").shard;
+    let wrong = ChainHash { index: 64, chain: 1 };
+    let others: Vec<NodeId> = (1..=3).filter(|id| *id != leader).map(NodeId).collect();
+    shard.compare_hash(others[0], wrong).expect("one against two is wrong itself");
+    assert_eq!(shard.compare_hash(others[1], wrong), Err(Failure::Diverged { index: 64 }));
+}
+
+pub fn leadership_is_handed_over_without_an_election_timeout<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    let now = cluster.now;
+    cluster.node(leader).shard.engine().transfer_leadership(now);
+    cluster.advance(leader).expect("it goes on");
+    cluster.settle();
+    let leaders: Vec<u64> = cluster
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.shard.status().engine.role == Role::Leader)
+        .map(|(id, _)| *id)
+        .collect();
+    assert_eq!(leaders.len(), 1);
+    assert_ne!(leaders[0], leader);
+    assert_eq!(cluster.now, now);
+}
+
+pub fn a_replica_that_was_away_catches_up_page_by_page<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    let away = cluster.follower(leader);
+    let node = cluster.nodes.remove(&away).expect("it exists");
+    let large = "x".repeat(10_000);
+    for i in 0..300 {
+        cluster.run(leader, put(&format!("k{i}"), &large)).expect("written");
+    }
+    cluster.nodes.insert(away, node);
+    cluster.restart(away, 2);
+    cluster.elapse(Duration::from_secs(5));
+    let leader = cluster.wait_for_leader();
+    assert_eq!(cluster.applied(away), cluster.applied(leader));
+    assert_eq!(value_of(cluster.run(away, get("k299"))), Some(Bytes::from(large)));
+}
+
+pub fn a_log_is_dropped_below_what_every_member_has_flushed_and_no_further<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    for _ in 0..20 {
+        cluster.run(leader, put("a", "1")).expect("written");
+    }
+    let lagging = cluster.follower(leader);
+    let flushed = cluster.applied(lagging);
+    cluster.flush();
+    cluster.elapse(Duration::from_secs(1));
+    let node = cluster.nodes.remove(&lagging).expect("it exists");
+    for _ in 0..20 {
+        cluster.run(leader, put("a", "2")).expect("written");
+    }
+    cluster.flush();
+    cluster.elapse(Duration::from_secs(3));
+    let leader = cluster.wait_for_leader();
+    let first = cluster.node(leader).shard.status().engine.first;
+    assert!(first > 1, "something was dropped");
+    assert!(first <= flushed + 1, "index {first} is the first, and one replica has flushed {flushed} only");
+    cluster.nodes.insert(lagging, node);
+    cluster.restart(lagging, 2);
+    (1..=3).filter(|id| *id != lagging).for_each(|id| cluster.restart(id, 2));
+    cluster.wait_for_leader();
+    assert_eq!(value_of(cluster.run(lagging, get("a"))), Some(Bytes::from("2")));
+    cluster.flush();
+    cluster.elapse(Duration::from_secs(3));
+    let firsts = cluster.nodes.values().map(|node| node.shard.status().engine.first);
+    assert!(firsts.into_iter().all(|first| first > flushed + 1), "everybody has come up");
+}
+
+pub fn a_crash_in_the_middle_of_apply_loses_and_repeats_nothing<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    let increment = || Command::single(Action::Increment { key: "n".into(), by: 1 });
+    for flushed in 0..12 {
+        cluster.run(leader, increment()).expect("written");
+        let node = cluster.node(leader);
+        // What is flushed ends anywhere.
+        let unflushed = node.shard.state().unflushed();
+        node.shard.state().flush_writes(unflushed.min(flushed % 3));
+    }
+    (1..=3).for_each(|id| cluster.restart(id, 2));
+    let leader = cluster.wait_for_leader();
+    assert_eq!(value_of(cluster.run(leader, get("n"))), Some(Bytes::from("12")));
+}
+
+pub fn a_leader_cut_off_serves_no_read_and_a_new_one_serves_what_was_written<M: Maker>(maker: &M) {
+    let (mut cluster, old) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(old, put("a", "old")).expect("written");
+    let node = cluster.nodes.remove(&old).expect("it exists");
+    let new = cluster.wait_for_leader();
+    cluster.run(new, put("a", "new")).expect("written");
+    // It has heard of nothing.
+    let others = std::mem::take(&mut cluster.nodes);
+    cluster.nodes.insert(old, node);
+    let read = cluster.submit(old, get("a"));
+    cluster.settle();
+    assert!(!cluster.replies.contains_key(&read), "nobody has confirmed that it leads");
+    cluster.nodes.extend(others);
+    cluster.elapse(Duration::from_secs(3));
+    assert_eq!(value_of(cluster.replies.remove(&read).expect("answered").result), Some(Bytes::from("new")));
+}
+
+pub fn a_log_that_has_lost_its_end_is_refused<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    let applied = cluster.applied(leader);
+    let members: BTreeSet<u64> = (1..=3).collect();
+    let log = cluster.node(leader).log.clone();
+    let state = cluster.now;
+    log.clone().submit(vec![LogRecord::DropFrom(applied)], u64::MAX);
+    assert!(
+        maker.open(leader, members.clone(), 7, log, applied, state).is_err(),
+        "it lacks an applied entry"
+    );
+    let wiped = SharedLog::default();
+    assert!(maker.open(leader, members, 8, wiped, applied, state).is_err(), "it lacks everything");
+}
+
+pub fn a_replica_refuses_proposals_while_leadership_is_handed_over<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    let now = cluster.now;
+    cluster.node(leader).shard.engine().transfer_leadership(now);
+    let during = cluster.submit(leader, put("a", "2"));
+    cluster.settle();
+    cluster.elapse(Duration::from_secs(3));
+    let outcome = cluster.replies.remove(&during).expect("answered").result;
+    let value = value_of(cluster.run(leader, get("a")));
+    match outcome {
+        Ok(_) => assert_eq!(value, Some(Bytes::from("2"))),
+        Err(Refusal::NotLeader(_) | Refusal::Unavailable(_)) => assert_eq!(value, Some(Bytes::from("1"))),
+        Err(Refusal::OutcomeUnknown(why)) => panic!("the cluster was whole all the time: {why}"),
+    }
+}
