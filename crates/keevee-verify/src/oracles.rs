@@ -22,7 +22,7 @@ pub(crate) use choices::Choices;
 pub(crate) use durable::Durable;
 pub(crate) use honesty::Honesty;
 pub(crate) use linearizable::{Checked, Linearizable};
-pub(crate) use liveness::{Demand, Liveness, Sight};
+pub(crate) use liveness::{Demand, Leader, Liveness, Sight};
 pub(crate) use once::Once;
 pub(crate) use versions::Versions;
 

@@ -37,7 +37,8 @@ pub use self::trace::Trace;
 use crate::coverage::{Counter, Coverage};
 use crate::history::History;
 use crate::oracles::{
-    Acknowledged, Broken, Chains, Checked, Demand, Honesty, Linearizable, Liveness, Oracles, REPLICA, Sight,
+    Acknowledged, Broken, Chains, Checked, Demand, Honesty, Leader, Linearizable, Liveness, Oracles, REPLICA,
+    Sight,
 };
 use crate::plan::{MILLISECOND, Plan, Unsynced};
 use crate::random::Random;
@@ -322,7 +323,7 @@ impl World {
             is_quiet: self.afflictions.are_quiet(),
             patience: self.afflictions.patience(),
             has_connected: self.has_connected(),
-            leader: self.leader(),
+            leader: self.leading(),
         };
         match self.oracles.liveness.look(sight) {
             Err(what) => self.break_rule(Liveness::NAME, what),
@@ -339,13 +340,17 @@ impl World {
 
     /// Who leads at the highest ballot, of the nodes that run. Its disk may stall: whoever leads idly on such a one
     /// is found out by the first write.
-    fn leader(&self) -> Option<u64> {
+    fn leading(&self) -> Option<Leader> {
         let leads = |(id, node): (&u64, &Node)| {
             let status = node.process.as_ref()?.shard.status().engine;
             let leads = node.pauses == 0 && status.role == Role::Leader;
-            leads.then(|| (ballot_round(&status.ballot), *id))
+            leads.then(|| Leader { round: ballot_round(&status.ballot), node: *id })
         };
-        self.nodes.iter().filter_map(leads).max().map(|(_, id)| id)
+        self.nodes.iter().filter_map(leads).max()
+    }
+
+    fn leader(&self) -> Option<u64> {
+        self.leading().map(|leader| leader.node)
     }
 
     /// True if a node runs, and its disk answers.

@@ -255,7 +255,10 @@ impl World {
     /// The replica of this node answered.
     pub(crate) fn answer_owner(&mut self, id: u64, owner: Owner, result: Result<Outcome, Refusal>) {
         match owner {
-            Owner::Demand(number) => self.oracles.liveness.written(number, result.is_ok()),
+            Owner::Demand(number) => {
+                let now = self.now;
+                self.oracles.liveness.written(now, number, result.is_ok());
+            }
             Owner::Node { node, number } => {
                 let reply = Box::new(result.map_err(|refusal| (refusal.kind(), refusal.to_string())));
                 self.send(id, node, PeerMessage::Forwarded { number, reply });
@@ -322,7 +325,10 @@ impl World {
                     let broken = (ErrorKind::OutcomeUnknown, "the connection broke".to_owned());
                     self.send(id, node, PeerMessage::Forwarded { number, reply: Box::new(Err(broken)) });
                 }
-                Owner::Demand(number) => self.oracles.liveness.written(number, false),
+                Owner::Demand(number) => {
+                    let now = self.now;
+                    self.oracles.liveness.written(now, number, false);
+                }
                 Owner::Ingress(_) => {}
             }
         }
