@@ -333,6 +333,9 @@ struct Schedule {
 /// attempt of a candidate may fail, and is repeated with another timeout.
 pub const SLOW_PATIENCE: u64 = 5;
 
+/// The least faults of a plan.
+pub const FAULTS_MIN: usize = 5;
+
 /// How many kinds [`Schedule::kind`] knows.
 const KINDS: u64 = 20;
 
@@ -367,7 +370,8 @@ impl Schedule {
                 at = self.add_storm(at, end);
             }
         }
-        while self.faults.len() < 5 {
+        // A plan of calms only has few.
+        while self.faults.len() < FAULTS_MIN {
             let at = self.random.below(end);
             self.add_passing(at, end);
         }
@@ -384,7 +388,10 @@ impl Schedule {
         let gap = self.random.pick(&[1, 3, 8]) * self.timeout_max / 4;
         let mut at = begin;
         for _ in 0..self.random.between(3, 12) {
-            self.add_passing(at.min(end), end);
+            if at >= end {
+                break;
+            }
+            self.add_passing(at, end);
             at += self.random.between(gap / 8, 2 * gap);
         }
         at
@@ -414,7 +421,7 @@ impl Schedule {
             3 => FaultKind::Stall { node: Target::Leader },
             4 => FaultKind::Transfer,
             _ => {
-                let shape = match self.random.below(9) {
+                let shape = match self.random.below(11) {
                     0 => Shape::Isolate(node),
                     1 => Shape::Hub(Target::Follower(other)),
                     2 => Shape::Hub(node),
@@ -423,13 +430,20 @@ impl Schedule {
                     5 => Shape::Link(node, other),
                     6 => Shape::HalfLink(node, other),
                     7 => Shape::Mute(node),
-                    _ => Shape::Deaf(node),
+                    8 => Shape::Deaf(node),
+                    9 => Shape::Split(self.sides()),
+                    _ => Shape::OneWaySplit(self.sides()),
                 };
                 FaultKind::Partition { shape, holds: self.random.percent(20) }
             }
         };
         let before_the_next = self.calm - SECOND / 2;
         self.add(at, before_the_next, kind);
+    }
+
+    /// Two sides with somebody on each.
+    fn sides(&mut self) -> u64 {
+        self.random.between(1, (1 << self.nodes) - 2) << 1
     }
 
     fn target(&mut self) -> Target {
@@ -475,7 +489,7 @@ impl Schedule {
     }
 
     fn shape(&mut self, node: Target) -> Shape {
-        let sides = self.random.next();
+        let sides = self.sides();
         let other = self.random.between(1, self.nodes - 1);
         match self.random.below(11) {
             0 | 1 => Shape::Isolate(node),
@@ -488,6 +502,32 @@ impl Schedule {
             8 => Shape::Chain,
             9 => Shape::Link(node, other),
             _ => Shape::HalfLink(node, other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_lasts_and_every_split_has_two_sides() {
+        for seed in 0..2_000 {
+            let plan = Plan::draw(seed);
+            assert!(plan.faults.len() >= FAULTS_MIN, "seed {seed}");
+            for fault in plan.faults {
+                assert!(
+                    fault.lasts > 0 && fault.at + fault.lasts <= plan.faulty_micros,
+                    "seed {seed}: {fault:?}"
+                );
+                if let FaultKind::Partition {
+                    shape: Shape::Split(sides) | Shape::OneWaySplit(sides), ..
+                } = fault.kind
+                {
+                    let on_one = (1..=plan.nodes).filter(|node| sides >> node & 1 == 1).count() as u64;
+                    assert!((1..plan.nodes).contains(&on_one), "seed {seed}: {fault:?}");
+                }
+            }
         }
     }
 }
