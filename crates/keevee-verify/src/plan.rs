@@ -131,7 +131,8 @@ pub enum FaultKind {
         /// What of that write is found on the disk.
         unsynced: Unsynced,
     },
-    /// The process dies between writing a chosen entry to its state and the next one.
+    /// The process dies in the middle of applying: it has written to its state once more, and does nothing else of
+    /// what it was about to do.
     CrashInApply {
         /// Who.
         node: Target,

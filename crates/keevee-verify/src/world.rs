@@ -331,10 +331,8 @@ impl World {
             Ok(Demand::Write { leader, number }) => self.write_at(leader, number),
         }
         if self.oracles.liveness.take_judged() {
-            self.coverage.note(Counter::CalmsJudged);
-            if !self.network.cut.is_empty() {
-                self.coverage.note(Counter::PartialCalmsJudged);
-            }
+            let calms = if self.healed { vec![Counter::HealingsJudged] } else { self.afflictions.calms() };
+            calms.into_iter().for_each(|counter| self.coverage.note(counter));
         }
     }
 

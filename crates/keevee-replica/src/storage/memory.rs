@@ -54,6 +54,11 @@ impl MemoryLog {
         std::iter::from_fn(|| self.sync_next()).last().map(|(token, _)| token)
     }
 
+    /// The submissions that wait to be synced, oldest first.
+    pub fn unsynced(&self) -> impl Iterator<Item = &[LogRecord]> {
+        self.waiting.iter().map(|(_, records)| records.as_slice())
+    }
+
     /// How many submissions wait to be synced.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

@@ -189,6 +189,28 @@ fn key_name(key: u64) -> Bytes {
     format!("{kind}-{key}").into()
 }
 
+/// A command in a few words: on which conditions it does what.
+fn describe(command: &Command) -> String {
+    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let condition = |one: &Precondition| match one.expect {
+        Expect::Absent => format!("if {} is absent", text(&one.key)),
+        Expect::Present => format!("if {} is present", text(&one.key)),
+        Expect::Version(version) => format!("if {} has version {version}", text(&one.key)),
+    };
+    let action = |operation: &Operation| match &operation.action {
+        Action::Get { key } => format!("get {}", text(key)),
+        Action::Put { key, value } => format!("put {} = {}", text(key), text(value)),
+        Action::Delete { key } => format!("delete {}", text(key)),
+        Action::Increment { key, by } => format!("add {by} to {}", text(key)),
+        Action::Append { key, suffix } => format!("append {} to {}", text(suffix), text(key)),
+    };
+    let parts = command.preconditions.iter().map(condition).chain(command.operations.iter().map(action));
+    let id = command.request_id.map(|id| match id {
+        RequestId::Timed(bits) | RequestId::Free(bits) => format!("id ..{:06x}", bits & 0xff_ffff),
+    });
+    parts.chain(id).collect::<Vec<_>>().join(", ")
+}
+
 impl World {
     pub(crate) fn client_turn(&mut self, number: u64) {
         let now = self.now;
@@ -205,6 +227,7 @@ impl World {
         if !client.plan.faithful || client.node == 0 {
             client.node = self.random.between(1, self.plan.nodes);
         }
+        self.trace.note(now, || format!("client {number}: request {request} asks {}", describe(&command)));
         self.history.begin(now, number, key_name(key), command, reuses_id);
         self.send_request(number);
     }
@@ -295,6 +318,7 @@ impl World {
         }
         let turn = self.random.between(client.plan.think_micros / 4, 2 * client.plan.think_micros);
         let request = request.clone();
+        self.trace.fold_text(&format!("{answer:?}"));
         self.trace.note(now, || format!("client {number}: request {} {answer:?}", request.number));
         self.count_answer(&request, &answer, current.sent_at);
         if let Answer::Done(_) = answer {
@@ -357,6 +381,8 @@ impl World {
             let attempts = Attempts::new(false);
             let current = Current { request, key: 0, attempt: 0, sent_at: now, attempts, retries_left: 0 };
             self.clients.insert(number, Client { current: Some(current), ..client });
+            self.trace
+                .note(now, || format!("client {number}: request {request} asks {}", describe(&command)));
             self.history.begin(now, number, key_name(0), command, false);
             self.send_request(number);
         }

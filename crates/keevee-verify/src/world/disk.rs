@@ -62,12 +62,17 @@ impl Disk {
         }
         log.memory = crashed;
         let mut state = self.state.0.borrow_mut();
-        if random.percent(30) {
-            let writes = random.below(state.memory.unflushed() as u64 + 1);
+        let unflushed = state.memory.unflushed();
+        // A flush may also have ended right behind the last write of a process that died of it.
+        if state.death == Death::Dead && random.percent(50) {
+            state.memory.flush_writes(unflushed);
+        } else if random.percent(30) {
+            let writes = random.below(unflushed as u64 + 1);
             state.memory.flush_writes(writes as usize);
         }
         state.memory = state.memory.crashed();
         state.written.clear();
+        state.death = Death::No;
         damage
     }
 }
@@ -87,6 +92,11 @@ pub(crate) struct SharedLog(Rc<RefCell<LogDisk>>);
 impl SharedLog {
     pub(crate) fn waiting(&self) -> usize {
         self.0.borrow().memory.waiting()
+    }
+
+    /// True if something holds of any submission that waits to be synced.
+    pub(crate) fn any_waiting(&self, mut holds: impl FnMut(&[LogRecord]) -> bool) -> bool {
+        self.0.borrow().memory.unsynced().any(|records| holds(records))
     }
 
     pub(crate) fn sync_next(&self) -> Option<(u64, Vec<LogRecord>)> {
@@ -148,6 +158,18 @@ struct StateDisk {
     version_before: u64,
     /// Written since the world last looked.
     written: Vec<Written>,
+    death: Death,
+}
+
+/// How a process dies in the middle of applying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    /// It does not.
+    No,
+    /// The next write is its last.
+    AfterNextWrite,
+    /// It has written for the last time.
+    Dead,
 }
 
 /// A state, shared by the process that writes it and the world that flushes it.
@@ -157,7 +179,21 @@ pub(crate) struct SharedState(Rc<RefCell<StateDisk>>);
 impl SharedState {
     fn new() -> SharedState {
         let memory = MemoryState::new(SlotSet::all());
-        SharedState(Rc::new(RefCell::new(StateDisk { memory, version_before: 0, written: Vec::new() })))
+        SharedState(Rc::new(RefCell::new(StateDisk {
+            memory,
+            version_before: 0,
+            written: Vec::new(),
+            death: Death::No,
+        })))
+    }
+
+    /// The process that writes next dies of it, or lives on after all.
+    pub(crate) fn set_dying(&self, is_dying: bool) {
+        self.0.borrow_mut().death = if is_dying { Death::AfterNextWrite } else { Death::No };
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.0.borrow().death == Death::Dead
     }
 
     pub(crate) fn take_written(&self) -> Vec<Written> {
@@ -203,6 +239,14 @@ impl StateStore for SharedState {
 
     fn write(&mut self, write_set: WriteSet) -> Result<(), StorageError> {
         let mut state = self.0.borrow_mut();
+        match state.death {
+            Death::No => {}
+            Death::AfterNextWrite => state.death = Death::Dead,
+            // A dead process writes nothing. The error ends what the world still lets it do.
+            Death::Dead => {
+                return Err(StorageError::Io { what: "writing", cause: "the process is dead".to_owned() });
+            }
+        }
         let meta = state.memory.meta()?;
         if meta.applied != write_set.meta.applied {
             state.version_before = meta.version;

@@ -239,16 +239,18 @@ impl World {
             format!("request {}: {told}", receipt.request)
         });
         let way = self.network.send(self.now, id, CLIENTS, &mut self.random);
-        if let Way::Arrives { at, .. } = way {
-            self.at(at, Event::Receipt { client, receipt: Box::new(receipt) });
+        match way {
+            Way::Arrives { at, .. } => self.at(at, Event::Receipt { client, receipt: Box::new(receipt) }),
+            Way::Lost => self.coverage.note(Counter::Lost),
         }
     }
 
     /// A client sends to a node.
     pub(crate) fn send_to_node(&mut self, to: u64, submission: Submission) {
         let way = self.network.send(self.now, CLIENTS, to, &mut self.random);
-        if let Way::Arrives { at, .. } = way {
-            self.at(at, Event::Submit { to, submission: Box::new(submission) });
+        match way {
+            Way::Arrives { at, .. } => self.at(at, Event::Submit { to, submission: Box::new(submission) }),
+            Way::Lost => self.coverage.note(Counter::Lost),
         }
     }
 
