@@ -45,6 +45,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// True if it names a key.
+    pub fn names(&self, key: &Bytes) -> bool {
+        self.command.keys().any(|named| named == key)
+    }
+
     /// True if it changes nothing.
     pub fn is_read(&self) -> bool {
         self.command.is_read_only()

@@ -15,7 +15,7 @@ mod liveness;
 mod once;
 mod versions;
 
-pub(crate) use acknowledged::Acknowledged;
+pub(crate) use acknowledged::{Acknowledged, Held};
 pub(crate) use agreement::Agreement;
 pub(crate) use chains::Chains;
 pub(crate) use choices::Choices;
@@ -34,6 +34,7 @@ pub(crate) const REPLICA: &str = "replica";
 
 /// All oracles of a run but those that look at its end only.
 pub(crate) struct Oracles {
+    pub(crate) acknowledged: Acknowledged,
     pub(crate) agreement: Agreement,
     pub(crate) choices: Choices,
     pub(crate) durable: Durable,
@@ -46,6 +47,7 @@ pub(crate) struct Oracles {
 impl Oracles {
     pub(crate) fn new(nodes: u64, settling: u64, timeout_max: u64) -> Oracles {
         Oracles {
+            acknowledged: Acknowledged::default(),
             agreement: Agreement::default(),
             choices: Choices::new(nodes),
             durable: Durable::new(nodes),

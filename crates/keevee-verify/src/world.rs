@@ -405,8 +405,13 @@ impl World {
         if self.violation.is_some() {
             return;
         }
-        let states = self.nodes.iter().map(|(id, node)| (*id, node.disk.state.values()));
-        let same = Chains::compare(&states.collect::<Vec<_>>());
+        let states: Vec<_> = self.nodes.iter().map(|(id, node)| (*id, node.disk.state.held())).collect();
+        for (id, held) in &states {
+            let found = self.oracles.acknowledged.found(*id, held, &self.history, &self.placed);
+            self.hold(Acknowledged::NAME, found);
+        }
+        let states: Vec<_> = states.into_iter().map(|(id, held)| (id, held.values)).collect();
+        let same = Chains::compare(&states);
         self.hold(Chains::NAME, same);
         let applied = self.nodes.values().map(|node| node.disk.state.applied()).min().unwrap_or(0);
         let survive = Acknowledged::at_the_end(&self.history, applied);

@@ -9,6 +9,7 @@ use keevee_core::command::Versioned;
 use keevee_core::ids::Namespace;
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::slots::SlotSet;
+use keevee_mutants::{self as mutants, Mutant};
 
 use super::{LogRecord, LogStore, StateStore, StorageError};
 
@@ -137,12 +138,20 @@ impl MemoryState {
     /// are fewer. A crash in the middle of a flush is one after any of them.
     pub fn flush_writes(&mut self, count: usize) {
         let count = count.min(self.unflushed.len());
+        if mutants::is_active(Mutant::FlushLosesValues) && (1..self.unflushed.len()).contains(&count) {
+            self.unflushed[count - 1] = WriteSet::of_meta(self.unflushed[count - 1].meta.clone());
+        }
         self.unflushed.drain(..count).for_each(|write_set| self.flushed.write(write_set));
     }
 
     /// How many writes would not survive a crash.
     pub fn unflushed(&self) -> usize {
         self.unflushed.len()
+    }
+
+    /// The request ids that are remembered, in order.
+    pub fn request_ids(&self) -> impl Iterator<Item = RequestId> {
+        self.current.requests.keys().copied()
     }
 
     /// Every key that holds a value, in order.

@@ -79,7 +79,11 @@ impl Durable {
                 }
                 LogRecord::DropBelow(first) => disk.ballots = disk.ballots.split_off(first),
                 LogRecord::DropFrom(index) => {
-                    return Err(format!("node {node}: Paxos dropped its log from index {index} on"));
+                    if let Some((forgotten, ballot)) = disk.ballots.split_off(index).into_iter().next() {
+                        return Err(format!(
+                            "node {node}: its disk forgets what it accepted at index {forgotten} and ballot {ballot}"
+                        ));
+                    }
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! when it is read back, as a database drops a batch whose checksum fails.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use keevee_core::slots::SlotSet;
 use keevee_mutants::{Mutant, is_active};
 use keevee_replica::storage::{LogRecord, LogStore, MemoryLog, MemoryState, StateStore, StorageError};
 
+use crate::oracles::Held;
 use crate::plan::Unsynced;
 use crate::random::Random;
 
@@ -146,8 +148,8 @@ pub(crate) struct Written {
     pub(crate) chain: u128,
     /// The shard's count of mutations before the entry and after it.
     pub(crate) versions: (u64, u64),
-    /// The version of each value written.
-    pub(crate) value_versions: Vec<u64>,
+    /// The values written.
+    pub(crate) values: BTreeMap<(Namespace, Bytes), Option<Versioned>>,
     /// The requests executed.
     pub(crate) executed: Vec<RequestId>,
 }
@@ -213,10 +215,12 @@ impl SharedState {
         self.0.borrow().memory.meta().map_or(0, |meta| meta.applied)
     }
 
-    /// Every key and its value, for comparison.
-    pub(crate) fn values(&self) -> Vec<((Namespace, Bytes), Versioned)> {
+    /// All that it holds.
+    pub(crate) fn held(&self) -> Held {
         let state = self.0.borrow();
-        state.memory.values().map(|(key, value)| (key.clone(), value.clone())).collect()
+        let values = state.memory.values().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let meta = state.memory.meta().expect("a simulated state is always readable");
+        Held { meta, values, request_ids: state.memory.request_ids().collect() }
     }
 }
 
@@ -252,12 +256,11 @@ impl StateStore for SharedState {
             state.version_before = meta.version;
         }
         let before = state.version_before;
-        let versions = write_set.values.values().flatten().map(|value| value.version);
         state.written.push(Written {
             index: write_set.meta.applied,
             chain: write_set.meta.chain,
             versions: (before, write_set.meta.version),
-            value_versions: versions.collect(),
+            values: write_set.values.clone(),
             executed: write_set.requests_added.iter().map(|record| record.id).collect(),
         });
         state.memory.write(write_set)

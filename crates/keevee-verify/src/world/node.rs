@@ -16,7 +16,7 @@ use super::peers::PeerMessage;
 use super::watched::Watched;
 use super::{Event, World};
 use crate::coverage::Counter;
-use crate::oracles::{Agreement, Chains, Choices, Durable, Once, REPLICA, Versions};
+use crate::oracles::{Acknowledged, Agreement, Chains, Choices, Durable, Once, REPLICA, Versions};
 use crate::plan::{MILLISECOND, Unsynced};
 
 /// How often late requests are looked for and flushed marks noted, as the server does.
@@ -133,6 +133,8 @@ impl World {
             }
             Err(error) => return self.break_rule(REPLICA, format!("node {id} can't start: {error}")),
         }
+        let found = self.oracles.acknowledged.found(id, &state.held(), &self.history, &self.placed);
+        self.hold(Acknowledged::NAME, found);
         let opened = PaxosEngine::open(config, log.clone(), applied, now.monotonic);
         let shard = opened.map_err(|error| error.to_string()).and_then(|paxos| {
             let members = members.map(NodeId).collect();
@@ -387,6 +389,7 @@ impl World {
         if entry.commands.len() > 1 {
             self.coverage.note(Counter::Batches);
         }
+        self.oracles.once.entry(index, &entry.commands);
         let mut placed = Vec::new();
         for command in &entry.commands {
             let Some(number) = self.history.find(command) else { continue };
@@ -411,6 +414,9 @@ impl World {
             self.hold(Chains::NAME, same);
             let distinct = self.oracles.versions.applied(id, &write);
             self.hold(Versions::NAME, distinct);
+            self.oracles.acknowledged.applied(&write);
+            let once = self.oracles.once.applied(id, index, write.versions);
+            self.hold(Once::NAME, once);
             for request in &write.executed {
                 let once = self.oracles.once.executed(*request, index);
                 self.hold(Once::NAME, once);
