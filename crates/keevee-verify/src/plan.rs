@@ -1,6 +1,8 @@
 //! What a seed draws before its run begins: the size of the group, its settings, its clients, and the faults,
 //! each with its time. A plan is data, so that it can be printed, and cut down while a failure stays.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::random::Random;
@@ -272,6 +274,34 @@ impl Plan {
         let faulty_micros = 60 * SECOND;
         let faults = Schedule::new(nodes, &settings, random).draw(faulty_micros);
         Plan { seed, nodes, faulty_micros, settings, clock_rates, wall_offsets, clients, keys, faults }
+    }
+}
+
+/// A virtual time as traces show it.
+pub fn seconds(micros: u64) -> String {
+    format!("{}.{:06} s", micros / SECOND, micros % SECOND)
+}
+
+/// All that was drawn. Taken apart by name, so that a new parameter can't be left out.
+impl fmt::Display for Plan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan { seed, nodes, faulty_micros, settings, clock_rates, wall_offsets, clients, keys, faults } =
+            self;
+        writeln!(
+            formatter,
+            "seed {seed}: {nodes} nodes, {keys} keys, faults for {}",
+            seconds(*faulty_micros)
+        )?;
+        writeln!(formatter, "clock rates {clock_rates:?} thousandths, wall offsets {wall_offsets:?} us")?;
+        writeln!(formatter, "{settings:#?}")?;
+        for client in clients {
+            writeln!(formatter, "{client:?}")?;
+        }
+        for Fault { number, at, lasts, kind } in faults {
+            let (at, lasts) = (seconds(*at), seconds(*lasts));
+            writeln!(formatter, "fault {number:>3} at {at:>12} for {lasts:>11}: {kind:?}")?;
+        }
+        Ok(())
     }
 }
 

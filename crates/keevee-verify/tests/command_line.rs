@@ -62,12 +62,21 @@ fn a_wrong_command_line_is_refused_with_a_fix() {
         (&["run", "--jobs", "0"], "from 1 to 1024"),
         (&["replay", "--seed", "1", "--without", "3;7"], "3,7,9-12"),
         (&["replay", "--seed", "1", "--clients", "1,999"], "it draws 1-"),
-        (&["shrink", "--seed", "1"], "nothing to shrink"),
     ] {
         let (code, stdout, stderr) = run(arguments);
         assert_eq!(code, 2, "{arguments:?}: {stdout}");
         assert!(stderr.contains(fix), "{arguments:?}: {stderr}");
     }
+}
+
+#[test]
+fn a_seed_that_breaks_no_rule_is_not_shrunk() {
+    let (code, stdout, stderr) = run(&["shrink", "--seed", "1"]);
+    assert_eq!(
+        (code, stdout.as_str()),
+        (0, "seed 1 breaks no rule: there is nothing to shrink\n"),
+        "{stderr}"
+    );
 }
 
 #[test]

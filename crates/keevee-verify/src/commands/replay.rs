@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use clap::Args;
 use keevee_verify::Trace;
-use keevee_verify::plan::Plan;
+use keevee_verify::plan::{Plan, seconds};
 
-use super::{Failure, OneRun, end_if_refused, plan_text, print, seconds, verdict};
+use super::{Failure, OneRun, end_if_refused, print, verdict};
 
 /// Run one seed again: its plan, its verdict, the hash of its trace.
 #[derive(Args)]
@@ -47,7 +47,7 @@ pub(crate) struct Cut {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let plan = arguments.cut.apply(Plan::draw(arguments.one.seed))?;
-    print(&plan_text(&plan));
+    print(&plan.to_string());
     let trace = if arguments.trace { printed_trace(plan.nodes) } else { Trace::silent() };
     let report = keevee_verify::run(plan, arguments.one.mutant, trace);
     let (events, virtual_seconds) = (report.events, seconds(report.virtual_micros));
