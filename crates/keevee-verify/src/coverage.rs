@@ -100,6 +100,10 @@ counters! {
     Resets = "resets",
     /// An entry held several commands.
     Batches = "batched entries",
+    /// A client read two keys at once.
+    ReadsOfTwo = "reads of two keys",
+    /// A client wrote two keys at once.
+    WritesOfTwo = "writes of two keys",
     /// A leader's proposal lost its place to another's.
     Superseded = "superseded entries",
     /// A command went to the leader through another node.

@@ -6,6 +6,7 @@
 
 mod acknowledged;
 mod agreement;
+mod atomic;
 mod chains;
 mod choices;
 mod durable;
@@ -17,6 +18,7 @@ mod versions;
 
 pub(crate) use acknowledged::{Acknowledged, Held};
 pub(crate) use agreement::Agreement;
+pub(crate) use atomic::Atomic;
 pub(crate) use chains::Chains;
 pub(crate) use choices::Choices;
 pub(crate) use durable::Durable;

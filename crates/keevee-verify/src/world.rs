@@ -37,8 +37,8 @@ pub use self::trace::Trace;
 use crate::coverage::{Counter, Coverage};
 use crate::history::History;
 use crate::oracles::{
-    Acknowledged, Broken, Chains, Checked, Demand, Honesty, Leader, Linearizable, Liveness, Oracles, REPLICA,
-    Sight,
+    Acknowledged, Atomic, Broken, Chains, Checked, Demand, Honesty, Leader, Linearizable, Liveness, Oracles,
+    REPLICA, Sight,
 };
 use crate::plan::{MILLISECOND, Plan, Unsynced};
 use crate::random::Random;
@@ -418,6 +418,8 @@ impl World {
         self.hold(Acknowledged::NAME, survive);
         let honest = Honesty::at_the_end(&self.history);
         self.hold(Honesty::NAME, honest);
+        let atomic = Atomic::check(&self.history);
+        self.hold(Atomic::NAME, atomic);
         self.count_unknown();
         match Linearizable::check(&self.history) {
             Ok(checked) => self.checked = checked,

@@ -59,7 +59,7 @@ pub(crate) enum Owner {
     /// Another node, for a request that came in there.
     Node { node: u64, number: u64 },
     /// The oracle of progress.
-    Demand(u64),
+    Demand { number: u64, request: u64 },
 }
 
 /// A client's request at the node that it came to.
@@ -257,10 +257,7 @@ impl World {
     /// The replica of this node answered.
     pub(crate) fn answer_owner(&mut self, id: u64, owner: Owner, result: Result<Outcome, Refusal>) {
         match owner {
-            Owner::Demand(number) => {
-                let now = self.now;
-                self.oracles.liveness.written(now, number, result.is_ok());
-            }
+            Owner::Demand { number, request } => self.demand_answered(number, request, Some(result)),
             Owner::Node { node, number } => {
                 let reply = Box::new(result.map_err(|refusal| (refusal.kind(), refusal.to_string())));
                 self.send(id, node, PeerMessage::Forwarded { number, reply });
@@ -327,10 +324,7 @@ impl World {
                     let broken = (ErrorKind::OutcomeUnknown, "the connection broke".to_owned());
                     self.send(id, node, PeerMessage::Forwarded { number, reply: Box::new(Err(broken)) });
                 }
-                Owner::Demand(number) => {
-                    let now = self.now;
-                    self.oracles.liveness.written(now, number, false);
-                }
+                Owner::Demand { number, request } => self.demand_answered(number, request, None),
                 Owner::Ingress(_) => {}
             }
         }
