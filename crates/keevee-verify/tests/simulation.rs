@@ -21,16 +21,12 @@ fn a_thousand_seeds_break_no_rule_and_see_everything() {
     let (mut coverage, mut broken) = (Coverage::default(), Vec::new());
     let begin = Instant::now();
     let jobs = thread::available_parallelism().map_or(1, usize::from);
-    let work = |seed| {
-        let begin = Instant::now();
-        (simulate(seed), begin.elapsed())
-    };
-    seeds::in_order(SEEDS, jobs, work, |(report, took)| {
+    seeds::in_order(SEEDS, jobs, simulate, |report| {
         let seed = report.plan.seed;
         let faults = report.plan.faults.iter().filter(|fault| fault.lasts > 0).count();
         assert!(faults >= FAULTS_MIN, "seed {seed} has {faults} faults");
         events += report.events;
-        running += took;
+        running += report.took;
         checked_operations += report.checked_operations;
         virtual_micros += report.virtual_micros;
         coverage += &report.coverage;

@@ -52,6 +52,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let report = keevee_verify::run(plan, arguments.one.mutant, trace);
     let (events, virtual_seconds) = (report.events, seconds(report.virtual_micros));
     print(&format!("{events} events in {virtual_seconds}, {} requests\n", report.requests));
+    // Not on standard output, where the same run prints the same text.
+    let took = report.took.as_secs_f64().max(1e-6);
+    let (rate, ratio) = (events as f64 / took, report.virtual_micros as f64 / 1e6 / took);
+    eprintln!("{rate:.0} events each second, {ratio:.0} times as fast as real time, on one core");
     print(&format!("{}\nhash {:016x}\n", verdict(&report), report.trace_hash));
     match &report.violation {
         None => Ok(()),

@@ -50,12 +50,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let bar = progress_bar("seeds", length, "{prefix} {bar:40} {pos}/{len} {per_sec} {eta} left {msg}");
     let mut tally = Tally::default();
     let begin = Instant::now();
-    let work = |seed| {
-        let begin = Instant::now();
-        (keevee_verify::run(Plan::draw(seed), arguments.mutant, Trace::silent()), begin.elapsed())
-    };
-    seeds::in_order(range.clone(), arguments.many.jobs, work, |(report, took)| {
-        tally.add(&report, took);
+    let work = |seed| keevee_verify::run(Plan::draw(seed), arguments.mutant, Trace::silent());
+    seeds::in_order(range.clone(), arguments.many.jobs, work, |report| {
+        tally.add(&report);
         bar.inc(1);
         if report.violation.is_none() {
             return ControlFlow::Continue(());
@@ -117,12 +114,12 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, report: &Report, took: Duration) {
+    fn add(&mut self, report: &Report) {
         self.seeds += 1;
         self.events += report.events;
         self.requests += report.requests;
         self.virtual_micros += report.virtual_micros;
-        self.running += took;
+        self.running += report.took;
         self.checked_operations += report.checked_operations;
         self.checking += report.checking;
         self.coverage += &report.coverage;
