@@ -212,7 +212,11 @@ fn execute_once<V: StateView>(
     let request_id = command.request_id.filter(|_| !command.is_read_only());
     // Before the fence: what this shard once did for a request, it did, whoever owns the slot now.
     let asked = request_id.filter(|_| !mutants::is_active(Mutant::RetryExecutedTwice));
-    if let Some(record) = asked.and_then(|id| memory.lookup(id)) {
+    let is_known = |record: &&RequestRecord| {
+        !mutants::is_active(Mutant::MemoryMissesEntry)
+            || !changes.added.values().any(|added| added.id == record.id)
+    };
+    if let Some(record) = asked.and_then(|id| memory.lookup(id)).filter(is_known) {
         return Ok(remembered(record, command));
     }
     if !state.meta.owns(command) {

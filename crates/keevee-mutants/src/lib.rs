@@ -19,15 +19,18 @@ pub enum Mutant {
     /// A new leader takes its no-op for applied once its own acceptor has accepted it, and serves reads before it
     /// knows of what the leader before it acknowledged last.
     BarrierNotApplied,
-    /// A promise or an acceptance is told before it is on disk, so that a crash takes back what others rely
-    /// on.
+    /// An acceptance is told before it is on disk, so that a crash takes back what others rely on.
     AcknowledgedBeforeSync,
+    /// A promise is told before it is on disk, so that after a crash the node accepts what it had promised not to.
+    PromisedBeforeSync,
     /// What is read back after a crash is taken for whole although the crash cut it in half, so that a replica
     /// goes on from a state that never was.
     TornBatchKept,
     /// A crash between two writes leaves the applied index of an entry without the values of that entry, which
     /// is never applied again.
     AppliedIndexApart,
+    /// A flush that begins while writes go on puts the applied index of the last one on disk without its values.
+    FlushLosesValues,
     /// Among the acknowledgements of a quorum the highest counts instead of the lowest, so that an entry that one
     /// node accepted is taken for chosen.
     ChosenWithoutQuorum,
@@ -48,12 +51,17 @@ pub enum Mutant {
     PollAlwaysGranted,
     /// A retry is executed although its request id is remembered, so that one request takes effect twice.
     RetryExecutedTwice,
-    /// Every node waits for the same time before it stands for leader, and for ever the same, so that candidates
-    /// stand in each other's way again and again.
+    /// A process draws its election timeout once: nodes that drew about the same stand in each other's way again
+    /// and again, and one that drew too short a time for its disk never makes it.
     TimeoutDrawnOnce,
     /// A leader whose disk no longer writes goes on sending heartbeats, so that nothing is chosen and nobody
     /// else takes over.
     StalledLeaderStays,
+    /// A retry in the same entry as its first attempt is executed too: the memory of request ids learns of an
+    /// entry's requests when the entry is done.
+    MemoryMissesEntry,
+    /// A proposal that is not known to be chosen in time is refused as if nothing had happened.
+    UnknownToldRefused,
     /// An entry is stamped with the clock of the node that applies it, so that replicas diverge in silence.
     OwnClockApplied,
     /// An acknowledgement of an earlier ballot counts at a later one, for entries that the follower does not
@@ -64,8 +72,10 @@ pub enum Mutant {
     LearnedAtOlderBallot,
     /// A node that restarts takes everything in its log for chosen, and applies what may never be.
     RestartTakesAllForChosen,
-    /// A new leader proposes no-ops in the places of values that it adopted and that may be chosen.
+    /// A new leader proposes its own in the places of values that were adopted and that may be chosen.
     AdoptedNotReproposed,
+    /// A follower takes an entry that it holds from an earlier ballot for the one that is sent at the same index.
+    ConflictNotReplaced,
     /// Writes of one entry share a version, so that a compare-and-set passes over a value that it never saw.
     VersionsEqualInEntry,
 }
@@ -112,13 +122,15 @@ struct About {
 
 impl Mutant {
     /// Every mutant, in the order of the enum.
-    pub const ALL: [Mutant; 21] = [
+    pub const ALL: [Mutant; 26] = [
         Mutant::StaleReadRound,
         Mutant::BarrierSkipped,
         Mutant::BarrierNotApplied,
         Mutant::AcknowledgedBeforeSync,
+        Mutant::PromisedBeforeSync,
         Mutant::TornBatchKept,
         Mutant::AppliedIndexApart,
+        Mutant::FlushLosesValues,
         Mutant::ChosenWithoutQuorum,
         Mutant::LatestReportAdopted,
         Mutant::DuplicateTruncates,
@@ -128,11 +140,14 @@ impl Mutant {
         Mutant::RetryExecutedTwice,
         Mutant::TimeoutDrawnOnce,
         Mutant::StalledLeaderStays,
+        Mutant::MemoryMissesEntry,
+        Mutant::UnknownToldRefused,
         Mutant::OwnClockApplied,
         Mutant::AcknowledgementAcrossBallots,
         Mutant::LearnedAtOlderBallot,
         Mutant::RestartTakesAllForChosen,
         Mutant::AdoptedNotReproposed,
+        Mutant::ConflictNotReplaced,
         Mutant::VersionsEqualInEntry,
     ];
 
@@ -147,7 +162,7 @@ impl Mutant {
     }
 
     /// Its place in the catalogue of bugs: a number for one that was reported, `P` and a number for one that
-    /// the protocol invites.
+    /// the protocol invites, `K` and a number for one that the store around it invites.
     pub fn bug(self) -> &'static str {
         self.about().bug
     }
@@ -184,11 +199,17 @@ impl Mutant {
                 "acknowledged-before-sync",
                 "6",
                 "etcd#14370",
-                "promises and acceptances are sent before the fsync that they wait for",
+                "acceptances are sent before the fsync that they wait for",
+            ),
+            Mutant::PromisedBeforeSync => about(
+                "promised-before-sync",
+                "P8",
+                "no other store yet",
+                "promises are sent before the fsync that they wait for",
             ),
             Mutant::TornBatchKept => about(
                 "torn-batch-kept",
-                "7",
+                "K1",
                 "logs without checksums",
                 "a write that a crash cut in half is read back as if it were whole",
             ),
@@ -197,6 +218,12 @@ impl Mutant {
                 "10",
                 "etcd#13766",
                 "the applied index is written before the values of its entry, not with them",
+            ),
+            Mutant::FlushLosesValues => about(
+                "flush-loses-values",
+                "11",
+                "tikv#12618",
+                "a flush under writes saves the last applied index without the values of its entry",
             ),
             Mutant::ChosenWithoutQuorum => about(
                 "chosen-without-quorum",
@@ -244,13 +271,25 @@ impl Mutant {
                 "timeout-drawn-once",
                 "26",
                 "fluree/db#1845, openraft#1838",
-                "election timeouts are not drawn anew: every wait is the same, on all nodes",
+                "election timeouts are not drawn anew: every wait of a process is the same",
             ),
             Mutant::StalledLeaderStays => about(
                 "stalled-leader-stays",
                 "28",
                 "etcd#13527",
                 "a node whose disk is stalled leads on, and stands for leader",
+            ),
+            Mutant::MemoryMissesEntry => about(
+                "memory-misses-entry",
+                "K2",
+                "no other store yet",
+                "the memory of request ids is not asked about the entry at hand",
+            ),
+            Mutant::UnknownToldRefused => about(
+                "unknown-told-refused",
+                "K3",
+                "Jepsen's report on etcd 3.4.3",
+                "a proposal not chosen in time is answered `unavailable`, not `outcome unknown`",
             ),
             Mutant::OwnClockApplied => about(
                 "own-clock-applied",
@@ -280,7 +319,13 @@ impl Mutant {
                 "adopted-not-reproposed",
                 "P4",
                 "no other store yet",
-                "what was adopted above the chosen index is not proposed again",
+                "what was adopted above the chosen index is forgotten, and its places are used anew",
+            ),
+            Mutant::ConflictNotReplaced => about(
+                "conflict-not-replaced",
+                "P9",
+                "no other store yet",
+                "an accept does not replace what is held at an index from an earlier ballot",
             ),
             Mutant::VersionsEqualInEntry => about(
                 "versions-equal-in-entry",

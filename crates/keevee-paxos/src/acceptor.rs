@@ -59,14 +59,23 @@ impl Replica {
         let connected = self.heard.is_none_or(|heard| heard.ballot != ballot || heard.connected);
         self.hear(ballot, sent_at, connected);
         if mutants::is_active(Mutant::DuplicateTruncates) {
-            let end = entries.last().map_or(0, |entry| entry.index);
-            self.log.truncate_after(end.max(self.chosen));
+            let end = entries.last().map_or(0, |entry| entry.index).max(self.chosen);
+            if end < self.log.last() {
+                self.log.truncate_after(end);
+                self.records.push(Record::DropFrom(end + 1));
+            }
             self.prefix.through = self.prefix.through.min(self.log.last());
         }
         for entry in entries {
             let known = entry.index <= self.chosen;
             if !known && self.log.ballot_at(entry.index) != Some(ballot) {
-                self.accept(Entry { ballot, ..entry });
+                let held = mutants::is_active(Mutant::ConflictNotReplaced)
+                    .then(|| self.log.unapplied(entry.index, entry.index, 1).pop())
+                    .flatten();
+                match held {
+                    Some(held) => self.log.insert(Entry { ballot, ..held }),
+                    None => self.accept(Entry { ballot, ..entry }),
+                }
             }
         }
         self.learn(ballot, chosen);

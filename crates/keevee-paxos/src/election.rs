@@ -261,11 +261,13 @@ impl Replica {
         };
         let ballot = preparing.ballot;
         let mut adopted = preparing.adopted;
+        if mutants::is_active(Mutant::AdoptedNotReproposed) {
+            adopted.retain(|index, _| *index <= chosen);
+            self.log.truncate_after(chosen);
+        }
         let last = adopted.keys().next_back().map_or(chosen, |last| chosen.max(*last));
         for index in self.chosen + 1..=last {
-            let kept = index <= chosen || !mutants::is_active(Mutant::AdoptedNotReproposed);
-            let adopted = adopted.remove(&index).filter(|_| kept);
-            let value = adopted.map_or(Value::Noop, |entry| entry.value);
+            let value = adopted.remove(&index).map_or(Value::Noop, |entry| entry.value);
             self.accept(Entry { index, ballot, value });
         }
         self.extend_prefix(ballot);

@@ -263,6 +263,8 @@ pub enum Record {
     HardState(HardState),
     /// Everything below this index may be forgotten.
     DropBelow(Index),
+    /// Removes every entry from an index on. An acceptor keeps what it accepted: only a mutant asks for this.
+    DropFrom(Index),
 }
 
 /// What an acceptor must never forget besides its entries.

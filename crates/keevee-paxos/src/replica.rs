@@ -108,6 +108,7 @@ pub struct Replica {
     pub(crate) timing: Timing,
     pub(crate) page_bytes_max: usize,
     pub(crate) window_bytes_max: usize,
+    seed: u64,
     random: StdRng,
 
     // The acceptor.
@@ -169,6 +170,7 @@ impl Replica {
             timing: config.timing,
             page_bytes_max: config.page_bytes_max,
             window_bytes_max: config.window_bytes_max,
+            seed: config.seed,
             random,
             promised,
             log: Log::new(restored, config.cache_bytes_max),
@@ -299,7 +301,7 @@ impl Replica {
     pub(crate) fn draw_timeout(&mut self) -> Duration {
         let Timing { timeout_min, timeout_max, .. } = self.timing;
         if mutants::is_active(Mutant::TimeoutDrawnOnce) {
-            return timeout_min;
+            return StdRng::seed_from_u64(self.seed).random_range(timeout_min..=timeout_max);
         }
         self.random.random_range(timeout_min..=timeout_max)
     }

@@ -78,9 +78,12 @@ impl<L: LogStore> PaxosEngine<L> {
 
     fn carry_out(&mut self, now: Duration, mut output: Output) {
         if let Some(mut persist) = output.persist {
-            if mutants::is_active(Mutant::AcknowledgedBeforeSync) {
-                output.send.append(&mut persist.then_send);
-            }
+            let is_early = |message: &Message| match message {
+                Message::Accepted { .. } => mutants::is_active(Mutant::AcknowledgedBeforeSync),
+                Message::Promise { .. } => mutants::is_active(Mutant::PromisedBeforeSync),
+                _ => false,
+            };
+            output.send.extend(persist.then_send.extract_if(.., |(_, message)| is_early(message)));
             self.submit(persist);
         }
         let payload = |value| match value {
@@ -107,6 +110,7 @@ impl<L: LogStore> PaxosEngine<L> {
             }
             Record::HardState(state) => LogRecord::HardState(records::encode_hard_state(&state)),
             Record::DropBelow(first) => LogRecord::DropBelow(first),
+            Record::DropFrom(index) => LogRecord::DropFrom(index),
         };
         self.disk.log.submit(records.into_iter().map(encode).collect(), token);
         self.writing.push_back(Writing { token, has_entries, then_send });

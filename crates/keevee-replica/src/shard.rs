@@ -359,7 +359,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             self.reads.remove(&read);
             self.engine.cancel_read(now, read);
         }
-        let unknown = Refusal::OutcomeUnknown("it was proposed, and not known to be chosen in time");
+        let mut unknown = Refusal::OutcomeUnknown("it was proposed, and not known to be chosen in time");
+        if mutants::is_active(Mutant::UnknownToldRefused) {
+            unknown = Refusal::Unavailable("it was not chosen in time");
+        }
         for waiter in self.proposed.values_mut().flat_map(|proposed| &mut proposed.waiters) {
             if waiter.as_ref().is_some_and(|waiter| late(waiter.deadline)) {
                 expired.extend(waiter.take().map(|waiter| (waiter.ticket, unknown)));

@@ -13,7 +13,7 @@ use std::thread;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keevee_mutants::Mutant;
-use keevee_verify::plan::Plan;
+use keevee_verify::plan::seconds;
 use keevee_verify::{Report, Violation};
 use thiserror::Error;
 
@@ -23,7 +23,7 @@ use thiserror::Error;
 pub(crate) enum Failure {
     /// A rule was broken, or a mutant was not caught.
     Broken(String),
-    /// The command line is wrong.
+    /// The command line is wrong, or asks for what there is not.
     Usage(String),
     /// Something never happened that should have.
     Unseen(String),
@@ -71,8 +71,8 @@ pub(crate) struct ManySeeds {
     /// The first of them
     #[arg(long, value_name = "SEED", default_value_t = 1, value_parser = parse_seed)]
     from: u64,
-    /// How many threads run them; there are as many cores as the default says
-    #[arg(long, value_name = "COUNT", default_value_t = cores(), value_parser = parse_jobs)]
+    /// How many threads run them [default: as many as there are cores]
+    #[arg(long, value_name = "COUNT", default_value_t = cores(), hide_default_value = true, value_parser = parse_jobs)]
     pub(crate) jobs: usize,
 }
 
@@ -140,29 +140,6 @@ pub(crate) fn verdict(report: &Report) -> String {
     }
 }
 
-/// All that a seed drew. Taken apart by name, so that a new parameter can't be left out.
-pub(crate) fn plan_text(plan: &Plan) -> String {
-    let Plan { seed, nodes, faulty_micros, settings, clock_rates, wall_offsets, clients, keys, faults } =
-        plan;
-    let mut text =
-        format!("seed {seed}: {nodes} nodes, {keys} keys, faults for {}\n", seconds(*faulty_micros));
-    text += &format!("clock rates {clock_rates:?} thousandths, wall offsets {wall_offsets:?} us\n");
-    text += &format!("{settings:#?}\n");
-    for client in clients {
-        text += &format!("{client:?}\n");
-    }
-    for fault in faults {
-        let (at, lasts) = (seconds(fault.at), seconds(fault.lasts));
-        text += &format!("fault {:>3} at {at:>12} for {lasts:>11}: {:?}\n", fault.number, fault.kind);
-    }
-    text
-}
-
-/// A virtual time as traces show it.
-pub(crate) fn seconds(micros: u64) -> String {
-    format!("{}.{:06} s", micros / 1_000_000, micros % 1_000_000)
-}
-
 /// A bar on a terminal that somebody watches; none in a pipe or in continuous integration.
 pub(crate) fn progress_bar(prefix: &str, length: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::new(length);
@@ -173,6 +150,11 @@ pub(crate) fn progress_bar(prefix: &str, length: u64, template: &str) -> Progres
     }
     bar.set_prefix(prefix.to_owned());
     bar
+}
+
+/// A number of seeds in words.
+pub(crate) fn count_seeds(count: u64) -> String {
+    if count == 1 { "1 seed".to_owned() } else { format!("{count} seeds") }
 }
 
 /// Prints to standard output.

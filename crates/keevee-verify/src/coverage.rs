@@ -50,6 +50,12 @@ counters! {
     Truncations = "truncations",
     /// A process died.
     Crashes = "crashes",
+    /// All processes died at once.
+    CrashesOfAll = "crashes of all",
+    /// A process died while a higher promise or an entry was on its way to its disk.
+    CrashesInWrite = "crashes in a write",
+    /// A process died in the middle of applying.
+    CrashesInApply = "crashes in apply",
     /// A process started again and applied again what its state had lost.
     Replays = "replays",
     /// A crash lost writes that were not synced.
@@ -60,6 +66,10 @@ counters! {
     LostPromises = "lost promises",
     /// A sync failed.
     FailedSyncs = "failed syncs",
+    /// A disk was slow.
+    SlowDisks = "slow disks",
+    /// A group elected while all its disks were slow.
+    SlowElections = "slow elections",
     /// A disk stalled.
     Stalls = "stalls",
     /// A process paused.
@@ -72,8 +82,14 @@ counters! {
     PartialPartitions = "partial partitions",
     /// Messages passed one way only.
     OneWayPartitions = "one-way partitions",
-    /// A message was lost.
+    /// Messages were lost for a time.
+    Losses = "times of loss",
+    /// Messages came late for a time.
+    Delays = "times of delay",
+    /// A message was lost, though its link was not cut.
     Lost = "messages lost",
+    /// A message was lost on a link that was cut.
+    CutOff = "messages cut off",
     /// A message was held back by a link that hung.
     Held = "messages held back",
     /// A message came twice.
@@ -84,6 +100,10 @@ counters! {
     Resets = "resets",
     /// An entry held several commands.
     Batches = "batched entries",
+    /// A client read two keys at once.
+    ReadsOfTwo = "reads of two keys",
+    /// A client wrote two keys at once.
+    WritesOfTwo = "writes of two keys",
     /// A leader's proposal lost its place to another's.
     Superseded = "superseded entries",
     /// A command went to the leader through another node.
@@ -112,8 +132,22 @@ counters! {
     HashesCompared = "hashes compared",
     /// Progress was demanded, and seen, while a fault lasted.
     CalmsJudged = "calms judged",
-    /// The same, with part of the network cut.
-    PartialCalmsJudged = "partial calms judged",
+    /// The same, with two sides that did not reach each other.
+    SplitCalms = "calms: split",
+    /// The same, where some links were open one way only.
+    OneWayCalms = "calms: one way",
+    /// The same, with one link cut.
+    LinkCalms = "calms: link",
+    /// The same, with one node reached by all others and no link between those (quorum loss).
+    HubCalms = "calms: hub",
+    /// The same, where that node lacked entries and the leader was gone (constrained election).
+    ConstrainedCalms = "calms: constrained",
+    /// The same, where each node reached its neighbours only (chained).
+    ChainCalms = "calms: chain",
+    /// The same, with all disks slow.
+    SlowCalms = "calms: slow disks",
+    /// Progress was demanded, and seen, after everything had healed.
+    HealingsJudged = "healings judged",
 }
 
 /// A count of each [`Counter`].

@@ -28,8 +28,6 @@ pub struct Request {
     pub number: u64,
     /// Who asked.
     pub client: u64,
-    /// The only key that it names.
-    pub key: Bytes,
     /// What was asked.
     pub command: Command,
     /// True if its request id was used before, for another command: it must be refused.
@@ -45,6 +43,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// True if it names a key.
+    pub fn names(&self, key: &Bytes) -> bool {
+        self.command.keys().any(|named| named == key)
+    }
+
     /// True if it changes nothing.
     pub fn is_read(&self) -> bool {
         self.command.is_read_only()
@@ -65,7 +68,7 @@ impl History {
     }
 
     /// Notes a request that is about to be sent.
-    pub fn begin(&mut self, now: u64, client: u64, key: Bytes, command: Command, reuses_id: bool) -> u64 {
+    pub fn begin(&mut self, now: u64, client: u64, command: Command, reuses_id: bool) -> u64 {
         let number = self.next_number();
         if let Some(id) = command.request_id {
             self.by_id.entry(id).or_default().push(number);
@@ -73,7 +76,6 @@ impl History {
         self.requests.push(Request {
             number,
             client,
-            key,
             command,
             reuses_id,
             called: now,

@@ -31,7 +31,7 @@ mutants, which are bugs put back on purpose, are only in a program that was buil
 Exit codes:
   0  all held
   1  a rule was broken, or a mutant was not caught
-  2  the command line is wrong
+  2  the command line is wrong, or asks for what this program does not hold
   3  all held, but over so many seeds something never happened that should have
   4  failed in another way: a file or the output can't be written";
 

@@ -6,6 +6,7 @@
 
 mod acknowledged;
 mod agreement;
+mod atomic;
 mod chains;
 mod choices;
 mod durable;
@@ -15,14 +16,15 @@ mod liveness;
 mod once;
 mod versions;
 
-pub(crate) use acknowledged::Acknowledged;
+pub(crate) use acknowledged::{Acknowledged, Held};
 pub(crate) use agreement::Agreement;
+pub(crate) use atomic::Atomic;
 pub(crate) use chains::Chains;
 pub(crate) use choices::Choices;
 pub(crate) use durable::Durable;
 pub(crate) use honesty::Honesty;
 pub(crate) use linearizable::{Checked, Linearizable};
-pub(crate) use liveness::{Demand, Liveness, Sight};
+pub(crate) use liveness::{Demand, Leader, Liveness, Sight};
 pub(crate) use once::Once;
 pub(crate) use versions::Versions;
 
@@ -34,6 +36,7 @@ pub(crate) const REPLICA: &str = "replica";
 
 /// All oracles of a run but those that look at its end only.
 pub(crate) struct Oracles {
+    pub(crate) acknowledged: Acknowledged,
     pub(crate) agreement: Agreement,
     pub(crate) choices: Choices,
     pub(crate) durable: Durable,
@@ -46,6 +49,7 @@ pub(crate) struct Oracles {
 impl Oracles {
     pub(crate) fn new(nodes: u64, settling: u64, timeout_max: u64) -> Oracles {
         Oracles {
+            acknowledged: Acknowledged::default(),
             agreement: Agreement::default(),
             choices: Choices::new(nodes),
             durable: Durable::new(nodes),

@@ -1,6 +1,8 @@
 //! What a seed draws before its run begins: the size of the group, its settings, its clients, and the faults,
 //! each with its time. A plan is data, so that it can be printed, and cut down while a failure stays.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::random::Random;
@@ -131,7 +133,8 @@ pub enum FaultKind {
         /// What of that write is found on the disk.
         unsynced: Unsynced,
     },
-    /// The process dies between writing a chosen entry to its state and the next one.
+    /// The process dies in the middle of applying: it has written to its state once more, and does nothing else of
+    /// what it was about to do.
     CrashInApply {
         /// Who.
         node: Target,
@@ -274,6 +277,34 @@ impl Plan {
     }
 }
 
+/// A virtual time as traces show it.
+pub fn seconds(micros: u64) -> String {
+    format!("{}.{:06} s", micros / SECOND, micros % SECOND)
+}
+
+/// All that was drawn. Taken apart by name, so that a new parameter can't be left out.
+impl fmt::Display for Plan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan { seed, nodes, faulty_micros, settings, clock_rates, wall_offsets, clients, keys, faults } =
+            self;
+        writeln!(
+            formatter,
+            "seed {seed}: {nodes} nodes, {keys} keys, faults for {}",
+            seconds(*faulty_micros)
+        )?;
+        writeln!(formatter, "clock rates {clock_rates:?} thousandths, wall offsets {wall_offsets:?} us")?;
+        writeln!(formatter, "{settings:#?}")?;
+        for client in clients {
+            writeln!(formatter, "{client:?}")?;
+        }
+        for Fault { number, at, lasts, kind } in faults {
+            let (at, lasts) = (seconds(*at), seconds(*lasts));
+            writeln!(formatter, "fault {number:>3} at {at:>12} for {lasts:>11}: {kind:?}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Settings {
     fn draw(random: &mut Random) -> Settings {
         let (heartbeat, timeout_min) = random.pick(&[(100, 600), (100, 400), (50, 300), (50, 200)]);
@@ -330,8 +361,12 @@ struct Schedule {
 }
 
 /// How many times longer than usual a group may take to settle while [`FaultKind::SlowElection`] lasts: each
-/// attempt of a candidate may fail, and is repeated with another timeout.
-pub const SLOW_PATIENCE: u64 = 5;
+/// attempt of a candidate may fail, and is repeated with another timeout. Correct code takes longer than usual in
+/// 2 of 100 such elections, than twice as long in 2 of 1,000, and so on: at 4, once in a million seeds or so.
+pub const SLOW_PATIENCE: u64 = 4;
+
+/// The least faults of a plan.
+pub const FAULTS_MIN: usize = 5;
 
 /// How many kinds [`Schedule::kind`] knows.
 const KINDS: u64 = 20;
@@ -367,7 +402,8 @@ impl Schedule {
                 at = self.add_storm(at, end);
             }
         }
-        while self.faults.len() < 5 {
+        // A plan of calms only has few.
+        while self.faults.len() < FAULTS_MIN {
             let at = self.random.below(end);
             self.add_passing(at, end);
         }
@@ -384,7 +420,10 @@ impl Schedule {
         let gap = self.random.pick(&[1, 3, 8]) * self.timeout_max / 4;
         let mut at = begin;
         for _ in 0..self.random.between(3, 12) {
-            self.add_passing(at.min(end), end);
+            if at >= end {
+                break;
+            }
+            self.add_passing(at, end);
             at += self.random.between(gap / 8, 2 * gap);
         }
         at
@@ -414,7 +453,7 @@ impl Schedule {
             3 => FaultKind::Stall { node: Target::Leader },
             4 => FaultKind::Transfer,
             _ => {
-                let shape = match self.random.below(9) {
+                let shape = match self.random.below(11) {
                     0 => Shape::Isolate(node),
                     1 => Shape::Hub(Target::Follower(other)),
                     2 => Shape::Hub(node),
@@ -423,13 +462,20 @@ impl Schedule {
                     5 => Shape::Link(node, other),
                     6 => Shape::HalfLink(node, other),
                     7 => Shape::Mute(node),
-                    _ => Shape::Deaf(node),
+                    8 => Shape::Deaf(node),
+                    9 => Shape::Split(self.sides()),
+                    _ => Shape::OneWaySplit(self.sides()),
                 };
                 FaultKind::Partition { shape, holds: self.random.percent(20) }
             }
         };
         let before_the_next = self.calm - SECOND / 2;
         self.add(at, before_the_next, kind);
+    }
+
+    /// Two sides with somebody on each.
+    fn sides(&mut self) -> u64 {
+        self.random.between(1, (1 << self.nodes) - 2) << 1
     }
 
     fn target(&mut self) -> Target {
@@ -475,7 +521,7 @@ impl Schedule {
     }
 
     fn shape(&mut self, node: Target) -> Shape {
-        let sides = self.random.next();
+        let sides = self.sides();
         let other = self.random.between(1, self.nodes - 1);
         match self.random.below(11) {
             0 | 1 => Shape::Isolate(node),
@@ -488,6 +534,32 @@ impl Schedule {
             8 => Shape::Chain,
             9 => Shape::Link(node, other),
             _ => Shape::HalfLink(node, other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_lasts_and_every_split_has_two_sides() {
+        for seed in 0..2_000 {
+            let plan = Plan::draw(seed);
+            assert!(plan.faults.len() >= FAULTS_MIN, "seed {seed}");
+            for fault in plan.faults {
+                assert!(
+                    fault.lasts > 0 && fault.at + fault.lasts <= plan.faulty_micros,
+                    "seed {seed}: {fault:?}"
+                );
+                if let FaultKind::Partition {
+                    shape: Shape::Split(sides) | Shape::OneWaySplit(sides), ..
+                } = fault.kind
+                {
+                    let on_one = (1..=plan.nodes).filter(|node| sides >> node & 1 == 1).count() as u64;
+                    assert!((1..plan.nodes).contains(&on_one), "seed {seed}: {fault:?}");
+                }
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keevee_mutants::Mutant;
 
@@ -20,6 +20,8 @@ pub struct Report {
     pub violation: Option<Violation>,
     /// Events carried out.
     pub events: u64,
+    /// How long it took, by the real clock, on one core.
+    pub took: Duration,
     /// How long the run took, in microseconds of virtual time.
     pub virtual_micros: u64,
     /// Requests of clients.
@@ -36,6 +38,7 @@ pub struct Report {
 
 /// Runs a plan, with a mutant if the program holds them, and writes its trace if that is asked for.
 pub fn run(plan: Plan, mutant: Option<Mutant>, trace: Trace) -> Report {
+    let begin = Instant::now();
     activate(mutant);
     keep_panics_quiet();
     let mut world = World::new(plan.clone(), trace);
@@ -49,6 +52,7 @@ pub fn run(plan: Plan, mutant: Option<Mutant>, trace: Trace) -> Report {
         plan,
         violation: ended.violation,
         events: ended.events,
+        took: begin.elapsed(),
         virtual_micros: ended.virtual_micros,
         requests: ended.requests,
         checked_operations: ended.checked.operations,

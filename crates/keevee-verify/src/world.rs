@@ -37,7 +37,8 @@ pub use self::trace::Trace;
 use crate::coverage::{Counter, Coverage};
 use crate::history::History;
 use crate::oracles::{
-    Acknowledged, Broken, Chains, Checked, Demand, Honesty, Linearizable, Liveness, Oracles, REPLICA, Sight,
+    Acknowledged, Atomic, Broken, Chains, Checked, Demand, Honesty, Leader, Linearizable, Liveness, Oracles,
+    REPLICA, Sight,
 };
 use crate::plan::{MILLISECOND, Plan, Unsynced};
 use crate::random::Random;
@@ -322,7 +323,7 @@ impl World {
             is_quiet: self.afflictions.are_quiet(),
             patience: self.afflictions.patience(),
             has_connected: self.has_connected(),
-            leader: self.leader(),
+            leader: self.leading(),
         };
         match self.oracles.liveness.look(sight) {
             Err(what) => self.break_rule(Liveness::NAME, what),
@@ -330,22 +331,24 @@ impl World {
             Ok(Demand::Write { leader, number }) => self.write_at(leader, number),
         }
         if self.oracles.liveness.take_judged() {
-            self.coverage.note(Counter::CalmsJudged);
-            if !self.network.cut.is_empty() {
-                self.coverage.note(Counter::PartialCalmsJudged);
-            }
+            let calms = if self.healed { vec![Counter::HealingsJudged] } else { self.afflictions.calms() };
+            calms.into_iter().for_each(|counter| self.coverage.note(counter));
         }
     }
 
     /// Who leads at the highest ballot, of the nodes that run. Its disk may stall: whoever leads idly on such a one
     /// is found out by the first write.
-    fn leader(&self) -> Option<u64> {
+    fn leading(&self) -> Option<Leader> {
         let leads = |(id, node): (&u64, &Node)| {
             let status = node.process.as_ref()?.shard.status().engine;
             let leads = node.pauses == 0 && status.role == Role::Leader;
-            leads.then(|| (ballot_round(&status.ballot), *id))
+            leads.then(|| Leader { round: ballot_round(&status.ballot), node: *id })
         };
-        self.nodes.iter().filter_map(leads).max().map(|(_, id)| id)
+        self.nodes.iter().filter_map(leads).max()
+    }
+
+    fn leader(&self) -> Option<u64> {
+        self.leading().map(|leader| leader.node)
     }
 
     /// True if a node runs, and its disk answers.
@@ -402,14 +405,21 @@ impl World {
         if self.violation.is_some() {
             return;
         }
-        let states = self.nodes.iter().map(|(id, node)| (*id, node.disk.state.values()));
-        let same = Chains::compare(&states.collect::<Vec<_>>());
+        let states: Vec<_> = self.nodes.iter().map(|(id, node)| (*id, node.disk.state.held())).collect();
+        for (id, held) in &states {
+            let found = self.oracles.acknowledged.found(*id, held, &self.history, &self.placed);
+            self.hold(Acknowledged::NAME, found);
+        }
+        let states: Vec<_> = states.into_iter().map(|(id, held)| (id, held.values)).collect();
+        let same = Chains::compare(&states);
         self.hold(Chains::NAME, same);
         let applied = self.nodes.values().map(|node| node.disk.state.applied()).min().unwrap_or(0);
         let survive = Acknowledged::at_the_end(&self.history, applied);
         self.hold(Acknowledged::NAME, survive);
         let honest = Honesty::at_the_end(&self.history);
         self.hold(Honesty::NAME, honest);
+        let atomic = Atomic::check(&self.history);
+        self.hold(Atomic::NAME, atomic);
         self.count_unknown();
         match Linearizable::check(&self.history) {
             Ok(checked) => self.checked = checked,

@@ -1,4 +1,5 @@
-//! Bugs that are put back on purpose must be found: each on the seed that is recorded for it.
+//! Bugs that are put back on purpose must be found: each on the seed that is recorded for it, by the rule that is
+//! recorded.
 //!
 //! It leaves out how many seeds it takes to find them, which is what `keevee-verify mutants` measures.
 
@@ -25,7 +26,13 @@ fn every_mutant_is_caught_on_its_seed() {
         let seed = catch.seed;
         let report = keevee_verify::run(Plan::draw(seed), Some(mutant), Trace::silent());
         match report.violation {
-            Some(violation) => println!("{name}: caught by \"{}\" on seed {seed}", violation.oracle),
+            Some(violation) if violation.oracle == catch.oracle => {
+                println!("{name}: caught by \"{}\" on seed {seed}", violation.oracle);
+            }
+            Some(violation) => {
+                let (oracle, other) = (&catch.oracle, violation.oracle);
+                missed.push(format!("{name} breaks \"{other}\" on seed {seed}, not \"{oracle}\""));
+            }
             None => missed.push(format!("{name} is not caught on seed {seed}")),
         }
     }

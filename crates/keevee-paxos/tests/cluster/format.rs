@@ -71,6 +71,7 @@ fn record(record: &Record) -> String {
         Record::HardState(HardState { promised, chosen, first }) => {
             format!("promised {promised} chosen={chosen} first={first}")
         }
+        Record::DropFrom(index) => format!("drop from {index}"),
         Record::DropBelow(first) => format!("drop below {first}"),
     }
 }

@@ -22,6 +22,7 @@ impl Content {
                 self.entries.insert(*index, (*ballot, value.clone()));
             }
             Record::HardState(hard_state) => self.hard_state = *hard_state,
+            Record::DropFrom(index) => drop(self.entries.split_off(index)),
             Record::DropBelow(first) => self.entries = self.entries.split_off(first),
         }
     }

@@ -9,6 +9,7 @@ use keevee_core::command::Versioned;
 use keevee_core::ids::Namespace;
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::slots::SlotSet;
+use keevee_mutants::{self as mutants, Mutant};
 
 use super::{LogRecord, LogStore, StateStore, StorageError};
 
@@ -52,6 +53,11 @@ impl MemoryLog {
     /// Syncs everything that waits; the last token, if anything did.
     pub fn sync(&mut self) -> Option<u64> {
         std::iter::from_fn(|| self.sync_next()).last().map(|(token, _)| token)
+    }
+
+    /// The submissions that wait to be synced, oldest first.
+    pub fn unsynced(&self) -> impl Iterator<Item = &[LogRecord]> {
+        self.waiting.iter().map(|(_, records)| records.as_slice())
     }
 
     /// How many submissions wait to be synced.
@@ -132,12 +138,20 @@ impl MemoryState {
     /// are fewer. A crash in the middle of a flush is one after any of them.
     pub fn flush_writes(&mut self, count: usize) {
         let count = count.min(self.unflushed.len());
+        if mutants::is_active(Mutant::FlushLosesValues) && (1..self.unflushed.len()).contains(&count) {
+            self.unflushed[count - 1] = WriteSet::of_meta(self.unflushed[count - 1].meta.clone());
+        }
         self.unflushed.drain(..count).for_each(|write_set| self.flushed.write(write_set));
     }
 
     /// How many writes would not survive a crash.
     pub fn unflushed(&self) -> usize {
         self.unflushed.len()
+    }
+
+    /// The request ids that are remembered, in order.
+    pub fn request_ids(&self) -> impl Iterator<Item = RequestId> {
+        self.current.requests.keys().copied()
     }
 
     /// Every key that holds a value, in order.

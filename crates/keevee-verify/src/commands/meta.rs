@@ -7,7 +7,7 @@ use clap::Args;
 use keevee_verify::plan::Plan;
 use keevee_verify::{Report, Trace, seeds};
 
-use super::{Failure, ManySeeds, print, progress_bar, verdict};
+use super::{Failure, ManySeeds, count_seeds, print, progress_bar, verdict};
 
 /// Run every seed twice, on two threads, and compare the traces and verdicts.
 #[derive(Args)]
@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     bar.finish_and_clear();
     match difference {
         None => {
-            print(&format!("{count} seeds, each run twice: the same traces, the same verdicts\n"));
+            print(&format!("{}, each run twice: the same traces, the same verdicts\n", count_seeds(count)));
             Ok(())
         }
         Some([first, second]) => {

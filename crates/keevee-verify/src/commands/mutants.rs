@@ -14,8 +14,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Failure, Output, cores, mutants_are_built_in, parse_jobs, parse_mutant, parse_seed, print, progress_bar,
-    range,
+    Failure, Output, cores, count_seeds, mutants_are_built_in, parse_jobs, parse_mutant, parse_seed, print,
+    progress_bar, range,
 };
 
 /// Put each historical bug back and run seeds until one of them shows it.
@@ -41,8 +41,8 @@ pub(crate) struct Arguments {
     /// How long to look for each of them at most
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     time_limit: Duration,
-    /// How many threads run the seeds
-    #[arg(long, value_name = "COUNT", default_value_t = cores(), value_parser = parse_jobs)]
+    /// How many threads run the seeds [default: as many as there are cores]
+    #[arg(long, value_name = "COUNT", default_value_t = cores(), hide_default_value = true, value_parser = parse_jobs)]
     jobs: usize,
     /// How to print what was found
     #[arg(long, value_enum, default_value_t = Output::Text)]
@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let median = median(&hunts);
     match (arguments.output, median) {
         (Output::Json, _) => print(&format!("{}\n", json!({ "mutants": hunts, "seeds_median": median }))),
-        (Output::Text, Some(median)) => print(&format!("the median is {median} seeds\n")),
+        (Output::Text, Some(median)) => print(&format!("the median is {}\n", count_seeds(median))),
         (Output::Text, None) => print("no median: too many were not caught\n"),
     }
     if arguments.record {

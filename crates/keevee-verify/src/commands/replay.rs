@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use clap::Args;
 use keevee_verify::Trace;
-use keevee_verify::plan::Plan;
+use keevee_verify::plan::{Plan, seconds};
 
-use super::{Failure, OneRun, end_if_refused, plan_text, print, seconds, verdict};
+use super::{Failure, OneRun, end_if_refused, print, verdict};
 
 /// Run one seed again: its plan, its verdict, the hash of its trace.
 #[derive(Args)]
@@ -47,11 +47,15 @@ pub(crate) struct Cut {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let plan = arguments.cut.apply(Plan::draw(arguments.one.seed))?;
-    print(&plan_text(&plan));
+    print(&plan.to_string());
     let trace = if arguments.trace { printed_trace(plan.nodes) } else { Trace::silent() };
     let report = keevee_verify::run(plan, arguments.one.mutant, trace);
     let (events, virtual_seconds) = (report.events, seconds(report.virtual_micros));
     print(&format!("{events} events in {virtual_seconds}, {} requests\n", report.requests));
+    // Not on standard output, where the same run prints the same text.
+    let took = report.took.as_secs_f64().max(1e-6);
+    let (rate, ratio) = (events as f64 / took, report.virtual_micros as f64 / 1e6 / took);
+    eprintln!("{rate:.0} events each second, {ratio:.0} times as fast as real time, on one core");
     print(&format!("{}\nhash {:016x}\n", verdict(&report), report.trace_hash));
     match &report.violation {
         None => Ok(()),

@@ -12,7 +12,7 @@ use keevee_verify::plan::Plan;
 use keevee_verify::{Report, Trace, Violation, seeds};
 use serde::Serialize;
 
-use super::{Failure, ManySeeds, OneRun, Output, parse_mutant, plan_text, print, progress_bar, verdict};
+use super::{Failure, ManySeeds, OneRun, Output, count_seeds, parse_mutant, print, progress_bar, verdict};
 
 /// Run many seeds and tell which of them break a rule.
 ///
@@ -50,12 +50,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let bar = progress_bar("seeds", length, "{prefix} {bar:40} {pos}/{len} {per_sec} {eta} left {msg}");
     let mut tally = Tally::default();
     let begin = Instant::now();
-    let work = |seed| {
-        let begin = Instant::now();
-        (keevee_verify::run(Plan::draw(seed), arguments.mutant, Trace::silent()), begin.elapsed())
-    };
-    seeds::in_order(range.clone(), arguments.many.jobs, work, |(report, took)| {
-        tally.add(&report, took);
+    let work = |seed| keevee_verify::run(Plan::draw(seed), arguments.mutant, Trace::silent());
+    seeds::in_order(range.clone(), arguments.many.jobs, work, |report| {
+        tally.add(&report);
         bar.inc(1);
         if report.violation.is_none() {
             return ControlFlow::Continue(());
@@ -81,7 +78,7 @@ fn tell(report: Report, arguments: &Arguments, tally: &mut Tally, bar: &Progress
     let one = OneRun { seed: report.plan.seed, mutant: arguments.mutant };
     let (replay, shrink) = (one.command_line("replay"), one.command_line("shrink"));
     if arguments.output == Output::Text {
-        let (seed, verdict, plan) = (one.seed, verdict(&report), plan_text(&report.plan));
+        let (seed, verdict, plan) = (one.seed, verdict(&report), &report.plan);
         let text = format!("seed {seed}: {verdict}\n{plan}replay: {replay} --trace\nshrink: {shrink}\n\n");
         bar.suspend(|| print(&text));
     }
@@ -117,12 +114,12 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, report: &Report, took: Duration) {
+    fn add(&mut self, report: &Report) {
         self.seeds += 1;
         self.events += report.events;
         self.requests += report.requests;
         self.virtual_micros += report.virtual_micros;
-        self.running += took;
+        self.running += report.took;
         self.checked_operations += report.checked_operations;
         self.checking += report.checking;
         self.coverage += &report.coverage;
@@ -142,8 +139,8 @@ struct Summary {
     requests: u64,
     checked_operations: u64,
     checked_operations_per_second_and_core: f64,
-    /// Of all cores together.
-    virtual_seconds_per_second: f64,
+    /// Of one core: over the time that its runs took.
+    virtual_seconds_per_second_and_core: f64,
     coverage: Coverage,
     /// What was never seen.
     missing: Vec<&'static str>,
@@ -165,7 +162,7 @@ impl Summary {
                 tally.checked_operations as f64,
                 tally.checking,
             ),
-            virtual_seconds_per_second: per_second(tally.virtual_micros as f64 / 1e6, took),
+            virtual_seconds_per_second_and_core: per_second(tally.virtual_micros as f64 / 1e6, tally.running),
             missing: tally.coverage.missing(),
             failures: tally.failures,
             coverage: tally.coverage,
@@ -174,13 +171,13 @@ impl Summary {
 
     fn judge(&self) -> Result<(), Failure> {
         if !self.failures.is_empty() {
-            let text = format!("{} of {} seeds broke a rule", self.failures.len(), self.seeds);
+            let text = format!("{} of {} broke a rule", self.failures.len(), count_seeds(self.seeds));
             return Err(Failure::Broken(text));
         }
         if self.missing.is_empty() {
             return Ok(());
         }
-        let text = format!("never seen over {} seeds: {}", self.seeds, self.missing.join(", "));
+        let text = format!("never seen over {}: {}", count_seeds(self.seeds), self.missing.join(", "));
         if self.seeds >= COVERAGE_SEEDS_MIN {
             return Err(Failure::Unseen(text));
         }
@@ -193,14 +190,15 @@ impl fmt::Display for Summary {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Rates are whole numbers, however they are held.
         let Summary { from, seeds, seconds, seeds_per_hour, events, requests, .. } = self;
-        writeln!(formatter, "{seeds} seeds from {from} on in {seconds:.1} s: {seeds_per_hour} each hour")?;
+        let count = count_seeds(*seeds);
+        writeln!(formatter, "{count} from {from} on in {seconds:.1} s: {seeds_per_hour} each hour")?;
         writeln!(formatter, "{} broke a rule", self.failures.len())?;
         writeln!(formatter, "{events} events: {} each second and core", self.events_per_second_and_core)?;
         let (checked, rate) = (self.checked_operations, self.checked_operations_per_second_and_core);
         writeln!(formatter, "{requests} requests of clients")?;
         writeln!(formatter, "{checked} operations checked to be linearizable: {rate} each second and core")?;
-        let rate = self.virtual_seconds_per_second;
-        writeln!(formatter, "virtual time passed {rate} times as fast as real time")?;
+        let rate = self.virtual_seconds_per_second_and_core;
+        writeln!(formatter, "virtual time passed {rate} times as fast as real time on each core")?;
         writeln!(formatter, "seen:")?;
         for row in Counter::ALL.chunks(3) {
             for counter in row {

@@ -2,11 +2,11 @@
 
 use clap::Args;
 use keevee_verify::Report;
-use keevee_verify::plan::Plan;
+use keevee_verify::plan::{Plan, seconds};
 use keevee_verify::shrink::shrink;
 
 use super::replay::Cut;
-use super::{Failure, OneRun, print, progress_bar, seconds, verdict};
+use super::{Failure, OneRun, print, progress_bar, verdict};
 
 /// Leave out of a failing run what its failure does not need: faults, clients, time.
 ///
@@ -33,8 +33,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     });
     let runs = bar.position();
     bar.finish_and_clear();
-    let none = || Failure::Usage(format!("seed {} breaks no rule: there is nothing to shrink", one.seed));
-    let smallest = smallest.ok_or_else(none)?;
+    let Some(smallest) = smallest else {
+        // All held: that is no failure of this program's.
+        print(&format!("seed {} breaks no rule: there is nothing to shrink\n", one.seed));
+        return Ok(());
+    };
     let replay = one.command_line("replay");
     let cut = Cut::between(&drawn, &smallest.plan);
     print(&format!(

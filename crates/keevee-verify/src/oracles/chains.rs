@@ -33,13 +33,14 @@ impl Chains {
         match different {
             None => Ok(()),
             Some((node, content)) => {
-                let mut pairs = expected.iter().filter(|pair| !content.contains(pair));
-                let example = pairs.next().or_else(|| content.iter().find(|pair| !expected.contains(pair)));
-                Err(format!("nodes {first} and {node} hold different values: {example:?}"))
+                let mut keys = expected.keys().chain(content.keys());
+                let key = keys.find(|key| expected.get(key) != content.get(key));
+                let values = key.map(|key| (key, expected.get(key), content.get(key)));
+                Err(format!("nodes {first} and {node} hold different values: {values:?}"))
             }
         }
     }
 }
 
 /// All values of a state, in order.
-pub(crate) type Content = Vec<((Namespace, Bytes), Versioned)>;
+pub(crate) type Content = BTreeMap<(Namespace, Bytes), Versioned>;

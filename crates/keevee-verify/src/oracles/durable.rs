@@ -31,6 +31,23 @@ impl Durable {
         Durable { nodes: vec![Node::default(); nodes as usize + 1] }
     }
 
+    /// True if a submission promises more than a node's disk does.
+    pub(crate) fn raises_promise(&self, node: u64, submission: &[LogRecord]) -> bool {
+        let promised = self.nodes[node as usize].promised;
+        submission.iter().any(|record| match record {
+            LogRecord::HardState(bytes) => {
+                records::decode_hard_state(bytes.clone()).is_ok_and(|state| state.promised > promised)
+            }
+            _ => false,
+        })
+    }
+
+    /// True if others may come to rely on a submission: it promises more, or accepts something.
+    pub(crate) fn weighs(&self, node: u64, submission: &[LogRecord]) -> bool {
+        let accepts = submission.iter().any(|record| matches!(record, LogRecord::Entry { .. }));
+        accepts || self.raises_promise(node, submission)
+    }
+
     /// A submission has reached a node's disk.
     pub(crate) fn synced(&mut self, node: u64, submission: &[LogRecord]) -> Result<(), Broken> {
         let disk = &mut self.nodes[node as usize];
@@ -62,7 +79,11 @@ impl Durable {
                 }
                 LogRecord::DropBelow(first) => disk.ballots = disk.ballots.split_off(first),
                 LogRecord::DropFrom(index) => {
-                    return Err(format!("node {node}: Paxos dropped its log from index {index} on"));
+                    if let Some((forgotten, ballot)) = disk.ballots.split_off(index).into_iter().next() {
+                        return Err(format!(
+                            "node {node}: its disk forgets what it accepted at index {forgotten} and ballot {ballot}"
+                        ));
+                    }
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! A write whose client never learned its outcome is known to the world: one that no replica executed is left
 //! out, and one that was executed had taken effect when the first replica did so.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -32,15 +33,13 @@ impl Linearizable {
 
     pub(crate) fn check(history: &History) -> Result<Checked, Broken> {
         let started = Instant::now();
-        let operations = history.iter().filter_map(|request| {
-            let (number, operation) = operation(request)?;
-            Some((request.key.clone(), (number, operation)))
-        });
-        let mut keys: std::collections::BTreeMap<Bytes, (Vec<u64>, Vec<_>)> = Default::default();
-        for (key, (number, operation)) in operations {
-            let (numbers, history) = keys.entry(key).or_default();
-            numbers.push(number);
-            history.push(operation);
+        let mut keys: BTreeMap<Bytes, (Vec<u64>, Vec<_>)> = BTreeMap::new();
+        for request in history.iter() {
+            for (key, operation) in operations(request) {
+                let (numbers, history) = keys.entry(key).or_default();
+                numbers.push(request.number);
+                history.push(operation);
+            }
         }
         let mut count = 0;
         for (key, (numbers, history)) in &keys {
@@ -70,13 +69,41 @@ impl Linearizable {
     }
 }
 
-/// A request as the checker sees it; `None` if it can have had no effect, or did nothing.
-fn operation(request: &Request) -> Option<(u64, Operation<Command, Outcome>)> {
+/// A request as the checker sees it: an operation on each key that it names. None if it can have had no effect,
+/// or did nothing.
+fn operations(request: &Request) -> Vec<(Bytes, Operation<Command, Outcome>)> {
     let (output, returned) = match (&request.answer, request.effect) {
         (Some((at, Answer::Done(outcome))), _) => (Some(outcome.clone()), *at),
         (_, Some((_, at))) => (None, at),
-        _ => return None,
+        _ => return Vec::new(),
     };
-    let input = request.command.clone();
-    Some((request.number, Operation { input, output, called: request.called, returned: Some(returned) }))
+    let keys: BTreeSet<&Bytes> = request.command.keys().collect();
+    let names_one = keys.len() == 1;
+    let projected = |key: &Bytes| {
+        let (input, output) = match names_one {
+            true => (request.command.clone(), output.clone()),
+            false => projection(&request.command, output.as_ref(), key),
+        };
+        let operation = Operation { input, output, called: request.called, returned: Some(returned) };
+        (key.clone(), operation)
+    };
+    keys.into_iter().map(projected).collect()
+}
+
+/// What a command over several keys asks of one of them, and was told of it. Clients give such commands no
+/// preconditions, nor operations that can fail: what becomes of one key depends on no other.
+fn projection(command: &Command, output: Option<&Outcome>, key: &Bytes) -> (Command, Option<Outcome>) {
+    assert!(command.preconditions.is_empty(), "a precondition on one key would decide about the others");
+    let is_here: Vec<bool> =
+        command.operations.iter().map(|operation| operation.action.key() == key).collect();
+    let kept = |place: &usize| is_here[*place];
+    let operations = (0..is_here.len()).filter(kept).map(|place| command.operations[place].clone());
+    let input = Command { operations: operations.collect(), ..command.clone() };
+    let output = output.map(|outcome| match outcome {
+        Outcome::Done(results) => {
+            Outcome::Done((0..results.len()).filter(kept).map(|place| results[place].clone()).collect())
+        }
+        other => other.clone(),
+    });
+    (input, output)
 }

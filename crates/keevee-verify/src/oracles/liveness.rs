@@ -18,7 +18,15 @@ pub(crate) struct Sight {
     /// True if some node that works reaches a majority of working nodes, itself included, both ways.
     pub(crate) has_connected: bool,
     /// Who leads at the highest ballot, of the nodes that run.
-    pub(crate) leader: Option<u64>,
+    pub(crate) leader: Option<Leader>,
+}
+
+/// A leadership. One node may have several, one after another: each is a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Leader {
+    /// The number by which its ballot is ordered.
+    pub(crate) round: u64,
+    pub(crate) node: u64,
 }
 
 /// What the world must do for the judgement.
@@ -39,19 +47,18 @@ pub(crate) struct Liveness {
     /// The write that was demanded last.
     write: Option<Write>,
     write_count: u64,
-    /// True once one was acknowledged.
-    progressed: bool,
+    /// When one was acknowledged last. A change of faults does not forget it: it is older then.
+    acknowledged_at: u64,
     /// The leader since the group should have settled.
-    settled: Option<u64>,
+    settled: Option<Leader>,
     /// True once a whole calm was seen through.
     judged: bool,
 }
 
 struct Write {
     number: u64,
-    leader: u64,
-    at: u64,
-    is_acknowledged: bool,
+    leader: Leader,
+    is_answered: bool,
 }
 
 impl Liveness {
@@ -64,7 +71,7 @@ impl Liveness {
             changed_at: 0,
             write: None,
             write_count: 0,
-            progressed: false,
+            acknowledged_at: 0,
             settled: None,
             judged: false,
         }
@@ -74,19 +81,16 @@ impl Liveness {
     pub(crate) fn changed(&mut self, now: u64) {
         self.changed_at = now;
         self.write = None;
-        self.progressed = false;
         self.settled = None;
         self.judged = false;
     }
 
     /// The write of a number is acknowledged, or refused.
-    pub(crate) fn written(&mut self, number: u64, is_acknowledged: bool) {
+    pub(crate) fn written(&mut self, now: u64, number: u64, is_acknowledged: bool) {
         let Some(write) = self.write.as_mut().filter(|write| write.number == number) else { return };
+        write.is_answered = true;
         if is_acknowledged {
-            write.is_acknowledged = true;
-            self.progressed = true;
-        } else {
-            self.write = None;
+            self.acknowledged_at = now;
         }
     }
 
@@ -107,16 +111,16 @@ impl Liveness {
         }
         let Some(leader) = leader else { return Ok(Demand::Nothing) };
         // From the start: a disk that does not answer is noticed by those that write only.
-        if self.write.as_ref().is_some_and(|write| write.leader == leader && !write.is_acknowledged) {
+        if self.write.as_ref().is_some_and(|write| write.leader == leader && !write.is_answered) {
             return Ok(Demand::Nothing);
         }
         self.write_count += 1;
         let number = self.write_count;
-        self.write = Some(Write { number, leader, at: now, is_acknowledged: false });
-        Ok(Demand::Write { leader, number })
+        self.write = Some(Write { number, leader, is_answered: false });
+        Ok(Demand::Write { leader: leader.node, number })
     }
 
-    fn judge(&mut self, now: u64, leader: Option<u64>, wait_max: u64) -> Result<(), Broken> {
+    fn judge(&mut self, now: u64, leader: Option<Leader>, wait_max: u64) -> Result<(), Broken> {
         let since = (now - self.changed_at) / 1_000;
         let Some(leader) = leader else {
             return Err(format!("nobody leads, {since} ms after the last change of faults"));
@@ -125,22 +129,22 @@ impl Liveness {
             && settled != leader
         {
             return Err(format!(
-                "{leader} leads instead of {settled}, {since} ms after the last change of faults"
+                "node {} leads in round {} instead of node {} in round {}, {since} ms after the last change of faults",
+                leader.node, leader.round, settled.node, settled.round
             ));
         }
-        if !self.progressed {
-            return Err(format!("nothing could be written {since} ms after the last change of faults"));
+        // Whether writes wait or are refused is the same to a client.
+        let last = self.acknowledged_at.max(self.changed_at);
+        if now - last > wait_max {
+            let (wait, node) = ((now - last) / 1_000, leader.node);
+            return Err(format!(
+                "no write at leader {node} was acknowledged for {wait} ms, {since} ms after the last change of faults"
+            ));
         }
         if self.settled.is_none() {
             self.settled = Some(leader);
             self.judged = true;
         }
-        match &self.write {
-            Some(write) if !write.is_acknowledged && now - write.at > wait_max => {
-                let wait = (now - write.at) / 1_000;
-                Err(format!("a write at leader {leader} waits for {wait} ms though a majority is connected"))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }

@@ -4,23 +4,63 @@
 
 use std::collections::BTreeMap;
 
+use keevee_core::command::{Action, Command, Operation};
 use keevee_core::requests::RequestId;
 
 use super::Broken;
 
 #[derive(Default)]
-pub(crate) struct Once(BTreeMap<RequestId, u64>);
+pub(crate) struct Once {
+    /// Where each request was executed.
+    executed: BTreeMap<RequestId, u64>,
+    /// Of each entry: its commands, each with its id and how many mutations it makes at most.
+    commands: BTreeMap<u64, Vec<(Option<RequestId>, u64)>>,
+}
 
 impl Once {
     pub(crate) const NAME: &str = "at most once";
 
     /// A replica executed a request of the entry at an index.
     pub(crate) fn executed(&mut self, id: RequestId, index: u64) -> Result<(), Broken> {
-        match self.0.insert(id, index) {
+        match self.executed.insert(id, index) {
             None => Ok(()),
             Some(earlier) if earlier == index => Ok(()),
             Some(earlier) => Err(format!("{id:x?} was executed at index {earlier} and again at {index}")),
         }
+    }
+
+    /// An entry is known, before any replica applies it.
+    pub(crate) fn entry(&mut self, index: u64, commands: &[Command]) {
+        let mutates = |operation: &&Operation| !matches!(operation.action, Action::Get { .. });
+        let mutations = |command: &Command| command.operations.iter().filter(mutates).count() as u64;
+        let commands = commands.iter().map(|command| (command.request_id, mutations(command)));
+        self.commands.insert(index, commands.collect());
+    }
+
+    /// A replica applied an entry, by which its count of mutations rose: not by more than its commands make, each
+    /// executed once. This sees a retry that is executed in the same entry as its original.
+    pub(crate) fn applied(&self, node: u64, index: u64, (before, after): (u64, u64)) -> Result<(), Broken> {
+        let is_old = |id: &RequestId| self.executed.get(id).is_some_and(|earlier| *earlier < index);
+        let mut of_ids: BTreeMap<RequestId, u64> = BTreeMap::new();
+        let mut most = 0;
+        for (id, mutations) in self.commands.get(&index).into_iter().flatten() {
+            match id {
+                None => most += mutations,
+                Some(id) if is_old(id) => {}
+                Some(id) => {
+                    let known = of_ids.entry(*id).or_default();
+                    *known = (*known).max(*mutations);
+                }
+            }
+        }
+        most += of_ids.values().sum::<u64>();
+        let made = after - before;
+        if made <= most {
+            return Ok(());
+        }
+        Err(format!(
+            "node {node} made {made} mutations of entry {index}, where its requests, once each, make {most} at most"
+        ))
     }
 
     /// A request without an id, which nobody may send twice, stands in the log for the second time.

@@ -1,7 +1,7 @@
 //! Clients: each sends one request at a time, through any node, and what was not answered again if it may.
 //!
 //! Every key is of one kind (a register, a counter, a list), and every value names the request that wrote it, so
-//! that a history tells what happened.
+//! that a history tells what happened. Some requests name two keys at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use keevee_core::command::{
 };
 use keevee_core::error::ErrorKind;
 use keevee_core::requests::RequestId;
-use keevee_replica::{Attempt, Attempts};
+use keevee_replica::{Attempt, Attempts, Refusal};
 
 use super::clock::EPOCH_MICROS;
 use super::ingress::{Owner, PATIENCE, Receipt, Submission, Told};
@@ -27,6 +27,8 @@ use crate::random::Random;
 const VISITORS: u64 = 1_000;
 /// A list as long as this is deleted.
 const LIST_BYTES_MAX: u64 = 200;
+/// So many of a hundred requests name two keys. They have no preconditions, and no part of them can fail.
+const SEVERAL_PERCENT: u64 = 15;
 
 pub(crate) struct Client {
     plan: ClientPlan,
@@ -34,8 +36,8 @@ pub(crate) struct Client {
     current: Option<Current>,
     is_stopped: bool,
     /// What it last saw of each key: its version, or that it was absent.
-    versions: BTreeMap<u64, Option<u64>>,
-    list_bytes: BTreeMap<u64, u64>,
+    versions: BTreeMap<Bytes, Option<u64>>,
+    list_bytes: BTreeMap<Bytes, u64>,
     /// Ids whose requests were answered.
     used_ids: Vec<RequestId>,
     visits_left: u64,
@@ -44,7 +46,6 @@ pub(crate) struct Client {
 
 struct Current {
     request: u64,
-    key: u64,
     attempt: u64,
     sent_at: u64,
     attempts: Attempts,
@@ -72,15 +73,27 @@ impl Client {
         }
     }
 
-    fn wish(&self, key: u64, number: u64, now: u64, random: &mut Random) -> Wish {
+    /// What it asks next, of one of so many keys, or of two at once.
+    fn wish(&self, keys: u64, number: u64, now: u64, random: &mut Random) -> Wish {
+        let key = random.below(keys);
+        let names_two = random.percent(SEVERAL_PERCENT);
+        let other = (key + random.between(1, keys - 1)) % keys;
         let name = key_name(key);
         if random.percent(self.plan.reads_percent) {
-            return Wish { command: Command::single(Action::Get { key: name }), reuses_id: false };
+            let mut command = Command::single(Action::Get { key: name });
+            if names_two {
+                command.operations.push(operation(Action::Get { key: key_name(other) }));
+            }
+            return Wish { command, reuses_id: false };
         }
         let mut command = match key % 3 {
-            0 => self.register(key, name, number, random),
+            _ if names_two => Command {
+                operations: [key, other].map(|key| operation(plain(key, number))).to_vec(),
+                ..Command::single(plain(key, number))
+            },
+            0 => self.register(name, number, random),
             1 => counter(name, random),
-            _ => self.list(key, name, number, random),
+            _ => self.list(name, number, random),
         };
         let has_tag = command
             .operations
@@ -98,7 +111,7 @@ impl Client {
         Wish { command, reuses_id }
     }
 
-    fn register(&self, key: u64, name: Bytes, number: u64, random: &mut Random) -> Command {
+    fn register(&self, name: Bytes, number: u64, random: &mut Random) -> Command {
         let put = |suffix: &str| Action::Put { key: name.clone(), value: format!("{number}{suffix}").into() };
         let mut command = Command::single(put(""));
         match random.below(10) {
@@ -106,7 +119,7 @@ impl Client {
             1 => command.preconditions.push(Precondition { key: name, expect: Expect::Absent }),
             2 => command.preconditions.push(Precondition { key: name, expect: Expect::Present }),
             3 | 4 => {
-                let expect = match self.versions.get(&key) {
+                let expect = match self.versions.get(&name) {
                     Some(Some(version)) => Expect::Version(*version),
                     _ => Expect::Absent,
                 };
@@ -121,8 +134,8 @@ impl Client {
         command
     }
 
-    fn list(&self, key: u64, name: Bytes, number: u64, random: &mut Random) -> Command {
-        let full = self.list_bytes.get(&key).is_some_and(|bytes| *bytes > LIST_BYTES_MAX);
+    fn list(&self, name: Bytes, number: u64, random: &mut Random) -> Command {
+        let full = self.list_bytes.get(&name).is_some_and(|bytes| *bytes > LIST_BYTES_MAX);
         if full || random.percent(4) {
             return Command::single(Action::Delete { key: name });
         }
@@ -142,13 +155,14 @@ impl Client {
         RequestId::Timed(high | 1 << 63 | u128::from(random.below(1 << 62)))
     }
 
-    /// Notes what an answer says of a key.
-    fn learn(&mut self, key: u64, outcome: &Outcome) {
+    /// Notes what an answer says of the keys of a command.
+    fn learn(&mut self, command: &Command, outcome: &Outcome) {
         let Outcome::Done(results) = outcome else { return };
-        for result in results {
+        for (operation, result) in command.operations.iter().zip(results) {
+            let key = operation.action.key().clone();
             match result {
                 OperationResult::Value(value) => {
-                    self.versions.insert(key, value.as_ref().map(|value| value.version));
+                    self.versions.insert(key.clone(), value.as_ref().map(|value| value.version));
                     let bytes = value.as_ref().map_or(0, |value| value.value.len() as u64);
                     self.list_bytes.insert(key, bytes);
                 }
@@ -156,11 +170,11 @@ impl Client {
                     self.versions.insert(key, Some(*version));
                 }
                 OperationResult::Appended { version, length } => {
-                    self.versions.insert(key, Some(*version));
+                    self.versions.insert(key.clone(), Some(*version));
                     self.list_bytes.insert(key, *length);
                 }
                 OperationResult::Deleted { .. } => {
-                    self.versions.insert(key, None);
+                    self.versions.insert(key.clone(), None);
                     self.list_bytes.insert(key, 0);
                 }
                 OperationResult::Failed(_) => {}
@@ -171,6 +185,16 @@ impl Client {
 
 fn operation(action: Action) -> Operation {
     Operation { action, on_error: OnError::Abort }
+}
+
+/// A write that can't fail, whatever the key holds.
+fn plain(key: u64, number: u64) -> Action {
+    let name = key_name(key);
+    match key % 3 {
+        0 => Action::Put { key: name, value: number.to_string().into() },
+        1 => Action::Increment { key: name, by: 1 },
+        _ => Action::Append { key: name, suffix: format!("{number},").into() },
+    }
 }
 
 fn counter(name: Bytes, random: &mut Random) -> Command {
@@ -189,23 +213,55 @@ fn key_name(key: u64) -> Bytes {
     format!("{kind}-{key}").into()
 }
 
+/// A command in a few words: on which conditions it does what.
+fn describe(command: &Command) -> String {
+    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let condition = |one: &Precondition| match one.expect {
+        Expect::Absent => format!("if {} is absent", text(&one.key)),
+        Expect::Present => format!("if {} is present", text(&one.key)),
+        Expect::Version(version) => format!("if {} has version {version}", text(&one.key)),
+    };
+    let action = |operation: &Operation| match &operation.action {
+        Action::Get { key } => format!("get {}", text(key)),
+        Action::Put { key, value } => format!("put {} = {}", text(key), text(value)),
+        Action::Delete { key } => format!("delete {}", text(key)),
+        Action::Increment { key, by } => format!("add {by} to {}", text(key)),
+        Action::Append { key, suffix } => format!("append {} to {}", text(suffix), text(key)),
+    };
+    let parts = command.preconditions.iter().map(condition).chain(command.operations.iter().map(action));
+    let id = command.request_id.map(|id| match id {
+        RequestId::Timed(bits) | RequestId::Free(bits) => format!("id ..{:06x}", bits & 0xff_ffff),
+    });
+    parts.chain(id).collect::<Vec<_>>().join(", ")
+}
+
 impl World {
     pub(crate) fn client_turn(&mut self, number: u64) {
         let now = self.now;
-        let key = self.random.below(self.plan.keys);
+        let keys = self.plan.keys;
         let Some(client) = self.clients.get_mut(&number) else { return };
         if client.is_stopped || client.current.is_some() {
             return;
         }
         let request = self.history.next_number();
-        let Wish { command, reuses_id } = client.wish(key, request, now, &mut self.random);
+        let Wish { command, reuses_id } = client.wish(keys, request, now, &mut self.random);
         let attempts = Attempts::new(command.request_id.is_some());
         let retries_left = client.plan.retries;
-        client.current = Some(Current { request, key, attempt: 0, sent_at: now, attempts, retries_left });
+        client.current = Some(Current { request, attempt: 0, sent_at: now, attempts, retries_left });
         if !client.plan.faithful || client.node == 0 {
             client.node = self.random.between(1, self.plan.nodes);
         }
-        self.history.begin(now, number, key_name(key), command, reuses_id);
+        self.trace.note(now, || format!("client {number}: request {request} asks {}", describe(&command)));
+        if let [one, other, ..] = &command.operations[..]
+            && one.action.key() != other.action.key()
+        {
+            self.coverage.note(if command.is_read_only() {
+                Counter::ReadsOfTwo
+            } else {
+                Counter::WritesOfTwo
+            });
+        }
+        self.history.begin(now, number, command, reuses_id);
         self.send_request(number);
     }
 
@@ -277,12 +333,12 @@ impl World {
         let now = self.now;
         let Some(client) = self.clients.get_mut(&number) else { return };
         let Some(current) = client.current.take() else { return };
+        let request = self.history.get_mut(current.request);
         if let Answer::Done(outcome) = &answer {
-            client.learn(current.key, outcome);
+            client.learn(&request.command, outcome);
         } else {
             client.node = 0;
         }
-        let request = self.history.get_mut(current.request);
         request.answer = Some((now, answer.clone()));
         if let (Some(id), Answer::Done(_)) = (request.command.request_id, &answer) {
             client.used_ids.push(id);
@@ -295,6 +351,7 @@ impl World {
         }
         let turn = self.random.between(client.plan.think_micros / 4, 2 * client.plan.think_micros);
         let request = request.clone();
+        self.trace.fold_text(&format!("{answer:?}"));
         self.trace.note(now, || format!("client {number}: request {} {answer:?}", request.number));
         self.count_answer(&request, &answer, current.sent_at);
         if let Answer::Done(_) = answer {
@@ -355,9 +412,11 @@ impl World {
             };
             let command = Command::single(action);
             let attempts = Attempts::new(false);
-            let current = Current { request, key: 0, attempt: 0, sent_at: now, attempts, retries_left: 0 };
+            let current = Current { request, attempt: 0, sent_at: now, attempts, retries_left: 0 };
             self.clients.insert(number, Client { current: Some(current), ..client });
-            self.history.begin(now, number, key_name(0), command, false);
+            self.trace
+                .note(now, || format!("client {number}: request {request} asks {}", describe(&command)));
+            self.history.begin(now, number, command, false);
             self.send_request(number);
         }
     }
@@ -377,11 +436,36 @@ impl World {
         format!("after healing, {}", failures.collect::<Vec<_>>().join("; "))
     }
 
-    /// Writes at a leader, for the oracle of progress.
+    /// Writes at a leader, for the oracle of progress. The write is a request as any other is.
     pub(crate) fn write_at(&mut self, leader: u64, number: u64) {
         let now = self.nodes[&leader].clock.read(self.now).monotonic;
-        let action = Action::Put { key: "progress".into(), value: "made".into() };
-        self.submit(leader, Owner::Demand(number), Command::single(action), now + Duration::from_secs(10));
+        let request = self.history.next_number();
+        let action = Action::Put { key: "progress".into(), value: request.to_string().into() };
+        let command = Command::single(action);
+        self.history.begin(self.now, 0, command.clone(), false);
+        let owner = Owner::Demand { number, request };
+        self.submit(leader, owner, command, now + Duration::from_secs(10));
         self.settle(leader);
+    }
+
+    /// What became of such a write; `None` if nobody knows.
+    pub(crate) fn demand_answered(
+        &mut self,
+        number: u64,
+        request: u64,
+        result: Option<Result<Outcome, Refusal>>,
+    ) {
+        let answer = match result {
+            None | Some(Err(Refusal::OutcomeUnknown(_))) => Answer::Unknown,
+            Some(Ok(outcome)) => Answer::Done(outcome),
+            Some(Err(refusal)) => Answer::Refused(refusal.kind()),
+        };
+        self.oracles.liveness.written(self.now, number, matches!(answer, Answer::Done(_)));
+        let request = self.history.get_mut(request);
+        request.answer = Some((self.now, answer));
+        if let Some((_, Answer::Done(_))) = request.answer {
+            let applied = Acknowledged::answered(request);
+            self.hold(Acknowledged::NAME, applied);
+        }
     }
 }

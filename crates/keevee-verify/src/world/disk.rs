@@ -5,6 +5,7 @@
 //! when it is read back, as a database drops a batch whose checksum fails.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use keevee_core::slots::SlotSet;
 use keevee_mutants::{Mutant, is_active};
 use keevee_replica::storage::{LogRecord, LogStore, MemoryLog, MemoryState, StateStore, StorageError};
 
+use crate::oracles::Held;
 use crate::plan::Unsynced;
 use crate::random::Random;
 
@@ -62,12 +64,17 @@ impl Disk {
         }
         log.memory = crashed;
         let mut state = self.state.0.borrow_mut();
-        if random.percent(30) {
-            let writes = random.below(state.memory.unflushed() as u64 + 1);
+        let unflushed = state.memory.unflushed();
+        // A flush may also have ended right behind the last write of a process that died of it.
+        if state.death == Death::Dead && random.percent(50) {
+            state.memory.flush_writes(unflushed);
+        } else if random.percent(30) {
+            let writes = random.below(unflushed as u64 + 1);
             state.memory.flush_writes(writes as usize);
         }
         state.memory = state.memory.crashed();
         state.written.clear();
+        state.death = Death::No;
         damage
     }
 }
@@ -87,6 +94,11 @@ pub(crate) struct SharedLog(Rc<RefCell<LogDisk>>);
 impl SharedLog {
     pub(crate) fn waiting(&self) -> usize {
         self.0.borrow().memory.waiting()
+    }
+
+    /// True if something holds of any submission that waits to be synced.
+    pub(crate) fn any_waiting(&self, mut holds: impl FnMut(&[LogRecord]) -> bool) -> bool {
+        self.0.borrow().memory.unsynced().any(|records| holds(records))
     }
 
     pub(crate) fn sync_next(&self) -> Option<(u64, Vec<LogRecord>)> {
@@ -136,8 +148,8 @@ pub(crate) struct Written {
     pub(crate) chain: u128,
     /// The shard's count of mutations before the entry and after it.
     pub(crate) versions: (u64, u64),
-    /// The version of each value written.
-    pub(crate) value_versions: Vec<u64>,
+    /// The values written.
+    pub(crate) values: BTreeMap<(Namespace, Bytes), Option<Versioned>>,
     /// The requests executed.
     pub(crate) executed: Vec<RequestId>,
 }
@@ -148,6 +160,18 @@ struct StateDisk {
     version_before: u64,
     /// Written since the world last looked.
     written: Vec<Written>,
+    death: Death,
+}
+
+/// How a process dies in the middle of applying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    /// It does not.
+    No,
+    /// The next write is its last.
+    AfterNextWrite,
+    /// It has written for the last time.
+    Dead,
 }
 
 /// A state, shared by the process that writes it and the world that flushes it.
@@ -157,7 +181,21 @@ pub(crate) struct SharedState(Rc<RefCell<StateDisk>>);
 impl SharedState {
     fn new() -> SharedState {
         let memory = MemoryState::new(SlotSet::all());
-        SharedState(Rc::new(RefCell::new(StateDisk { memory, version_before: 0, written: Vec::new() })))
+        SharedState(Rc::new(RefCell::new(StateDisk {
+            memory,
+            version_before: 0,
+            written: Vec::new(),
+            death: Death::No,
+        })))
+    }
+
+    /// The process that writes next dies of it, or lives on after all.
+    pub(crate) fn set_dying(&self, is_dying: bool) {
+        self.0.borrow_mut().death = if is_dying { Death::AfterNextWrite } else { Death::No };
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.0.borrow().death == Death::Dead
     }
 
     pub(crate) fn take_written(&self) -> Vec<Written> {
@@ -177,10 +215,12 @@ impl SharedState {
         self.0.borrow().memory.meta().map_or(0, |meta| meta.applied)
     }
 
-    /// Every key and its value, for comparison.
-    pub(crate) fn values(&self) -> Vec<((Namespace, Bytes), Versioned)> {
+    /// All that it holds.
+    pub(crate) fn held(&self) -> Held {
         let state = self.0.borrow();
-        state.memory.values().map(|(key, value)| (key.clone(), value.clone())).collect()
+        let values = state.memory.values().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let meta = state.memory.meta().expect("a simulated state is always readable");
+        Held { meta, values, request_ids: state.memory.request_ids().collect() }
     }
 }
 
@@ -203,17 +243,24 @@ impl StateStore for SharedState {
 
     fn write(&mut self, write_set: WriteSet) -> Result<(), StorageError> {
         let mut state = self.0.borrow_mut();
+        match state.death {
+            Death::No => {}
+            Death::AfterNextWrite => state.death = Death::Dead,
+            // A dead process writes nothing. The error ends what the world still lets it do.
+            Death::Dead => {
+                return Err(StorageError::Io { what: "writing", cause: "the process is dead".to_owned() });
+            }
+        }
         let meta = state.memory.meta()?;
         if meta.applied != write_set.meta.applied {
             state.version_before = meta.version;
         }
         let before = state.version_before;
-        let versions = write_set.values.values().flatten().map(|value| value.version);
         state.written.push(Written {
             index: write_set.meta.applied,
             chain: write_set.meta.chain,
             versions: (before, write_set.meta.version),
-            value_versions: versions.collect(),
+            values: write_set.values.clone(),
             executed: write_set.requests_added.iter().map(|record| record.id).collect(),
         });
         state.memory.write(write_set)

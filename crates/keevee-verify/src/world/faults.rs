@@ -19,22 +19,39 @@ struct Affliction {
 }
 
 impl Afflictions {
-    /// Takes a message that a cut link holds back. Gives it back if none does.
-    pub(crate) fn hold_back(&mut self, from: u64, to: u64, message: PeerMessage) -> Option<PeerMessage> {
+    /// What is sent on a cut link until its end, if the fault that cut it holds messages back.
+    pub(crate) fn held(&mut self, from: u64, to: u64) -> Option<&mut Vec<(u64, u64, PeerMessage)>> {
         let holds = |affliction: &&mut Affliction| {
             matches!(affliction.kind, FaultKind::Partition { holds: true, .. })
                 && affliction.cut.contains(&(from, to))
         };
-        match self.0.values_mut().find(holds) {
-            Some(affliction) => {
-                affliction.held.push((from, to, message));
-                None
-            }
-            None => Some(message),
-        }
+        self.0.values_mut().find(holds).map(|affliction| &mut affliction.held)
     }
 
-    /// False while messages are lost, doubled or late, or a disk slow.
+    /// Of each fault in force: what is counted if the group makes progress in spite of it.
+    pub(crate) fn calms(&self) -> Vec<Counter> {
+        let calms = |affliction: &Affliction| match affliction.kind {
+            FaultKind::Partition { shape, .. } => vec![
+                Counter::CalmsJudged,
+                match shape {
+                    Shape::Isolate(_) | Shape::Split(_) => Counter::SplitCalms,
+                    Shape::Mute(_) | Shape::Deaf(_) | Shape::OneWaySplit(_) | Shape::HalfLink(..) => {
+                        Counter::OneWayCalms
+                    }
+                    Shape::Hub(_) => Counter::HubCalms,
+                    Shape::Constrained(_) => Counter::ConstrainedCalms,
+                    Shape::Chain => Counter::ChainCalms,
+                    Shape::Link(..) => Counter::LinkCalms,
+                },
+            ],
+            FaultKind::SlowElection { .. } => vec![Counter::CalmsJudged, Counter::SlowCalms],
+            _ => vec![Counter::CalmsJudged],
+        };
+        self.0.values().flat_map(calms).collect()
+    }
+
+    /// False while messages are lost or late, a disk is slow, or a process is about to die: then nothing is
+    /// demanded. Messages that come twice are no excuse.
     pub(crate) fn are_quiet(&self) -> bool {
         !self.0.values().any(|affliction| {
             matches!(
@@ -75,6 +92,9 @@ impl World {
         match &kind {
             FaultKind::Crash { unsynced, resets, .. } => self.crash(node, *unsynced, *resets),
             FaultKind::CrashAll { unsynced } => {
+                if self.nodes.values().any(|node| node.process.is_some()) {
+                    self.coverage.note(Counter::CrashesOfAll);
+                }
                 for id in 1..=self.plan.nodes {
                     self.crash(id, *unsynced, false);
                 }
@@ -82,15 +102,15 @@ impl World {
             FaultKind::CrashInWrite { unsynced, .. } => {
                 self.node_mut(node).crashes_in_write = Some(*unsynced)
             }
-            FaultKind::CrashInApply { .. } => self.node_mut(node).crashes_in_apply = true,
+            FaultKind::CrashInApply { .. } => self.node_mut(node).disk.state.set_dying(true),
             FaultKind::FailSync { .. } => self.node_mut(node).sync_fails = true,
             FaultKind::Pause { .. } => {
                 self.node_mut(node).pauses += 1;
-                self.coverage.note(Counter::Pauses);
+                self.note_if_up(node, Counter::Pauses);
             }
             FaultKind::Stall { .. } => {
                 self.node_mut(node).stalls += 1;
-                self.coverage.note(Counter::Stalls);
+                self.note_if_up(node, Counter::Stalls);
             }
             FaultKind::ClockJump { offset, .. } => {
                 self.node_mut(node).clock.jump_to(*offset);
@@ -98,16 +118,20 @@ impl World {
             }
             FaultKind::Reset { .. } => self.reset(node),
             FaultKind::Transfer => self.transfer(),
-            FaultKind::Partition { shape, .. } => cut = self.begin_partition(place, *shape),
+            FaultKind::Partition { shape, .. } => {
+                cut = self.begin_partition(place, *shape);
+                self.note_cut(*shape, &cut);
+            }
             FaultKind::SlowElection { .. } => {
                 let leader = self.leader_or(1);
+                self.note_if_up(leader, Counter::SlowElections);
                 self.crash(leader, Unsynced::Lost, false);
                 self.start(leader);
             }
-            FaultKind::SlowDisk { .. }
-            | FaultKind::Loss { .. }
-            | FaultKind::Duplicates { .. }
-            | FaultKind::Delay { .. } => {}
+            FaultKind::SlowDisk { .. } => self.note_if_up(node, Counter::SlowDisks),
+            FaultKind::Loss { .. } => self.coverage.note(Counter::Losses),
+            FaultKind::Delay { .. } => self.coverage.note(Counter::Delays),
+            FaultKind::Duplicates { .. } => {}
         }
         self.afflictions.0.insert(place, Affliction { kind, node, cut, held: Vec::new() });
         self.apply_afflictions();
@@ -127,8 +151,8 @@ impl World {
             FaultKind::Crash { .. } => self.start(node),
             FaultKind::CrashInWrite { .. } | FaultKind::CrashInApply { .. } | FaultKind::FailSync { .. } => {
                 let struck = self.node_mut(node);
-                (struck.crashes_in_write, struck.crashes_in_apply) = (None, false);
-                struck.sync_fails = false;
+                (struck.crashes_in_write, struck.sync_fails) = (None, false);
+                struck.disk.state.set_dying(false);
                 self.start(node);
             }
             FaultKind::CrashAll { .. } => (1..=self.plan.nodes).for_each(|id| self.start(id)),
@@ -208,8 +232,29 @@ impl World {
         self.leader().unwrap_or(other)
     }
 
+    /// A fault that finds nobody there is none.
+    fn note_if_up(&mut self, id: u64, counter: Counter) {
+        if self.nodes[&id].process.is_some() {
+            self.coverage.note(counter);
+        }
+    }
+
+    fn note_cut(&mut self, shape: Shape, cut: &BTreeSet<(u64, u64)>) {
+        let counter = match shape {
+            _ if cut.is_empty() => return,
+            Shape::Isolate(_) | Shape::Split(_) => Counter::Partitions,
+            Shape::Mute(_) | Shape::Deaf(_) | Shape::OneWaySplit(_) | Shape::HalfLink(..) => {
+                Counter::OneWayPartitions
+            }
+            Shape::Hub(_) | Shape::Constrained(_) | Shape::Chain | Shape::Link(..) => {
+                Counter::PartialPartitions
+            }
+        };
+        self.coverage.note(counter);
+    }
+
     fn reset(&mut self, id: u64) {
-        self.coverage.note(Counter::Resets);
+        self.note_if_up(id, Counter::Resets);
         for other in (1..=self.plan.nodes).filter(|other| *other != id) {
             self.send(id, other, PeerMessage::Reset);
             self.send(other, id, PeerMessage::Reset);
@@ -226,14 +271,6 @@ impl World {
 
     fn begin_partition(&mut self, place: usize, shape: Shape) -> BTreeSet<(u64, u64)> {
         let leader = self.leader_or(1);
-        let counter = match shape {
-            Shape::Isolate(_) | Shape::Split(_) => Counter::Partitions,
-            Shape::Mute(_) | Shape::Deaf(_) | Shape::OneWaySplit(_) | Shape::HalfLink(..) => {
-                Counter::OneWayPartitions
-            }
-            _ => Counter::PartialPartitions,
-        };
-        self.coverage.note(counter);
         if let Shape::Constrained(hub) = shape {
             let hub = self.resolve(hub);
             // First the hub misses some entries, but not the time to notice.
@@ -289,9 +326,10 @@ impl World {
         links.filter(|(from, to)| from != to && lost(*from, *to)).collect()
     }
 
-    /// A process dies in the middle of a write, or of applying.
+    /// A process dies in the middle of a write.
     pub(crate) fn crash_in_write(&mut self, id: u64, life: u64, unsynced: Unsynced) {
         if self.nodes[&id].life == life && !self.healed {
+            self.coverage.note(Counter::CrashesInWrite);
             self.crash(id, unsynced, false);
         }
     }

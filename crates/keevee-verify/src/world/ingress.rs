@@ -59,7 +59,7 @@ pub(crate) enum Owner {
     /// Another node, for a request that came in there.
     Node { node: u64, number: u64 },
     /// The oracle of progress.
-    Demand(u64),
+    Demand { number: u64, request: u64 },
 }
 
 /// A client's request at the node that it came to.
@@ -239,23 +239,25 @@ impl World {
             format!("request {}: {told}", receipt.request)
         });
         let way = self.network.send(self.now, id, CLIENTS, &mut self.random);
-        if let Way::Arrives { at, .. } = way {
-            self.at(at, Event::Receipt { client, receipt: Box::new(receipt) });
+        match way {
+            Way::Arrives { at, .. } => self.at(at, Event::Receipt { client, receipt: Box::new(receipt) }),
+            Way::Lost => self.coverage.note(Counter::Lost),
         }
     }
 
     /// A client sends to a node.
     pub(crate) fn send_to_node(&mut self, to: u64, submission: Submission) {
         let way = self.network.send(self.now, CLIENTS, to, &mut self.random);
-        if let Way::Arrives { at, .. } = way {
-            self.at(at, Event::Submit { to, submission: Box::new(submission) });
+        match way {
+            Way::Arrives { at, .. } => self.at(at, Event::Submit { to, submission: Box::new(submission) }),
+            Way::Lost => self.coverage.note(Counter::Lost),
         }
     }
 
     /// The replica of this node answered.
     pub(crate) fn answer_owner(&mut self, id: u64, owner: Owner, result: Result<Outcome, Refusal>) {
         match owner {
-            Owner::Demand(number) => self.oracles.liveness.written(number, result.is_ok()),
+            Owner::Demand { number, request } => self.demand_answered(number, request, Some(result)),
             Owner::Node { node, number } => {
                 let reply = Box::new(result.map_err(|refusal| (refusal.kind(), refusal.to_string())));
                 self.send(id, node, PeerMessage::Forwarded { number, reply });
@@ -322,7 +324,7 @@ impl World {
                     let broken = (ErrorKind::OutcomeUnknown, "the connection broke".to_owned());
                     self.send(id, node, PeerMessage::Forwarded { number, reply: Box::new(Err(broken)) });
                 }
-                Owner::Demand(number) => self.oracles.liveness.written(number, false),
+                Owner::Demand { number, request } => self.demand_answered(number, request, None),
                 Owner::Ingress(_) => {}
             }
         }

@@ -16,7 +16,7 @@ use super::peers::PeerMessage;
 use super::watched::Watched;
 use super::{Event, World};
 use crate::coverage::Counter;
-use crate::oracles::{Agreement, Chains, Choices, Durable, Once, REPLICA, Versions};
+use crate::oracles::{Acknowledged, Agreement, Chains, Choices, Durable, Once, REPLICA, Versions};
 use crate::plan::{MILLISECOND, Unsynced};
 
 /// How often late requests are looked for and flushed marks noted, as the server does.
@@ -42,10 +42,8 @@ pub(crate) struct Node {
     pub(crate) sync_max: u64,
     /// The next sync fails.
     pub(crate) sync_fails: bool,
-    /// The next write is never finished.
+    /// The next write of a higher promise or an entry is never finished.
     pub(crate) crashes_in_write: Option<Unsynced>,
-    /// The next entry applied is the last.
-    pub(crate) crashes_in_apply: bool,
     /// Submissions that the sync under way covers; what comes meanwhile waits for the next one.
     syncing: usize,
 }
@@ -75,7 +73,6 @@ impl Node {
             sync_max,
             sync_fails: false,
             crashes_in_write: None,
-            crashes_in_apply: false,
             syncing: 0,
         }
     }
@@ -136,6 +133,8 @@ impl World {
             }
             Err(error) => return self.break_rule(REPLICA, format!("node {id} can't start: {error}")),
         }
+        let found = self.oracles.acknowledged.found(id, &state.held(), &self.history, &self.placed);
+        self.hold(Acknowledged::NAME, found);
         let opened = PaxosEngine::open(config, log.clone(), applied, now.monotonic);
         let shard = opened.map_err(|error| error.to_string()).and_then(|paxos| {
             let members = members.map(NodeId).collect();
@@ -169,7 +168,7 @@ impl World {
         let Some(process) = node.process.take() else { return };
         node.life += 1;
         let in_flight = std::mem::take(&mut node.syncing);
-        (node.crashes_in_write, node.crashes_in_apply) = (None, false);
+        node.crashes_in_write = None;
         (node.sync_fails, node.sync_is_late) = (false, false);
         let damage = node.disk.crash(unsynced, in_flight, &mut self.random);
         self.coverage.note(Counter::Crashes);
@@ -179,13 +178,12 @@ impl World {
         if damage.torn {
             self.coverage.note(Counter::TornWrites);
         }
-        let is_hard_state = |record: &LogRecord| matches!(record, LogRecord::HardState(_));
-        if damage.lost.iter().flatten().any(is_hard_state) {
-            self.coverage.note(Counter::LostPromises);
-        }
         let (found, lost) = (damage.found.len(), damage.lost.len());
         self.trace.at(self.now, id, || format!("CRASH: {lost} writes lost, {found} found"));
         damage.found.iter().for_each(|submission| self.note_synced(id, submission));
+        if damage.lost.iter().any(|submission| self.oracles.durable.raises_promise(id, submission)) {
+            self.coverage.note(Counter::LostPromises);
+        }
         self.changed();
         let others: Vec<u64> = self.nodes.keys().copied().filter(|other| *other != id).collect();
         if resets {
@@ -276,12 +274,19 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(process) = &mut node.process else { return };
         let now = node.clock.read(self.now);
-        let effects = match process.shard.advance(now) {
+        let advanced = process.shard.advance(now);
+        let is_dead = node.disk.state.is_dead();
+        self.observe_log(id);
+        self.observe_state(id);
+        if is_dead {
+            // In the middle of applying: nobody hears of it, and nothing is on its way to the disk.
+            self.coverage.note(Counter::CrashesInApply);
+            return self.crash(id, Unsynced::Lost, false);
+        }
+        let effects = match advanced {
             Ok(effects) => effects,
             Err(failure) => return self.break_rule(REPLICA, format!("node {id}: {failure}")),
         };
-        self.observe_log(id);
-        self.observe_state(id);
         let Effects { send, hashes, replies } = effects;
         for (to, message) in send {
             self.send(id, to.0, PeerMessage::Paxos(Box::new(message)));
@@ -316,7 +321,10 @@ impl World {
             return;
         }
         node.syncing = waiting;
-        let (life, crash) = (node.life, node.crashes_in_write.take());
+        let log = node.disk.log.clone();
+        let weighs = log.any_waiting(|records| self.oracles.durable.weighs(id, records));
+        let crash = if weighs { node.crashes_in_write.take() } else { None };
+        let life = node.life;
         let span = self.random.between(node.sync_min, node.sync_max);
         self.after(span, Event::Synced { node: id, life });
         if let Some(unsynced) = crash {
@@ -340,12 +348,14 @@ impl World {
             self.coverage.note(Counter::CatchUps);
         }
         for (index, payload) in chosen {
+            // Agreement first: what another replica handed out is known, whatever disks hold.
+            let agreed = self.oracles.agreement.chosen(id, index, &payload);
+            let is_first = agreed == Ok(true);
+            self.hold(Agreement::NAME, agreed.map(|_| ()));
             let held = self.oracles.choices.taken_for_chosen(id, index, &payload);
             self.hold(Choices::NAME, held);
-            match self.oracles.agreement.chosen(id, index, &payload) {
-                Ok(true) => self.place_requests(index, payload),
-                Ok(false) => {}
-                Err(what) => self.break_rule(Agreement::NAME, what),
+            if is_first {
+                self.place_requests(index, payload);
             }
         }
     }
@@ -379,6 +389,7 @@ impl World {
         if entry.commands.len() > 1 {
             self.coverage.note(Counter::Batches);
         }
+        self.oracles.once.entry(index, &entry.commands);
         let mut placed = Vec::new();
         for command in &entry.commands {
             let Some(number) = self.history.find(command) else { continue };
@@ -396,13 +407,16 @@ impl World {
     /// What was applied.
     fn observe_state(&mut self, id: u64) {
         let written = self.nodes[&id].disk.state.take_written();
-        let crashes = !written.is_empty() && self.nodes[&id].crashes_in_apply;
         for write in written {
             let index = write.index;
+            self.trace.fold(write.chain as u64 ^ (write.chain >> 64) as u64);
             let same = self.oracles.chains.applied(id, index, write.chain);
             self.hold(Chains::NAME, same);
             let distinct = self.oracles.versions.applied(id, &write);
             self.hold(Versions::NAME, distinct);
+            self.oracles.acknowledged.applied(&write);
+            let once = self.oracles.once.applied(id, index, write.versions);
+            self.hold(Once::NAME, once);
             for request in &write.executed {
                 let once = self.oracles.once.executed(*request, index);
                 self.hold(Once::NAME, once);
@@ -423,12 +437,6 @@ impl World {
                     request.effect.get_or_insert((index, now));
                 }
             }
-        }
-        if crashes {
-            let Some(node) = self.nodes.get_mut(&id) else { return };
-            node.crashes_in_apply = false;
-            let life = node.life;
-            self.after(0, Event::CrashInWrite { node: id, life, unsynced: Unsynced::Lost });
         }
     }
 

@@ -59,19 +59,15 @@ impl PeerMessage {
 impl World {
     pub(crate) fn send(&mut self, from: u64, to: u64, message: PeerMessage) {
         self.count_message(&message);
-        let message = match self.network.is_open(from, to) {
-            true => message,
-            false => match self.afflictions.hold_back(from, to, message) {
-                Some(message) => message,
-                None => {
-                    self.trace.at(self.now, from, || format!("→{to} HELD"));
-                    return self.coverage.note(Counter::Held);
-                }
-            },
-        };
+        let is_open = self.network.is_open(from, to);
+        if !is_open && let Some(held) = self.afflictions.held(from, to) {
+            self.trace.at(self.now, from, || format!("→{to} HELD {}", describe(&message)));
+            held.push((from, to, message));
+            return self.coverage.note(Counter::Held);
+        }
         let way = self.network.send(self.now, from, to, &mut self.random);
         let Way::Arrives { at, again_at } = way else {
-            self.coverage.note(Counter::Lost);
+            self.coverage.note(if is_open { Counter::Lost } else { Counter::CutOff });
             self.trace.at(self.now, from, || format!("→{to} LOST {}", describe(&message)));
             return;
         };

@@ -1,8 +1,8 @@
 //! What happened, for people and for comparison: one line for each message, disk event and fault, in the column
 //! of its node; and a hash over all events, equal for equal runs.
 
-/// Characters of a node's column.
-const COLUMN: usize = 36;
+/// Characters of a node's column. What is longer is cut, so that columns stay in line.
+const COLUMN: usize = 44;
 
 /// A run's trace.
 #[derive(Default)]
@@ -42,6 +42,13 @@ impl Trace {
         self.hash = z ^ (z >> 27);
     }
 
+    /// Folds a text into the hash.
+    pub(crate) fn fold_text(&mut self, text: &str) {
+        for bytes in text.as_bytes().chunks(8) {
+            self.fold(bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
+        }
+    }
+
     /// A line about the world: a fault, a client, the end.
     pub(crate) fn note(&mut self, now: u64, line: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
@@ -52,13 +59,21 @@ impl Trace {
     /// A line in the column of a node.
     pub(crate) fn at(&mut self, now: u64, node: u64, line: impl FnOnce() -> String) {
         let Some(lines) = &mut self.lines else { return };
-        let text = line();
+        let text = fitted(line());
         let column = |column: u64| match column == node {
             true => format!("│ {text:<COLUMN$}"),
             false => format!("│ {:<COLUMN$}", ""),
         };
         let columns: String = (1..=lines.nodes).map(column).collect();
         (lines.write)(format!("{} {columns}", seconds(now)).trim_end());
+    }
+}
+
+/// A text as wide as a column at most.
+fn fitted(text: String) -> String {
+    match text.char_indices().nth(COLUMN - 1) {
+        Some((end, letter)) if end + letter.len_utf8() < text.len() => format!("{}…", &text[..end]),
+        _ => text,
     }
 }
 

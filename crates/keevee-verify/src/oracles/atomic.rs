@@ -1,0 +1,65 @@
+//! Batches are atomic: who reads two keys at once sees all that a write of both has made, or nothing.
+//!
+//! Linearizability is judged key by key, which says nothing of this. Versions do: of one key they only grow, so a read
+//! that shows one key of a write, or a later value, must show the same of the other. (Adya 1999, *fractured reads* as
+//! Bailis et al. 2014 call them.)
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use keevee_core::command::{Command, OperationResult, Outcome};
+
+use super::Broken;
+use crate::history::{Answer, History};
+
+pub(crate) struct Atomic;
+
+/// What a request tells of two keys: their versions.
+struct Pair {
+    number: u64,
+    versions: [u64; 2],
+}
+
+impl Atomic {
+    pub(crate) const NAME: &str = "batches are atomic";
+
+    pub(crate) fn check(history: &History) -> Result<(), Broken> {
+        let mut pairs: BTreeMap<[Bytes; 2], (Vec<Pair>, Vec<Pair>)> = BTreeMap::new();
+        for request in history.iter() {
+            let Some((_, Answer::Done(Outcome::Done(results)))) = &request.answer else { continue };
+            let Some((keys, versions)) = told(&request.command, results) else { continue };
+            let (writes, reads) = pairs.entry(keys).or_default();
+            let kind = if request.is_read() { reads } else { writes };
+            kind.push(Pair { number: request.number, versions });
+        }
+        for (keys, (writes, reads)) in &pairs {
+            for (write, read) in writes.iter().flat_map(|write| reads.iter().map(move |read| (write, read))) {
+                let sees = [0, 1].map(|place| read.versions[place] >= write.versions[place]);
+                if sees[0] != sees[1] {
+                    let (read, write) = (read.number, write.number);
+                    let [one, other] = keys.each_ref().map(|key| String::from_utf8_lossy(key));
+                    return Err(format!(
+                        "request {read} read {one} and {other} at once and saw only half of request {write}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The keys of a command over two, in order, and their versions; none if one of them was absent, which has no version.
+fn told(command: &Command, results: &[OperationResult]) -> Option<([Bytes; 2], [u64; 2])> {
+    let [one, other] = &command.operations[..] else { return None };
+    let version = |result: &OperationResult| match result {
+        OperationResult::Value(value) => value.as_ref().map(|value| value.version),
+        OperationResult::Written { version }
+        | OperationResult::Incremented { version, .. }
+        | OperationResult::Appended { version, .. } => Some(*version),
+        OperationResult::Deleted { .. } | OperationResult::Failed(_) => None,
+    };
+    let [first, second] = results else { return None };
+    let mut told = [(one.action.key(), version(first)?), (other.action.key(), version(second)?)];
+    told.sort();
+    (told[0].0 != told[1].0).then(|| (told.map(|(key, _)| key.clone()), told.map(|(_, version)| version)))
+}
