@@ -1,8 +1,8 @@
 //! What must hold of every run, whatever goes wrong in it. One file for each rule, with where it comes from.
 //!
-//! Oracles see what the world sees (disks, logs, clients) and ask no replica what it believes, but for one question:
-//! who leads. They know nothing
-//! of why a rule is broken: that is what the trace is for.
+//! Oracles see what the world sees: disks, what clients are told, and what replicas hand out as chosen and apply.
+//! They ask no replica what it believes, but for one question: who leads. They know nothing of why a rule is broken:
+//! that is what the trace is for.
 
 mod acknowledged;
 mod agreement;

@@ -391,7 +391,7 @@ impl Schedule {
         let mut at = self.random.between(0, 3 * self.timeout_max);
         while at < end {
             let slow = SLOW_PATIENCE * self.calm / 2 + SECOND;
-            if self.random.percent(calm_percent / 10) && at + slow < end && self.has_room {
+            if self.random.percent(calm_percent / 3) && at + slow < end && self.has_room {
                 let sync = self.timeout_max / 2 * self.random.between(55, 65) / 100;
                 self.add(at, slow - SECOND / 2, FaultKind::SlowElection { sync });
                 at += slow;
