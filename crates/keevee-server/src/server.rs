@@ -45,6 +45,7 @@ use crate::storage::RocksLog;
 use crate::storage::RocksState;
 use crate::storage::{DataFolder, FolderError, FolderLock, OpenFolder};
 use crate::transport::http_json::{HttpJson, PeerConfigError};
+use crate::transport::refusals::Refusals;
 use crate::transport::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig};
 
 /// How long a stopping leader waits for another one.
@@ -135,6 +136,7 @@ impl Server {
             shard_metrics: BTreeMap::from([(shard, metrics.shard(shard))]),
             tickets: Tickets::default(),
             peer_bytes: Arc::clone(&peer_bytes),
+            refusals: Refusals::new(&metrics),
             stop: None,
         };
         // The last that can fail.

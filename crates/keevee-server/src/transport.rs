@@ -5,6 +5,7 @@ pub mod http_json;
 mod identity;
 mod lane;
 mod listener;
+pub(crate) mod refusals;
 mod remote;
 #[cfg(test)]
 mod tests;
