@@ -1,4 +1,4 @@
-//! Generates the peer messages from `proto/`, without `protoc`.
+//! Generates the peer messages and the gRPC service from `proto/`, without `protoc`.
 
 /// Bytes are readable text in JSON: the field, and the module that writes it.
 const BASE64_FIELDS: [(&str, &str); 3] = [
@@ -15,21 +15,32 @@ const QUIET_FIELDS: [(&str, &str); 4] = [
     ("ForwardReply.error", "Option::is_none"),
 ];
 
+/// What travels as JSON too; the rest is gRPC's alone.
+const JSON_FILE: &str = "peer.proto";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto/peer.proto");
-    let descriptors = protox::compile(["proto/peer.proto"], ["proto"])?;
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(["proto/peer.proto", "proto/peer_service.proto"], ["proto"])?;
     let mut config = prost_build::Config::new();
     // `Bytes` fields share the buffer that they come from: payloads are not copied.
     config.bytes(["."]);
-    config.message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]");
+    for file in descriptors.file.iter().filter(|file| file.name() == JSON_FILE) {
+        for message in &file.message_type {
+            let path = format!(".keevee.peer.v1.{}", message.name());
+            config.message_attribute(path, "#[derive(serde::Serialize, serde::Deserialize)]");
+        }
+    }
+    // In JSON the path says which kind a message is.
+    let kind = "#[derive(serde::Serialize)] #[serde(untagged)]";
+    config.enum_attribute(".keevee.peer.v1.Message.kind", kind);
     for (field, module) in BASE64_FIELDS {
-        let attribute = format!("#[serde(with = \"crate::transport::text::{module}\")]");
+        let attribute = format!("#[serde(with = \"crate::transport::http_json::text::{module}\")]");
         config.field_attribute(format!("keevee.peer.v1.{field}"), attribute);
     }
     for (field, says_nothing) in QUIET_FIELDS {
         let attribute = format!("#[serde(default, skip_serializing_if = \"{says_nothing}\")]");
         config.field_attribute(format!("keevee.peer.v1.{field}"), attribute);
     }
-    config.compile_fds(descriptors)?;
+    tonic_prost_build::configure().build_transport(false).compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -160,8 +160,8 @@ impl Node {
 impl Cluster {
     /// The cluster in the plan's folder, made anew if there is none. Starts nothing.
     pub async fn open_or_create(plan: &Plan) -> Result<Cluster, ClusterError> {
-        if let Some(nodes) = folder::read(&plan.folder)? {
-            plan.check(&nodes)?;
+        if let Some(existing) = folder::read(&plan.folder)? {
+            plan.check(&existing)?;
         } else {
             folder::create(plan).await?;
         }
@@ -172,7 +172,7 @@ impl Cluster {
     pub fn open(folder: &Path, program: &Path) -> Result<Cluster, ClusterError> {
         let (folder, program) = (folder.to_owned(), program.to_owned());
         match folder::read(&folder)? {
-            Some(nodes) => Ok(Cluster { folder, program, nodes }),
+            Some(existing) => Ok(Cluster { folder, program, nodes: existing.nodes }),
             None => Err(ClusterError::NoCluster { folder }),
         }
     }

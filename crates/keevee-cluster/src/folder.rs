@@ -28,7 +28,12 @@ pub struct Plan {
     pub http_port: Option<u16>,
     /// Node 1's port for peers, the others' follow; 9001 by default.
     pub peer_port: Option<u16>,
+    /// What the nodes speak to each other, as `keevee.toml` names it; `grpc` by default.
+    pub peer_transport: Option<String>,
 }
+
+/// What nodes speak to each other if nothing is said.
+const PEER_TRANSPORT_DEFAULT: &str = "grpc";
 
 impl Plan {
     /// Where each node listens: public address, address for peers.
@@ -47,12 +52,16 @@ impl Plan {
     }
 
     /// Checks that a cluster that is there already is what the plan asks for.
-    pub(crate) fn check(&self, nodes: &[Node]) -> Result<(), ClusterError> {
+    pub(crate) fn check(&self, existing: &Existing) -> Result<(), ClusterError> {
         let differs = |has: String, wanted: String| ClusterError::OtherCluster {
             folder: self.folder.clone(),
             has,
             wanted,
         };
+        let Existing { nodes, peer_transport } = existing;
+        if let Some(wanted) = self.peer_transport.as_ref().filter(|wanted| *wanted != peer_transport) {
+            return Err(differs(format!("the peer transport {peer_transport}"), wanted.clone()));
+        }
         let count = nodes.len() as u64;
         if let Some(wanted) = self.nodes.filter(|wanted| *wanted != count) {
             return Err(differs(format!("{count} nodes"), wanted.to_string()));
@@ -77,13 +86,15 @@ pub(crate) async fn create(plan: &Plan) -> Result<(), ClusterError> {
     if draft.exists() {
         fs::remove_dir_all(&draft).map_err(ClusterError::file("remove", &draft))?;
     }
-    let (cluster_id, secret) = (Uuid::new_v4(), secret());
+    let peer_transport = plan.peer_transport.as_deref().unwrap_or(PEER_TRANSPORT_DEFAULT);
+    let cluster =
+        ClusterTable { id: Uuid::new_v4(), secret: secret(), peer_transport: peer_transport.to_owned() };
     let mut members = Vec::new();
     for id in 1..=addresses.len() as u64 {
         let folder = draft.join(format!("node{id}"));
         fs::create_dir_all(&folder).map_err(ClusterError::file("make", &folder))?;
         let config = folder.join("keevee.toml");
-        write_private(&config, &render(cluster_id, &secret, id, &addresses))?;
+        write_private(&config, &render(&cluster, id, &addresses))?;
         members.extend(init(plan, id, &config, None).await?);
     }
     // A single node's folder is complete after the first step.
@@ -142,11 +153,12 @@ fn write_private(path: &Path, text: &str) -> Result<(), ClusterError> {
     written.map_err(ClusterError::file("write", path))
 }
 
-fn render(cluster_id: Uuid, secret: &str, id: u64, addresses: &[(SocketAddr, SocketAddr)]) -> String {
+fn render(cluster: &ClusterTable, id: u64, addresses: &[(SocketAddr, SocketAddr)]) -> String {
     let (http, peer) = addresses[id as usize - 1];
+    let ClusterTable { id: cluster_id, secret, peer_transport } = cluster;
     let mut text = format!(
         "# Node {id} of a local keevee cluster. Start it alone with: keevee server --config <this file>\n\n\
-         [cluster]\nid = \"{cluster_id}\"\nsecret = \"{secret}\"\n\n\
+         [cluster]\nid = \"{cluster_id}\"\nsecret = \"{secret}\"\npeer_transport = \"{peer_transport}\"\n\n\
          [node]\nid = {id}\ndata = \"./data\"\nhttp = \"{http}\"\npeer = \"{peer}\"\n"
     );
     for (number, (http, peer)) in addresses.iter().enumerate() {
@@ -158,8 +170,22 @@ fn render(cluster_id: Uuid, secret: &str, id: u64, addresses: &[(SocketAddr, Soc
 
 #[derive(Deserialize)]
 struct ConfigFile {
+    cluster: ClusterTable,
     node: NodeTable,
     member: Vec<MemberTable>,
+}
+
+/// The same in every node's file.
+#[derive(Deserialize)]
+struct ClusterTable {
+    id: Uuid,
+    secret: String,
+    #[serde(default = "peer_transport_default")]
+    peer_transport: String,
+}
+
+fn peer_transport_default() -> String {
+    PEER_TRANSPORT_DEFAULT.to_owned()
 }
 
 #[derive(Deserialize)]
@@ -172,14 +198,20 @@ struct NodeTable {
 #[derive(Deserialize)]
 struct MemberTable {}
 
-/// The nodes of the cluster in a folder; `None` if there is no cluster.
-pub(crate) fn read(folder: &Path) -> Result<Option<Vec<Node>>, ClusterError> {
+/// A cluster as it is in a folder.
+pub(crate) struct Existing {
+    pub(crate) nodes: Vec<Node>,
+    peer_transport: String,
+}
+
+/// The cluster in a folder; `None` if there is none.
+pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
     if !folder.join("node1").join("keevee.toml").exists() {
         return Ok(None);
     }
     // The manager may be asked from anywhere, and nodes are found by absolute path.
     let folder = fs::canonicalize(folder).map_err(ClusterError::file("open", folder))?;
-    let mut nodes = Vec::new();
+    let (mut nodes, mut peer_transport) = (Vec::new(), peer_transport_default());
     let mut members = 1;
     while nodes.len() < members {
         let id = nodes.len() as u64 + 1;
@@ -192,9 +224,10 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Vec<Node>>, ClusterError> {
             return Err(damaged(format!("it is node {}'s, in node {id}'s place", file.node.id)));
         }
         members = file.member.len();
+        peer_transport = file.cluster.peer_transport;
         nodes.push(Node::new(id, folder, file.node.http, file.node.peer));
     }
-    Ok(Some(nodes))
+    Ok(Some(Existing { nodes, peer_transport }))
 }
 
 #[cfg(test)]
@@ -208,6 +241,7 @@ mod tests {
             nodes: Some(nodes),
             http_port: Some(http_port),
             peer_port: Some(peer_port),
+            peer_transport: None,
         }
     }
 
@@ -225,17 +259,23 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert!(read(folder.path()).expect("an empty folder").is_none());
         let addresses = plan(2, 8001, 9001).addresses().expect("fine");
+        let peer_transport = "http-json".to_owned();
+        let cluster = ClusterTable { id: Uuid::new_v4(), secret: secret(), peer_transport };
         for id in 1..=2 {
             let node = folder.path().join(format!("node{id}"));
             fs::create_dir(&node).expect("a folder");
-            let text = render(Uuid::new_v4(), &secret(), id, &addresses);
+            let text = render(&cluster, id, &addresses);
             write_private(&node.join("keevee.toml"), &text).expect("written");
         }
-        let nodes = read(folder.path()).expect("a cluster").expect("a cluster");
+        let existing = read(folder.path()).expect("a cluster").expect("a cluster");
+        let nodes = &existing.nodes;
         assert_eq!(nodes.len(), 2);
         assert_eq!((nodes[1].id, nodes[1].http.port(), nodes[1].peer.port()), (2, 8002, 9002));
-        assert!(plan(2, 8001, 9001).check(&nodes).is_ok());
-        assert!(plan(3, 8001, 9001).check(&nodes).is_err());
-        assert!(plan(2, 8101, 9001).check(&nodes).is_err());
+        assert!(plan(2, 8001, 9001).check(&existing).is_ok());
+        assert!(plan(3, 8001, 9001).check(&existing).is_err());
+        assert!(plan(2, 8101, 9001).check(&existing).is_err());
+        let over = |transport: &str| Plan { peer_transport: Some(transport.into()), ..plan(2, 8001, 9001) };
+        assert!(over("http-json").check(&existing).is_ok());
+        assert!(over("grpc").check(&existing).is_err());
     }
 }

@@ -24,9 +24,18 @@ struct Folder(PathBuf);
 impl TemporaryCluster {
     /// Makes and starts a cluster of so many nodes, and waits until it serves.
     pub async fn start(program: &Path, nodes: u64) -> Result<TemporaryCluster, ClusterError> {
+        TemporaryCluster::start_over(program, nodes, None).await
+    }
+
+    /// As [`TemporaryCluster::start`], with nodes that speak this to each other.
+    pub async fn start_over(
+        program: &Path,
+        nodes: u64,
+        peer_transport: Option<&str>,
+    ) -> Result<TemporaryCluster, ClusterError> {
         let mut tries = 1;
         loop {
-            match TemporaryCluster::try_start(program, nodes).await {
+            match TemporaryCluster::try_start(program, nodes, peer_transport).await {
                 // Another program took a port between our look and the node's start.
                 Err(ClusterError::PortTaken { .. }) if tries < 5 => tries += 1,
                 result => return result,
@@ -34,7 +43,11 @@ impl TemporaryCluster {
         }
     }
 
-    async fn try_start(program: &Path, nodes: u64) -> Result<TemporaryCluster, ClusterError> {
+    async fn try_start(
+        program: &Path,
+        nodes: u64,
+        peer_transport: Option<&str>,
+    ) -> Result<TemporaryCluster, ClusterError> {
         let name = format!("keevee-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let path = std::env::temp_dir().join(name);
         let folder = Folder(path.clone());
@@ -46,6 +59,7 @@ impl TemporaryCluster {
             nodes: Some(nodes),
             http_port: Some(first),
             peer_port: Some(first + count),
+            peer_transport: peer_transport.map(str::to_owned),
         };
         let cluster = Cluster::open_or_create(&plan).await?;
         let mut temporary = TemporaryCluster { cluster, _folder: folder };

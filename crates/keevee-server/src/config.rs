@@ -10,6 +10,8 @@ use keevee_paxos::Timing;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::transport::PeerProtocol;
+
 /// A node's configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +42,9 @@ pub struct ClusterConfig {
     pub id: Uuid,
     /// Known to the nodes of the cluster only: at least 16 characters.
     pub secret: String,
+    /// What the nodes speak to each other.
+    #[serde(default)]
+    pub peer_transport: PeerProtocol,
 }
 
 /// This node.
@@ -299,6 +304,19 @@ mod tests {
     #[test]
     fn relative_paths_start_at_the_file() {
         assert_eq!(parse(GOOD).map(|config| config.node.data), Ok(PathBuf::from("/etc/data")));
+    }
+
+    #[test]
+    fn the_peer_transport_is_grpc_unless_said_otherwise() {
+        let with = |line: &str| {
+            let text = GOOD.replace("[node]", &format!("{line}\n[node]"));
+            parse(&text).map(|config| config.cluster.peer_transport)
+        };
+        assert_eq!(with(""), Ok(PeerProtocol::Grpc));
+        assert_eq!(with("peer_transport = \"grpc\""), Ok(PeerProtocol::Grpc));
+        assert_eq!(with("peer_transport = \"http-json\""), Ok(PeerProtocol::HttpJson));
+        let error = with("peer_transport = \"smoke\"").unwrap_err();
+        assert!(error.contains("grpc") && error.contains("http-json"), "{error}");
     }
 
     #[test]

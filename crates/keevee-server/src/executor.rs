@@ -19,10 +19,12 @@ use keevee_replica::{
 };
 use tokio::sync::{oneshot, watch};
 
-use crate::metrics::{LogMetrics, ShardMetrics};
+use crate::metrics::{LogMetrics, RefusalReason, ShardMetrics};
 use crate::storage::LogEvent;
 use crate::storage::RocksLog;
 use crate::storage::RocksState;
+use crate::transport::refusals::Refusals;
+use crate::transport::throttle::Party;
 use crate::transport::{PeerMessage, Transport};
 
 /// The replicas that a node runs.
@@ -110,6 +112,7 @@ pub(crate) struct Executor {
     pub(crate) tickets: Tickets,
     /// Shared with the inbox: what waits in `jobs`.
     pub(crate) peer_bytes: Arc<AtomicUsize>,
+    pub(crate) refusals: Refusals,
     pub(crate) stop: Option<Instant>,
 }
 
@@ -256,7 +259,11 @@ impl Executor {
         messages: Vec<PeerMessage>,
     ) -> Result<(), FatalError> {
         let now = self.now();
-        let Some(replica) = self.shards.get_mut(&shard) else { return Ok(()) };
+        let Some(replica) = self.shards.get_mut(&shard) else {
+            let detail = format!("this node has no replica of shard {shard}");
+            self.refusals.note(Party::Node(from), RefusalReason::UnknownShard, &detail);
+            return Ok(());
+        };
         for message in messages {
             match message {
                 PeerMessage::Paxos(message) => replica.engine().message(now.monotonic, from, message),

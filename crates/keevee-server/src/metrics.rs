@@ -77,6 +77,8 @@ pub struct Metrics {
     queued: IntGaugeVec,
     dropped: IntCounterVec,
     forwards: IntCounterVec,
+    /// What was refused of peers.
+    pub refusals: RefusalMetrics,
 }
 
 /// Of one protocol and operation; looked up by position, since every request passes here.
@@ -120,6 +122,65 @@ pub struct LaneMetrics {
     pub queued: IntGauge,
     /// Messages given up: the peer could not be reached, or the queue was full.
     pub dropped: IntCounter,
+}
+
+/// Why something that a peer sent, or somebody who is none, was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalReason {
+    /// The secret is wrong.
+    Secret,
+    /// It is of another cluster.
+    Cluster,
+    /// The sender is no member, or means another node.
+    Identity,
+    /// No version of the protocol is spoken on both sides.
+    Version,
+    /// It can't be read.
+    Malformed,
+    /// It is larger than allowed.
+    TooLarge,
+    /// It is of a kind that this version does not know.
+    UnknownKind,
+    /// It is for a shard that this node does not hold.
+    UnknownShard,
+}
+
+impl RefusalReason {
+    const ALL: [RefusalReason; 8] = [
+        RefusalReason::Secret,
+        RefusalReason::Cluster,
+        RefusalReason::Identity,
+        RefusalReason::Version,
+        RefusalReason::Malformed,
+        RefusalReason::TooLarge,
+        RefusalReason::UnknownKind,
+        RefusalReason::UnknownShard,
+    ];
+
+    /// The name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            RefusalReason::Secret => "secret",
+            RefusalReason::Cluster => "cluster",
+            RefusalReason::Identity => "identity",
+            RefusalReason::Version => "version",
+            RefusalReason::Malformed => "malformed",
+            RefusalReason::TooLarge => "too_large",
+            RefusalReason::UnknownKind => "unknown_kind",
+            RefusalReason::UnknownShard => "unknown_shard",
+        }
+    }
+}
+
+/// Of what was refused of peers.
+#[derive(Clone, Debug)]
+pub struct RefusalMetrics([IntCounter; RefusalReason::ALL.len()]);
+
+impl RefusalMetrics {
+    /// Counts one.
+    pub fn count(&self, reason: RefusalReason) {
+        self.0[reason as usize].inc();
+    }
 }
 
 impl Default for Metrics {
@@ -171,6 +232,7 @@ impl Metrics {
                 "Batches of commands handed to a leader, by what the connection said: ok, not_sent, no_answer.",
                 &["peer", "result"],
             ),
+            refusals: refusal_metrics(&register),
             registry,
         }
     }
@@ -255,6 +317,15 @@ impl Registrar<'_> {
     }
 }
 
+fn refusal_metrics(register: &Registrar<'_>) -> RefusalMetrics {
+    let count = register.counters(
+        "keevee_peer_refused_total",
+        "What was refused on the listener for peers, by reason.",
+        &["reason"],
+    );
+    RefusalMetrics(RefusalReason::ALL.map(|reason| count.with_label_values(&[reason.name()])))
+}
+
 fn request_metrics(register: &Registrar<'_>) -> Vec<RequestMetrics> {
     let count = register.counters(
         "keevee_requests_total",
@@ -308,6 +379,7 @@ mod tests {
         metrics.lane(NodeId(2), "log").dropped.inc_by(3);
         metrics.forwards(NodeId(2), "ok").inc();
         metrics.log.sync_records.observe(128.0);
+        metrics.refusals.count(RefusalReason::UnknownShard);
         let text = metrics.text();
         for part in [
             "keevee_applied_index{shard=\"1\"} 7\n",
@@ -315,6 +387,8 @@ mod tests {
             "keevee_peer_dropped_messages_total{lane=\"log\",peer=\"2\"} 3\n",
             "keevee_forwards_total{peer=\"2\",result=\"ok\"} 1\n",
             "keevee_log_sync_records_sum 128\n",
+            "keevee_peer_refused_total{reason=\"unknown_shard\"} 1\n",
+            "keevee_peer_refused_total{reason=\"secret\"} 0\n",
             "# HELP keevee_log_sync_seconds Time of one sync of the log, in seconds.\n",
         ] {
             assert!(text.contains(part), "no {part} in\n{text}");

@@ -44,8 +44,10 @@ use crate::storage::LogWriter;
 use crate::storage::RocksLog;
 use crate::storage::RocksState;
 use crate::storage::{DataFolder, FolderError, FolderLock, OpenFolder};
-use crate::transport::http_json::{HttpJson, PeerConfigError};
-use crate::transport::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig};
+use crate::transport::refusals::Refusals;
+use crate::transport::{
+    self, BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig, PeerConfigError, PeerTransport, Transport,
+};
 
 /// How long a stopping leader waits for another one.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -104,7 +106,7 @@ pub struct Server {
     node: Node,
     api: Api<Node>,
     http: TcpListener,
-    transport: Arc<HttpJson>,
+    transport: Arc<dyn PeerTransport>,
     threads: Threads,
     lock: FolderLock,
 }
@@ -118,7 +120,8 @@ impl Server {
         let peer_listener = listen(&config.node.peer).await?;
 
         let metrics = Arc::new(Metrics::new());
-        let transport = Arc::new(HttpJson::new(peer_config(config, &folder), &metrics)?);
+        let protocol = config.cluster.peer_transport;
+        let transport = transport::open(protocol, peer_config(config, &folder), &metrics)?;
         let members: BTreeSet<NodeId> = folder.first_members.iter().map(|(node, _)| *node).collect();
         let shard = ShardId::FIRST_DATA;
         let (view, seen) = watch::channel(LeaderView { leader: None });
@@ -135,6 +138,7 @@ impl Server {
             shard_metrics: BTreeMap::from([(shard, metrics.shard(shard))]),
             tickets: Tickets::default(),
             peer_bytes: Arc::clone(&peer_bytes),
+            refusals: Refusals::new(&metrics),
             stop: None,
         };
         // The last that can fail.
@@ -143,7 +147,7 @@ impl Server {
         transport.start(Arc::new(inbox), peer_listener);
 
         let others = members.iter().copied().filter(|node| *node != config.node_id());
-        let shared: Arc<dyn crate::transport::Transport> = transport.clone();
+        let shared: Arc<dyn Transport> = transport.clone();
         let node = Node::new(Parts {
             id: config.node_id(),
             cluster_id: config.cluster.id.to_string(),
@@ -342,7 +346,7 @@ impl Threads {
 
     /// Waits for the executor, which was told to stop, then for the others. The state is flushed once more if
     /// all is well.
-    async fn join(self, is_well: bool, transport: &Arc<HttpJson>) -> Result<(), ServerError> {
+    async fn join(self, is_well: bool, transport: &Arc<dyn PeerTransport>) -> Result<(), ServerError> {
         let transport = Arc::clone(transport);
         let runtime = tokio::runtime::Handle::current();
         let join = move || {

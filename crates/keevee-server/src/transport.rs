@@ -1,14 +1,15 @@
 //! How nodes reach each other: one small interface, so that the node knows no protocol.
 
-mod forward;
-pub mod http_json;
+mod grpc;
+mod http_json;
 mod identity;
 mod lane;
 mod listener;
+pub(crate) mod refusals;
 mod remote;
+mod tasks;
 #[cfg(test)]
 mod tests;
-mod text;
 pub(crate) mod throttle;
 mod wire;
 
@@ -22,10 +23,52 @@ use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::Message;
 use keevee_replica::ChainHash;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use self::grpc::Grpc;
+use self::http_json::HttpJson;
+use crate::metrics::Metrics;
 
 pub use identity::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig};
 pub(crate) use lane::message_bytes;
 pub(crate) use wire::is_peer_path;
+
+/// What nodes speak to each other: the same on every node of a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerProtocol {
+    /// Long-lived streams of gRPC.
+    #[default]
+    Grpc,
+    /// Readable JSON over HTTP/1.1, for teaching and debugging.
+    HttpJson,
+}
+
+/// Why the transport can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerConfigError {
+    /// The secret or an address holds a character that a header can't.
+    #[error(
+        "the secret or the address of node {node} holds a character that HTTP does not allow: use visible ASCII"
+    )]
+    NotAHeader {
+        /// The peer whose configuration it is.
+        node: NodeId,
+    },
+}
+
+/// The transport of one node. It connects to nobody yet: what is sent before [`PeerTransport::start`] is dropped.
+pub fn open(
+    protocol: PeerProtocol,
+    config: PeerConfig,
+    metrics: &Metrics,
+) -> Result<Arc<dyn PeerTransport>, PeerConfigError> {
+    Ok(match protocol {
+        PeerProtocol::Grpc => Arc::new(Grpc::new(config, metrics)?),
+        PeerProtocol::HttpJson => Arc::new(HttpJson::new(config, metrics)?),
+    })
+}
 
 /// One replica's message to its counterpart on another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +143,21 @@ pub trait Transport: Send + Sync {
     fn is_reachable(&self, node: NodeId) -> bool;
 }
 
+/// The life of a [`Transport`].
+pub trait PeerTransport: Transport {
+    /// Listens to the peers and keeps connections to all of them, until [`PeerTransport::stop`]. Must be
+    /// called within a tokio runtime.
+    ///
+    /// The tasks hold the handler, which mostly holds this transport: only `stop` parts them.
+    fn start(&self, handler: Handler, listener: TcpListener);
+
+    /// Lets peers' connections end once what is under way on them is answered, for a second at most.
+    fn drain(&self) -> BoxFuture<()>;
+
+    /// Closes the listener and all connections. Nobody is told that they broke.
+    fn stop(&self);
+}
+
 /// Receives from peers: the node.
 pub trait PeerHandler: Send + Sync {
     /// Messages arrived from a node that proved who it is. Must not block.
@@ -114,3 +172,9 @@ pub trait PeerHandler: Send + Sync {
 
 /// A [`PeerHandler`] as it is handed around.
 pub type Handler = Arc<dyn PeerHandler>;
+
+/// A forward to a node that the configuration does not name.
+fn unknown_node(node: NodeId) -> BoxFuture<ForwardResult> {
+    let cause = "the configuration does not name it".to_owned();
+    Box::pin(std::future::ready(Err(ForwardError::NotSent { node, cause })))
+}

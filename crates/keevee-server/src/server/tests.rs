@@ -3,10 +3,15 @@
 use std::future::pending;
 use std::path::Path;
 
+use keevee_replica::ChainHash;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::*;
+use crate::storage::StoreId;
+use crate::transport::{BoxFuture, Forward, ForwardReply, PeerHandler, PeerMessage};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -81,4 +86,89 @@ async fn a_node_that_cannot_start_leaves_its_folder_free() {
     assert!(matches!(error, ServerError::Listen { .. }), "{error}");
     config.node.peer = "127.0.0.1:0".to_owned();
     start_again(&config).await.run(async {}).await.unwrap();
+}
+
+/// Hears nothing: what a peer of the node under test needs.
+struct Silent;
+
+impl PeerHandler for Silent {
+    fn receive(&self, _from: NodeId, _shard: ShardId, _messages: Vec<PeerMessage>) {}
+
+    fn disconnected(&self, _node: NodeId) {}
+
+    fn execute_forwarded(&self, _from: NodeId, _forward: Forward) -> BoxFuture<Vec<ForwardReply>> {
+        Box::pin(pending())
+    }
+}
+
+#[tokio::test]
+async fn messages_for_a_shard_that_is_not_held_are_dropped_and_counted() {
+    let temp = TempDir::new().unwrap();
+    let cluster = uuid::Uuid::from_u128(7);
+    let identity = DataFolder::format(temp.path(), cluster, NodeId(1)).unwrap();
+    let other = StoreId(uuid::Uuid::from_u128(9));
+    let members = [(NodeId(1), identity.store_id), (NodeId(2), other)];
+    DataFolder::set_first_members(temp.path(), &members).unwrap();
+    let free = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (public, peer, second) = (free().await, free().await, free().await);
+    let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    let text = format!(
+        "[cluster]\nid = \"{cluster}\"\nsecret = \"a secret of sixteen\"\n\
+         [node]\nid = 1\ndata = {folder:?}\nhttp = {http:?}\npeer = {one:?}\n\
+         [[member]]\nid = 1\nhttp = {http:?}\npeer = {one:?}\n\
+         [[member]]\nid = 2\nhttp = {two:?}\npeer = {two:?}\n",
+        folder = temp.path(),
+        http = address(&public),
+        one = address(&peer),
+        two = address(&second),
+    );
+    drop((public, peer));
+    let config = Config::parse(&text, &temp.path().join("keevee.toml")).unwrap();
+    let server = start_again(&config).await;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(server.run(async {
+        let _ = stopped.await;
+    }));
+
+    let peer = |id: u64, store: StoreId, address: &str| Peer {
+        id: NodeId(id),
+        store_id: store.to_string(),
+        address: address.to_owned(),
+    };
+    let two = PeerConfig {
+        cluster_id: cluster.to_string(),
+        secret: config.cluster.secret.clone(),
+        node: NodeId(2),
+        store_id: other.to_string(),
+        peers: vec![peer(1, identity.store_id, &config.node.peer)],
+        body_bytes_max: BODY_BYTES_MAX_DEFAULT,
+    };
+    let two = transport::open(config.cluster.peer_transport, two, &Metrics::new()).unwrap();
+    two.start(Arc::new(Silent), second);
+    let counted = async {
+        loop {
+            // What is sent before there is a connection is dropped.
+            two.send(NodeId(1), ShardId(9), vec![PeerMessage::ChainHash(ChainHash { index: 1, chain: 7 })]);
+            let line =
+                metric(&config.node.http, "keevee_peer_refused_total{reason=\"unknown_shard\"} ").await;
+            if line > 0 {
+                break;
+            }
+        }
+    };
+    timeout(DEADLINE, counted).await.expect("it is counted in time");
+    two.stop();
+    stop.send(()).unwrap();
+    timeout(DEADLINE, running).await.unwrap().unwrap().unwrap();
+}
+
+/// The value of a metric on a node's public port.
+async fn metric(address: &str, name: &str) -> u64 {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    value.expect("it is among the metrics").parse().unwrap()
 }

@@ -4,11 +4,14 @@
 //! another store id, and is refused until the configuration says so. All checks here are pure.
 
 use std::hint::black_box;
+use std::ops::RangeInclusive;
 
 use http::HeaderValue;
 use keevee_core::ids::NodeId;
 
-use super::wire::Envelope;
+use super::PeerConfigError;
+use super::wire::{Envelope, VERSIONS};
+use crate::metrics::RefusalReason;
 
 /// A limit for the bodies of peers that fits the default limits of values, as base64 and with room.
 pub const BODY_BYTES_MAX_DEFAULT: usize = 64 << 20;
@@ -77,6 +80,30 @@ pub(super) enum Refusal {
         "the message is for store `{theirs}`, and this node has store `{ours}`: the sender has an outdated address or store id"
     )]
     Receiver { theirs: String, ours: String },
+    #[error(
+        "the sender speaks {}, this node speaks {}: upgrade whichever has the lower",
+        versions(theirs),
+        versions(ours)
+    )]
+    Version { theirs: RangeInclusive<u32>, ours: RangeInclusive<u32> },
+}
+
+fn versions(range: &RangeInclusive<u32>) -> String {
+    format!("versions {} to {} of the peer protocol", range.start(), range.end())
+}
+
+impl Refusal {
+    /// As it is counted.
+    pub(super) fn reason(&self) -> RefusalReason {
+        match self {
+            Refusal::Secret => RefusalReason::Secret,
+            Refusal::Cluster { .. } => RefusalReason::Cluster,
+            Refusal::Sender { .. } | Refusal::Own { .. } | Refusal::Receiver { .. } => {
+                RefusalReason::Identity
+            }
+            Refusal::Version { .. } => RefusalReason::Version,
+        }
+    }
 }
 
 impl PeerConfig {
@@ -85,8 +112,9 @@ impl PeerConfig {
     /// # Errors
     ///
     /// If the secret holds characters that a header can't.
-    pub(super) fn authorization(&self) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
-        let mut value = HeaderValue::try_from(format!("Bearer {}", self.secret))?;
+    pub(super) fn authorization(&self) -> Result<HeaderValue, PeerConfigError> {
+        let unusable = |_| PeerConfigError::NotAHeader { node: self.node };
+        let mut value = HeaderValue::try_from(format!("Bearer {}", self.secret)).map_err(unusable)?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -123,6 +151,15 @@ impl PeerConfig {
         }
         Ok(node)
     }
+}
+
+/// Checks that there is a version of the protocol that both sides speak.
+pub(super) fn check_version(theirs: RangeInclusive<u32>) -> Result<(), Refusal> {
+    let ours = VERSIONS;
+    if theirs.start() <= ours.end() && ours.start() <= theirs.end() {
+        return Ok(());
+    }
+    Err(Refusal::Version { theirs, ours })
 }
 
 /// Compares a request's `authorization` header with the right one, in a time that tells nothing of how
@@ -184,6 +221,19 @@ mod tests {
         let receiver = Envelope { to_store: "store-9".into(), ..envelope() };
         let (theirs, ours) = ("store-9".into(), "store-1".into());
         assert_eq!(config().check(&receiver), Err(Refusal::Receiver { theirs, ours }));
+    }
+
+    #[test]
+    fn a_version_in_common_is_needed() {
+        assert_eq!(check_version(0..=1), Ok(()));
+        assert_eq!(check_version(1..=9), Ok(()));
+        for (theirs, named) in [(0..=0, "versions 0 to 0"), (2..=3, "versions 2 to 3")] {
+            let refusal = check_version(theirs).unwrap_err().to_string();
+            assert!(
+                refusal.contains(named) && refusal.contains("this node speaks versions 1 to 1"),
+                "{refusal}"
+            );
+        }
     }
 
     #[test]

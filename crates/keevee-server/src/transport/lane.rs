@@ -1,46 +1,31 @@
-//! A queue of messages to one peer, and the task that posts them in order on one connection.
+//! The queues of messages to one peer.
 //!
 //! While there is no connection, messages are dropped: consensus repeats what matters, and what waited
-//! would be stale. The connection is never closed for being idle; the task watches it all the time, so
-//! that its end is noticed at once. A peer that is silent for too long is found by a timeout.
+//! would be stale. It leaves out the connections: [`super::grpc`] and [`super::http_json`] take what waits
+//! and send it in order.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::io;
-use std::mem::discriminant;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use keevee_core::ids::ShardId;
+use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::{Entry, Message};
-use tokio::sync::Notify;
-use tokio::time::timeout;
 
-use super::remote::{Remote, Requests};
-use super::throttle::Throttle;
-use super::wire::{self, HELLO_PATH, Kind, WireError};
-use super::{Handler, PeerMessage};
-use crate::metrics::LaneMetrics;
+use super::PeerMessage;
+use crate::metrics::{LaneMetrics, Metrics};
 
 /// More payload than this does not wait in one lane.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// A post is cut once it carries so much payload: small enough not to hold up the receiver.
-const POST_BYTES: usize = 1 << 20;
+/// So much payload is taken at once: small enough not to hold up the receiver.
+const TAKEN_BYTES: usize = 1 << 20;
 /// What a message counts for besides its payload.
 const MESSAGE_BYTES: usize = 128;
-/// A peer that does not answer a post within this time is stopped or cut off…
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// …where a large post may take longer: a second more for so many bytes.
-const BYTES_PER_SECOND_MIN: usize = 4 << 20;
-/// An idle lane says hello this often, so that a silent peer is found.
-const HELLO_INTERVAL: Duration = Duration::from_secs(1);
-/// Between attempts to connect: doubles from the first to the second.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
-/// A refusal's text is cut here.
-const DETAIL_BYTES_MAX: usize = 4096;
+/// A peer that takes nothing more for so long is stopped or cut off…
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
+/// …where large items may take longer: a second more for so many bytes.
+pub(super) const BYTES_PER_SECOND_MIN: usize = 4 << 20;
 
 /// The two lanes to each peer: what tells that a node is alive must not wait behind a catch-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +61,38 @@ impl LaneKind {
     }
 }
 
+/// The lanes to one peer.
+pub(super) struct Lanes {
+    pub(super) control: Arc<Lane>,
+    pub(super) log: Arc<Lane>,
+}
+
+impl Lanes {
+    pub(super) fn new(peer: NodeId, metrics: &Metrics) -> Lanes {
+        let lane = |kind: LaneKind| Arc::new(Lane::new(kind, metrics.lane(peer, kind.name())));
+        Lanes { control: lane(LaneKind::Control), log: lane(LaneKind::Log) }
+    }
+
+    /// Queues each message in its lane.
+    pub(super) fn push(&self, shard: ShardId, messages: Vec<PeerMessage>) {
+        let mut messages = messages.into_iter().peekable();
+        while let Some(first) = messages.peek() {
+            let kind = LaneKind::of(first);
+            let lane = match kind {
+                LaneKind::Control => &self.control,
+                LaneKind::Log => &self.log,
+            };
+            let of_this_lane = |message: &PeerMessage| LaneKind::of(message) == kind;
+            lane.push(shard, std::iter::from_fn(|| messages.next_if(of_this_lane)));
+        }
+    }
+}
+
 /// A queue to one peer.
 pub(super) struct Lane {
-    kind: LaneKind,
+    pub(super) kind: LaneKind,
     queue: Mutex<Queue>,
-    filled: Notify,
     metrics: LaneMetrics,
-    complaints: Throttle,
 }
 
 #[derive(Default)]
@@ -91,77 +101,89 @@ struct Queue {
     open: bool,
     bytes: usize,
     messages: VecDeque<(ShardId, PeerMessage)>,
-}
-
-/// Why a lane's connection ended.
-#[derive(Debug, thiserror::Error)]
-enum LaneError {
-    #[error("can't connect: {0}")]
-    Unreachable(#[from] io::Error),
-    #[error("the connection broke: {0}")]
-    Broken(String),
-    #[error("no answer within {0:?}")]
-    Silent(Duration),
-    #[error("refused with status {status}: {detail}")]
-    Refused { status: StatusCode, detail: String },
-    #[error("a message can't be written: {0}")]
-    Unwritable(#[from] WireError),
-}
-
-impl From<hyper::Error> for LaneError {
-    fn from(error: hyper::Error) -> LaneError {
-        LaneError::Broken(error.to_string())
-    }
+    /// Of the connection, if it waits for messages.
+    waker: Option<Waker>,
+    progress: Progress,
 }
 
 impl Lane {
     pub(super) fn new(kind: LaneKind, metrics: LaneMetrics) -> Lane {
-        Lane {
-            kind,
-            queue: Mutex::default(),
-            filled: Notify::new(),
-            metrics,
-            complaints: Throttle::default(),
-        }
+        Lane { kind, queue: Mutex::default(), metrics }
     }
 
-    /// Queues a message, or drops it if there is no connection or no room.
-    pub(super) fn push(&self, shard: ShardId, message: PeerMessage) {
-        let bytes = message_bytes(&message);
-        let mut queue = self.lock();
-        if !queue.open || queue.bytes + bytes > QUEUE_BYTES_MAX {
-            self.metrics.dropped.inc();
-            return;
-        }
-        queue.bytes += bytes;
-        queue.messages.push_back((shard, message));
-        self.metrics.queued.set(queue.messages.len() as i64);
-        self.filled.notify_one();
-    }
-
-    /// Everything that waits, as soon as something does.
-    async fn take(&self) -> VecDeque<(ShardId, PeerMessage)> {
-        loop {
-            {
-                let mut queue = self.lock();
-                if !queue.messages.is_empty() {
-                    queue.bytes = 0;
-                    self.metrics.queued.set(0);
-                    return std::mem::take(&mut queue.messages);
-                }
+    /// Queues messages, or drops them if there is no connection or no room. Those pushed together are taken
+    /// together, if they are not too large.
+    pub(super) fn push(&self, shard: ShardId, messages: impl Iterator<Item = PeerMessage>) {
+        let mut guard = self.lock();
+        let queue = &mut *guard;
+        for message in messages {
+            let bytes = message_bytes(&message);
+            if !queue.open || queue.bytes + bytes > QUEUE_BYTES_MAX {
+                self.metrics.dropped.inc();
+                continue;
             }
-            self.filled.notified().await;
+            if queue.messages.is_empty() {
+                queue.progress.starts();
+            }
+            queue.bytes += bytes;
+            queue.messages.push_back((shard, message));
+        }
+        self.metrics.queued.set(queue.messages.len() as i64);
+        let waker = if queue.messages.is_empty() { None } else { queue.waker.take() };
+        drop(guard);
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
-    fn open(&self) {
+    /// What waits, or the first of it where that is much, as soon as something does. One task may ask.
+    pub(super) fn poll_take(&self, context: &mut Context<'_>) -> Poll<Vec<(ShardId, PeerMessage)>> {
+        let mut queue = self.lock();
+        if queue.messages.is_empty() {
+            queue.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let mut bytes = 0;
+        let fits = |(_, message): &&(ShardId, PeerMessage)| {
+            let is_first = bytes == 0;
+            bytes += message_bytes(message);
+            is_first || bytes <= TAKEN_BYTES
+        };
+        let count = queue.messages.iter().take_while(fits).count();
+        let taken: Vec<_> = queue.messages.drain(..count).collect();
+        let bytes = taken.iter().map(|(_, message)| message_bytes(message)).sum();
+        queue.bytes -= bytes;
+        queue.progress.took(bytes);
+        self.metrics.queued.set(queue.messages.len() as i64);
+        Poll::Ready(taken)
+    }
+
+    /// As [`Lane::poll_take`].
+    pub(super) async fn take(&self) -> Vec<(ShardId, PeerMessage)> {
+        poll_fn(|context| self.poll_take(context)).await
+    }
+
+    /// True if messages wait, and none was taken for too long.
+    pub(super) fn is_stalled(&self) -> bool {
+        let queue = self.lock();
+        !queue.messages.is_empty() && queue.progress.is_late()
+    }
+
+    /// There is a connection: messages are queued from here on.
+    pub(super) fn open(&self) {
         self.lock().open = true;
     }
 
-    fn close(&self) {
+    /// There is none any more: what waits is dropped.
+    pub(super) fn close(&self) {
         let left = std::mem::take(&mut *self.lock());
-        self.metrics.dropped.inc_by(left.messages.len() as u64);
+        self.dropped(left.messages.len());
         self.metrics.queued.set(0);
+    }
+
+    /// So many messages that were taken did not leave.
+    pub(super) fn dropped(&self, count: usize) {
+        self.metrics.dropped.inc_by(count as u64);
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -170,131 +192,35 @@ impl Lane {
     }
 }
 
-/// Keeps a connection to the peer and posts what is queued, for ever.
-pub(super) async fn run(lane: Arc<Lane>, remote: Arc<Remote>, handler: Handler) {
-    let mut pause = PAUSE_MIN;
-    loop {
-        let Err(error) = converse(&lane, &remote, &mut pause).await;
-        lane.close();
-        if lane.kind == LaneKind::Control {
-            remote.lost(&error);
-        }
-        if let LaneError::Broken(_) = error {
-            remote.broke(&handler);
-        }
-        lane.complain(&remote, &error);
-        tokio::time::sleep(rand::random_range(pause / 2..=pause)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+/// When something last went from a queue towards the peer.
+pub(super) struct Progress {
+    since: Instant,
+    /// Of what was taken then: while it is written, nothing more is taken.
+    bytes: usize,
+}
+
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress { since: Instant::now(), bytes: 0 }
     }
 }
 
-impl Lane {
-    /// Logs why the connection ended: loudly where somebody must do something.
-    fn complain(&self, remote: &Remote, error: &LaneError) {
-        let (peer, lane) = (remote.peer.id, self.kind.name());
-        match error {
-            LaneError::Refused { .. } | LaneError::Unwritable(_) => {
-                if let Some(suppressed) = self.complaints.permit(Instant::now()) {
-                    tracing::warn!(%peer, lane, %error, suppressed, "peer does not listen");
-                }
-            }
-            _ => tracing::debug!(%peer, lane, %error, "no connection to peer"),
-        }
+impl Progress {
+    /// Something waits where nothing did.
+    pub(super) fn starts(&mut self) {
+        self.since = Instant::now();
     }
-}
 
-/// One connection's life.
-async fn converse(lane: &Lane, remote: &Remote, pause: &mut Duration) -> Result<Infallible, LaneError> {
-    let (mut requests, connection) = remote.connect().await?;
-    tokio::select! {
-        // First, so that an end of the connection is seen as that, not as a failed post.
-        biased;
-        end = connection => Err(match end {
-            Ok(()) => LaneError::Broken("closed by the peer".to_owned()),
-            Err(error) => error.into(),
-        }),
-        failure = post_all(lane, remote, &mut requests, pause) => failure,
+    /// So many bytes are on their way.
+    pub(super) fn took(&mut self, bytes: usize) {
+        *self = Progress { since: Instant::now(), bytes };
     }
-}
 
-async fn post_all(
-    lane: &Lane,
-    remote: &Remote,
-    requests: &mut Requests,
-    pause: &mut Duration,
-) -> Result<Infallible, LaneError> {
-    hello(lane, remote, requests).await?;
-    *pause = PAUSE_MIN;
-    lane.open();
-    loop {
-        let Ok(messages) = timeout(HELLO_INTERVAL, lane.take()).await else {
-            hello(lane, remote, requests).await?;
-            continue;
-        };
-        let mut waiting = messages;
-        while let Some((shard, batch)) = next_batch(&mut waiting) {
-            let path = batch[0].path();
-            let envelope = wire::Envelope { shard: shard.0, ..remote.envelope.clone() };
-            let body = wire::write_messages(&envelope, &batch)?;
-            let sent = post(requests, remote, path, body).await;
-            if sent.is_err() {
-                lane.metrics.dropped.inc_by((batch.len() + waiting.len()) as u64);
-            }
-            sent?;
-        }
+    /// True if the next should have been taken long ago.
+    pub(super) fn is_late(&self) -> bool {
+        let limit = PROGRESS_TIMEOUT + Duration::from_secs((self.bytes / BYTES_PER_SECOND_MIN) as u64);
+        self.since.elapsed() > limit
     }
-}
-
-async fn hello(lane: &Lane, remote: &Remote, requests: &mut Requests) -> Result<(), LaneError> {
-    post(requests, remote, HELLO_PATH, wire::write_hello(&remote.envelope)?).await?;
-    if lane.kind == LaneKind::Control {
-        remote.reached();
-    }
-    Ok(())
-}
-
-/// Takes the longest run of messages about one shard, of one kind, that makes a post of moderate size.
-fn next_batch(waiting: &mut VecDeque<(ShardId, PeerMessage)>) -> Option<(ShardId, Vec<Kind>)> {
-    let (shard, first) = waiting.front()?;
-    let mut bytes = message_bytes(first);
-    let rest = waiting.iter().skip(1).take_while(|(next_shard, next)| {
-        bytes += message_bytes(next);
-        next_shard == shard && is_same_kind(next, first) && bytes <= POST_BYTES
-    });
-    let (shard, count) = (*shard, 1 + rest.count());
-    Some((shard, waiting.drain(..count).map(|(_, message)| Kind::from(message)).collect()))
-}
-
-fn is_same_kind(one: &PeerMessage, other: &PeerMessage) -> bool {
-    match (one, other) {
-        (PeerMessage::Paxos(one), PeerMessage::Paxos(other)) => discriminant(one) == discriminant(other),
-        _ => discriminant(one) == discriminant(other),
-    }
-}
-
-async fn post(
-    requests: &mut Requests,
-    remote: &Remote,
-    path: &'static str,
-    body: Vec<u8>,
-) -> Result<(), LaneError> {
-    let limit = ANSWER_TIMEOUT + Duration::from_secs((body.len() / BYTES_PER_SECOND_MIN) as u64);
-    let request = remote.post(path, body);
-    timeout(limit, exchange(requests, request)).await.map_err(|_| LaneError::Silent(limit))??;
-    remote.heard();
-    Ok(())
-}
-
-async fn exchange(requests: &mut Requests, request: Request<Full<bytes::Bytes>>) -> Result<(), LaneError> {
-    requests.ready().await?;
-    let response = requests.send_request(request).await?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(());
-    }
-    let body = Limited::new(response.into_body(), DETAIL_BYTES_MAX).collect().await;
-    let detail = body.map(|body| body.to_bytes()).unwrap_or_default();
-    Err(LaneError::Refused { status, detail: String::from_utf8_lossy(&detail).into_owned() })
 }
 
 /// What a message counts for in a queue.
@@ -313,14 +239,6 @@ mod tests {
 
     use super::*;
 
-    fn poll(poll: u64) -> PeerMessage {
-        PeerMessage::Paxos(Message::Poll { poll })
-    }
-
-    fn read_index(request: u64) -> PeerMessage {
-        PeerMessage::Paxos(Message::ReadIndex { request })
-    }
-
     fn chain(index: u64) -> PeerMessage {
         PeerMessage::ChainHash(ChainHash { index, chain: 0 })
     }
@@ -331,55 +249,54 @@ mod tests {
         PeerMessage::Paxos(Message::Accept { ballot, sent_at: 0, entries: vec![entry], chosen: 0 })
     }
 
-    /// The shard, path and number of messages of each post.
-    fn posts(messages: Vec<(u32, PeerMessage)>) -> Vec<(u32, &'static str, usize)> {
-        let mut waiting = messages.into_iter().map(|(shard, message)| (ShardId(shard), message)).collect();
-        let batches = std::iter::from_fn(|| next_batch(&mut waiting));
-        batches.map(|(shard, batch)| (shard.0, batch[0].path(), batch.len())).collect()
+    fn lane() -> Lane {
+        Lane::new(LaneKind::Log, Metrics::new().lane(NodeId(2), "log"))
     }
 
-    #[test]
-    fn neighbours_of_one_kind_and_shard_share_a_post() {
-        let messages = vec![
-            (1, poll(1)),
-            (1, poll(2)),
-            (2, poll(3)),
-            (1, poll(4)),
-            (1, read_index(1)),
-            (1, poll(5)),
-            (1, chain(1)),
-            (1, chain(2)),
-        ];
-        let expected = [
-            (1, "/paxos/poll", 2),
-            (2, "/paxos/poll", 1),
-            (1, "/paxos/poll", 1),
-            (1, "/paxos/read_index", 1),
-            (1, "/paxos/poll", 1),
-            (1, "/chain_hash", 2),
-        ];
-        assert_eq!(posts(messages), expected);
+    fn push(lane: &Lane, message: PeerMessage) {
+        lane.push(ShardId(1), [message].into_iter());
     }
 
-    #[test]
-    fn a_post_is_cut_by_size_but_holds_a_message_of_any_size() {
-        let sizes = [POST_BYTES * 3, POST_BYTES / 2, POST_BYTES / 3, POST_BYTES / 3, 10];
-        let posts = posts(sizes.map(|bytes| (1, accept(bytes))).to_vec());
-        assert_eq!(posts.iter().map(|post| post.2).collect::<Vec<_>>(), [1, 2, 2]);
+    #[tokio::test]
+    async fn what_waits_is_taken_together_but_not_too_much_of_it() {
+        let lane = lane();
+        lane.open();
+        let sizes = [TAKEN_BYTES * 3, TAKEN_BYTES / 2, TAKEN_BYTES / 3, TAKEN_BYTES / 3, 10];
+        lane.push(ShardId(1), sizes.into_iter().map(accept));
+        let mut counts = Vec::new();
+        for _ in 0..3 {
+            counts.push(lane.take().await.len());
+        }
+        assert_eq!(counts, [1, 2, 2]);
+        assert_eq!((lane.lock().bytes, lane.metrics.queued.get()), (0, 0));
     }
 
     #[test]
     fn a_lane_without_connection_or_room_drops_and_counts() {
-        let metrics = crate::metrics::Metrics::new().lane(keevee_core::ids::NodeId(2), "log");
-        let lane = Lane::new(LaneKind::Log, metrics.clone());
-        lane.push(ShardId(1), chain(1));
-        assert_eq!((metrics.queued.get(), metrics.dropped.get()), (0, 1));
+        let lane = lane();
+        push(&lane, chain(1));
+        assert_eq!((lane.metrics.queued.get(), lane.metrics.dropped.get()), (0, 1));
         lane.open();
-        lane.push(ShardId(1), accept(QUEUE_BYTES_MAX / 2));
-        lane.push(ShardId(1), accept(QUEUE_BYTES_MAX / 2));
-        lane.push(ShardId(1), chain(2));
-        assert_eq!((metrics.queued.get(), metrics.dropped.get()), (2, 2));
+        for message in [accept(QUEUE_BYTES_MAX / 2), accept(QUEUE_BYTES_MAX / 2), chain(2)] {
+            push(&lane, message);
+        }
+        assert_eq!((lane.metrics.queued.get(), lane.metrics.dropped.get()), (2, 2));
         lane.close();
-        assert_eq!((metrics.queued.get(), metrics.dropped.get()), (0, 4));
+        assert_eq!((lane.metrics.queued.get(), lane.metrics.dropped.get()), (0, 4));
+    }
+
+    #[test]
+    fn a_lane_is_stalled_once_what_waits_is_not_taken_in_time() {
+        let lane = lane();
+        lane.open();
+        let long_ago = |bytes| Progress { since: Instant::now() - PROGRESS_TIMEOUT, bytes };
+        lane.lock().progress = long_ago(0);
+        assert!(!lane.is_stalled(), "nothing waits");
+        push(&lane, chain(1));
+        assert!(!lane.is_stalled(), "it has just come");
+        lane.lock().progress = long_ago(0);
+        assert!(lane.is_stalled());
+        lane.lock().progress = long_ago(BYTES_PER_SECOND_MIN);
+        assert!(!lane.is_stalled(), "a large item takes its time");
     }
 }

@@ -1,73 +1,87 @@
-//! One peer as this node sees it: how to connect and speak to it, and whether it is there.
+//! One peer as this node sees it: where it is, what it is told, whether it is there.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Request, Uri};
-use http_body_util::Full;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Uri};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Handler;
 use super::identity::{Peer, PeerConfig};
-use super::wire::Envelope;
+use super::throttle::Throttle;
+use super::wire::{Envelope, WireError};
+use super::{Handler, PeerConfigError};
 
 /// A peer that does not take a connection within this time is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Posts on one connection, one after the other.
-pub(super) type Requests = http1::SendRequest<Full<Bytes>>;
-/// Moves the bytes of one connection; does nothing unless it is polled.
-pub(super) type Connection = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
+/// A peer that does not answer within this time is stopped or cut off.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between attempts to connect: doubles from the first to the second.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// A peer.
 pub(super) struct Remote {
     pub(super) peer: Peer,
     /// Of messages to this peer, about no shard yet.
     pub(super) envelope: Envelope,
-    authorization: HeaderValue,
-    host: HeaderValue,
+    pub(super) authorization: HeaderValue,
+    /// `http://host:port`
+    pub(super) origin: Uri,
     /// The last attempt on the control lane succeeded.
     reachable: AtomicBool,
     /// It was heard since the last broken connection: one death breaks several connections, and is told once.
     alive: AtomicBool,
+    complaints: Throttle,
+}
+
+/// Why a connection to a peer ended, or did not come about.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("can't connect: {0}")]
+    Unreachable(#[from] io::Error),
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    #[error("no sign of life within {0:?}")]
+    Silent(Duration),
+    #[error("given up, since it does not answer as it should: {0}")]
+    GivenUp(String),
+    #[error("it takes nothing of what waits for it")]
+    Stalled,
+    #[error("refused: {0}")]
+    Refused(String),
+    #[error("a message can't be written: {0}")]
+    Unwritable(#[from] WireError),
+}
+
+/// The peers of a configuration: all nodes but the own one.
+pub(super) fn remotes(config: &PeerConfig) -> Result<Vec<Arc<Remote>>, PeerConfigError> {
+    let others = config.peers.iter().filter(|peer| peer.id != config.node);
+    others.map(|peer| Remote::new(config, peer).map(Arc::new)).collect()
 }
 
 impl Remote {
-    pub(super) fn new(config: &PeerConfig, peer: &Peer) -> Result<Remote, http::header::InvalidHeaderValue> {
+    fn new(config: &PeerConfig, peer: &Peer) -> Result<Remote, PeerConfigError> {
+        let unusable = || PeerConfigError::NotAHeader { node: peer.id };
         Ok(Remote {
             peer: peer.clone(),
             envelope: config.envelope(peer),
             authorization: config.authorization()?,
-            host: HeaderValue::try_from(&peer.address)?,
+            origin: Uri::try_from(format!("http://{}", peer.address)).map_err(|_| unusable())?,
             reachable: AtomicBool::new(false),
             alive: AtomicBool::new(false),
+            complaints: Throttle::default(),
         })
     }
 
-    /// A new connection. The caller polls the second part for as long as it uses the first.
-    pub(super) async fn connect(&self) -> io::Result<(Requests, Connection)> {
+    /// A new connection.
+    pub(super) async fn connect(&self) -> io::Result<TcpStream> {
         let connect = TcpStream::connect(&self.peer.address);
         let stream = timeout(CONNECT_TIMEOUT, connect).await.map_err(io::Error::from)??;
         stream.set_nodelay(true)?;
-        http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
-    }
-
-    /// A post of JSON to this peer.
-    pub(super) fn post(&self, path: &'static str, body: Vec<u8>) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(Bytes::from(body)));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = Uri::from_static(path);
-        let headers = request.headers_mut();
-        headers.insert(HOST, self.host.clone());
-        headers.insert(AUTHORIZATION, self.authorization.clone());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        request
+        Ok(stream)
     }
 
     /// True if the last attempt to reach it succeeded.
@@ -83,7 +97,7 @@ impl Remote {
     }
 
     /// It does not answer.
-    pub(super) fn lost(&self, cause: &dyn std::fmt::Display) {
+    pub(super) fn lost(&self, cause: &LinkError) {
         if self.reachable.swap(false, Ordering::Relaxed) {
             tracing::info!(peer = %self.peer.id, address = %self.peer.address, %cause, "peer lost");
         }
@@ -100,5 +114,41 @@ impl Remote {
             tracing::debug!(peer = %self.peer.id, "connection broke");
             handler.disconnected(self.peer.id);
         }
+    }
+
+    /// Logs why a connection ended: loudly where somebody must do something.
+    pub(super) fn complain(&self, lane: &str, error: &LinkError) {
+        let peer = self.peer.id;
+        match error {
+            LinkError::Refused(_) | LinkError::Unwritable(_) => {
+                if let Some(suppressed) = self.complaints.permit(Instant::now()) {
+                    tracing::warn!(%peer, lane, %error, suppressed, "peer does not listen");
+                }
+            }
+            _ => tracing::debug!(%peer, lane, %error, "no connection to peer"),
+        }
+    }
+}
+
+/// The pause before the next attempt to connect: longer each time, and never the same for two nodes.
+pub(super) struct Backoff {
+    next: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Backoff {
+        Backoff { next: PAUSE_MIN }
+    }
+}
+
+impl Backoff {
+    /// Pauses after a connection, or an attempt, that lasted so long.
+    pub(super) async fn pause(&mut self, lasted: Duration) {
+        // One that is taken and soon dropped again, over and over, is no success.
+        if lasted > PAUSE_MAX {
+            self.next = PAUSE_MIN;
+        }
+        tokio::time::sleep(rand::random_range(self.next / 2..=self.next)).await;
+        self.next = (self.next * 2).min(PAUSE_MAX);
     }
 }

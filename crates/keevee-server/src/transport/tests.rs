@@ -1,28 +1,60 @@
-//! Transports over real sockets, with handlers that remember what they were told.
+//! Transports over real sockets, with handlers that remember what they were told. What both transports promise is
+//! tested on both.
+
+mod grpc;
+mod http_json;
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::time::Instant;
 
 use keevee_paxos::{Ballot, Entry, Value};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::http_json::HttpJson;
-use super::listener::{Bounds, Inbound};
-use super::throttle::Throttle;
 use super::*;
-use crate::metrics::Metrics;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const SHARD: ShardId = ShardId(1);
 
+/// Each test on both transports.
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod on_grpc {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::PeerProtocol::Grpc).await;
+            })*
+        }
+
+        mod on_http_json {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::PeerProtocol::HttpJson).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    messages_arrive_in_order_with_sender_and_shard
+    a_broken_connection_is_told_at_once_and_mended
+    a_broken_connection_from_a_peer_is_told_too
+    a_silent_peer_becomes_unreachable_without_a_disconnect
+    an_unreachable_peers_messages_are_dropped_and_counted
+    forwards_bring_back_a_reply_for_each_command
+    a_forward_without_a_full_answer_may_have_happened
+    a_stopping_nodes_last_answers_reach_its_peers
+    a_peer_of_another_cluster_is_never_reached
+}
+
 /// Remembers everything, and can be waited for.
 struct Recorder {
     heard: watch::Sender<Heard>,
-    answer: Mutex<Vec<ForwardReply>>,
+    /// To all forwards, once it is not empty.
+    answer: watch::Sender<Vec<ForwardReply>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -33,6 +65,10 @@ struct Heard {
 }
 
 impl Recorder {
+    fn new() -> Arc<Recorder> {
+        Arc::new(Recorder { heard: watch::Sender::default(), answer: watch::Sender::default() })
+    }
+
     async fn wait(&self, condition: impl Fn(&Heard) -> bool) -> Heard {
         let mut heard = self.heard.subscribe();
         let found = timeout(DEADLINE, heard.wait_for(condition)).await;
@@ -52,16 +88,13 @@ impl PeerHandler for Recorder {
 
     fn execute_forwarded(&self, from: NodeId, forward: Forward) -> BoxFuture<Vec<ForwardReply>> {
         self.heard.send_modify(|heard| heard.forwards.push((from, forward)));
-        let answer = self.answer.lock().unwrap().clone();
-        if answer.is_empty() {
-            return Box::pin(std::future::pending());
-        }
-        Box::pin(std::future::ready(answer))
+        let mut answer = self.answer.subscribe();
+        Box::pin(async move { answer.wait_for(|answer| !answer.is_empty()).await.unwrap().clone() })
     }
 }
 
 struct TestNode {
-    transport: HttpJson,
+    transport: Arc<dyn PeerTransport>,
     recorder: Arc<Recorder>,
     metrics: Metrics,
     id: NodeId,
@@ -83,10 +116,10 @@ fn config(node: u64, addresses: &[SocketAddr]) -> PeerConfig {
     }
 }
 
-fn start(config: PeerConfig, listener: TcpListener) -> TestNode {
+fn start(protocol: PeerProtocol, config: PeerConfig, listener: TcpListener) -> TestNode {
     let (metrics, id) = (Metrics::new(), config.node);
-    let transport = HttpJson::new(config, &metrics).unwrap();
-    let recorder = Arc::new(Recorder { heard: watch::Sender::default(), answer: Mutex::default() });
+    let transport = open(protocol, config, &metrics).unwrap();
+    let recorder = Recorder::new();
     let address = listener.local_addr().unwrap();
     transport.start(recorder.clone(), listener);
     TestNode { transport, recorder, metrics, id, address }
@@ -102,10 +135,10 @@ async fn listeners(count: usize) -> (Vec<TcpListener>, Vec<SocketAddr>) {
 }
 
 /// Nodes 1 and 2, connected both ways.
-async fn pair() -> (TestNode, TestNode) {
+async fn pair(protocol: PeerProtocol) -> (TestNode, TestNode) {
     let (mut listeners, addresses) = listeners(2).await;
-    let two = start(config(2, &addresses), listeners.remove(1));
-    let one = start(config(1, &addresses), listeners.remove(0));
+    let two = start(protocol, config(2, &addresses), listeners.remove(1));
+    let one = start(protocol, config(1, &addresses), listeners.remove(0));
     connected(&one, &two).await;
     connected(&two, &one).await;
     (one, two)
@@ -142,9 +175,8 @@ fn forward(time_left: Duration) -> Forward {
     Forward { shard: SHARD, time_left, commands: vec!["one".into(), "two".into()] }
 }
 
-#[tokio::test]
-async fn messages_arrive_in_order_with_sender_and_shard() {
-    let (one, two) = pair().await;
+async fn messages_arrive_in_order_with_sender_and_shard(protocol: PeerProtocol) {
+    let (one, two) = pair(protocol).await;
     let mut expected = Vec::new();
     for index in 1..=300 {
         let shard = ShardId(1 + (index / 100) as u32);
@@ -164,11 +196,10 @@ async fn messages_arrive_in_order_with_sender_and_shard() {
     assert!(one.transport.is_reachable(NodeId(2)) && !one.transport.is_reachable(NodeId(3)));
 }
 
-#[tokio::test]
-async fn a_broken_connection_is_told_at_once_and_mended() {
+async fn a_broken_connection_is_told_at_once_and_mended(protocol: PeerProtocol) {
     let (mut listeners, addresses) = listeners(2).await;
-    let two = start(config(2, &addresses), listeners.remove(1));
-    let one = start(config(1, &addresses), listeners.remove(0));
+    let two = start(protocol, config(2, &addresses), listeners.remove(1));
+    let one = start(protocol, config(1, &addresses), listeners.remove(0));
     connected(&one, &two).await;
     connected(&two, &one).await;
     // As by a kill: the sockets close, and nothing is said.
@@ -179,40 +210,16 @@ async fn a_broken_connection_is_told_at_once_and_mended() {
     wait_until(|| !one.transport.is_reachable(NodeId(2))).await;
 
     let listener = TcpListener::bind(two.address).await.unwrap();
-    let two = start(config(2, &addresses), listener);
+    let two = start(protocol, config(2, &addresses), listener);
     connected(&one, &two).await;
     connected(&two, &one).await;
     wait_until(|| one.transport.is_reachable(NodeId(2))).await;
 }
 
-#[tokio::test]
-async fn a_silent_peer_becomes_unreachable_without_a_disconnect() {
-    let (mut listeners, addresses) = listeners(2).await;
-    let one = start(config(1, &addresses), listeners.remove(0));
-    // Answers the first hello of each lane, then reads and says nothing, as a stopped process.
-    let silent = listeners.remove(0);
-    let task = tokio::spawn(async move {
-        let mut streams = Vec::new();
-        for _ in 0..2 {
-            let (mut stream, _) = silent.accept().await.unwrap();
-            let mut head = [0; 1024];
-            assert_ne!(stream.read(&mut head).await.unwrap(), 0);
-            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
-            streams.push(stream);
-        }
-        std::future::pending::<()>().await;
-    });
-    wait_until(|| one.transport.is_reachable(NodeId(2))).await;
-    wait_until(|| !one.transport.is_reachable(NodeId(2))).await;
-    assert_eq!(one.recorder.heard.borrow().disconnected, []);
-    task.abort();
-}
-
-#[tokio::test]
-async fn an_unreachable_peers_messages_are_dropped_and_counted() {
+async fn an_unreachable_peers_messages_are_dropped_and_counted(protocol: PeerProtocol) {
     let (mut listeners, addresses) = listeners(2).await;
     drop(listeners.pop());
-    let one = start(config(1, &addresses), listeners.remove(0));
+    let one = start(protocol, config(1, &addresses), listeners.remove(0));
     one.transport.send(NodeId(2), SHARD, vec![chain(1), chain(2)]);
     let text = one.metrics.text();
     assert!(text.contains("keevee_peer_dropped_messages_total{lane=\"log\",peer=\"2\"} 2\n"), "{text}");
@@ -223,12 +230,11 @@ async fn an_unreachable_peers_messages_are_dropped_and_counted() {
     assert!(matches!(result, Err(ForwardError::NotSent { node: NodeId(9), .. })), "{result:?}");
 }
 
-#[tokio::test]
-async fn forwards_bring_back_a_reply_for_each_command() {
-    let (one, two) = pair().await;
+async fn forwards_bring_back_a_reply_for_each_command(protocol: PeerProtocol) {
+    let (one, two) = pair(protocol).await;
     let error = ForwardReply::Error { kind: ErrorKind::NotLeader, detail: "node 3 leads".into() };
     let replies = vec![ForwardReply::Outcome("done".into()), error];
-    *two.recorder.answer.lock().unwrap() = replies.clone();
+    two.recorder.answer.send_replace(replies.clone());
     // Many at once, then again on the same connections.
     for _ in 0..3 {
         let all: Vec<_> =
@@ -244,9 +250,8 @@ async fn forwards_bring_back_a_reply_for_each_command() {
     assert!(one.metrics.text().contains("keevee_forwards_total{peer=\"2\",result=\"ok\"} 60\n"));
 }
 
-#[tokio::test]
-async fn a_forward_without_a_full_answer_may_have_happened() {
-    let (one, two) = pair().await;
+async fn a_forward_without_a_full_answer_may_have_happened(protocol: PeerProtocol) {
+    let (one, two) = pair(protocol).await;
     let no_answer = |result: ForwardResult| match result {
         Err(ForwardError::NoAnswer { node, cause }) => {
             assert_eq!(node, NodeId(2));
@@ -257,11 +262,11 @@ async fn a_forward_without_a_full_answer_may_have_happened() {
     let late = one.transport.forward(NodeId(2), forward(Duration::from_millis(50))).await;
     assert!(no_answer(late).contains("in time"));
 
-    *two.recorder.answer.lock().unwrap() = vec![ForwardReply::Outcome("only one".into())];
+    two.recorder.answer.send_replace(vec![ForwardReply::Outcome("only one".into())]);
     let short = one.transport.forward(NodeId(2), forward(DEADLINE)).await;
     assert!(no_answer(short).contains("1 replies to 2 commands"));
 
-    two.recorder.answer.lock().unwrap().clear();
+    two.recorder.answer.send_replace(Vec::new());
     let pending = tokio::spawn(one.transport.forward(NodeId(2), forward(DEADLINE)));
     two.recorder.wait(|heard| heard.forwards.len() == 3).await;
     two.transport.stop();
@@ -271,100 +276,11 @@ async fn a_forward_without_a_full_answer_may_have_happened() {
     assert!(matches!(unsent, Err(ForwardError::NotSent { .. })), "{unsent:?}");
 }
 
-#[tokio::test]
-async fn strangers_are_refused() {
-    let (one, _two) = pair().await;
-    let envelope = |cluster: &str, from: u64, store: &str, to: &str| {
-        let from = format!(r#""from_node":{from},"from_store":"{store}""#);
-        format!(
-            r#"{{"envelope":{{"cluster_id":"{cluster}",{from},"to_store":"{to}","shard":1}},"messages":[]}}"#
-        )
-    };
-    let right = envelope("blue", 2, "store-2", "store-1");
-    let secret = "authorization: Bearer sesame\r\n";
-    for (head, body, status, named) in [
-        ("POST /heartbeat", ("", right.clone()), 403, "authorization"),
-        ("POST /heartbeat", ("authorization: Bearer wrong\r\n", right.clone()), 403, "authorization"),
-        ("POST /heartbeat", (secret, envelope("red", 2, "store-2", "store-1")), 403, "`red`"),
-        ("POST /heartbeat", (secret, envelope("blue", 2, "store-1", "store-1")), 403, "node 2 with store"),
-        ("POST /heartbeat", (secret, envelope("blue", 3, "store-3", "store-1")), 403, "node 3 with store"),
-        // Its own id and store, which its configuration names like all others.
-        ("POST /heartbeat", (secret, envelope("blue", 1, "store-1", "store-1")), 403, "claims to be node 1"),
-        ("POST /hello", (secret, envelope("blue", 1, "store-1", "store-1")), 403, "claims to be node 1"),
-        ("POST /heartbeat", (secret, envelope("blue", 2, "store-2", "store-3")), 403, "for store `store-3`"),
-        ("POST /hello", (secret, envelope("red", 2, "store-2", "store-1")), 403, "`red`"),
-        ("POST /heartbeat", (secret, "{}".to_owned()), 400, "envelope"),
-        ("POST /forward", (secret, right.clone()), 400, "time_left_micros"),
-        ("POST /paxos/unheard_of", (secret, right.clone()), 404, "/paxos/unheard_of"),
-        ("GET /heartbeat", (secret, String::new()), 405, "POST"),
-        ("POST /heartbeat", (secret, right.clone()), 204, ""),
-    ] {
-        let (extra, body) = body;
-        let request = format!(
-            "{head} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{extra}content-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let answer = send_raw(one.address, &request).await;
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(named),
-            "{head} {answer}"
-        );
-        assert_eq!(answer.contains("application/problem+json"), status != 204, "{answer}");
-        assert!(!answer.contains("sesame"));
-    }
-    // Declared too large: refused before any of it is read, even if the rest is right.
-    let request = format!(
-        "POST /heartbeat HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{secret}content-length: 4194305\r\n\r\n"
-    );
-    let answer = send_raw(one.address, &request).await;
-    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("too_large"), "{answer}");
-}
-
-#[tokio::test]
-async fn without_the_secret_no_connection_lasts() {
-    let (mut listeners, addresses) = listeners(1).await;
-    let config = config(1, &addresses);
-    let inbound = Inbound {
-        stop: watch::Sender::new(()),
-        authorization: config.authorization().unwrap(),
-        config,
-        remotes: Default::default(),
-        handler: Arc::new(Recorder { heard: watch::Sender::default(), answer: Mutex::default() }),
-        bounds: Bounds { connections_max: 2, secret_timeout: Duration::from_millis(300) },
-        complaints: Throttle::default(),
-    };
-    let task = tokio::spawn(listener::run(listeners.remove(0), Arc::new(inbound)));
-    let connect = async |head: &str| {
-        let mut stream = TcpStream::connect(addresses[0]).await.unwrap();
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream
-    };
-    let get = "GET /hello HTTP/1.1\r\nhost: h\r\n";
-    let with_secret = format!("{get}authorization: Bearer sesame\r\n\r\n");
-    let mut peer = connect(&with_secret).await;
-    let mut buffer = [0; 4096];
-    assert_ne!(timeout(DEADLINE, peer.read(&mut buffer)).await.unwrap().unwrap(), 0);
-    let mut stranger = connect(&format!("{get}\r\n")).await;
-    let mut refusal = Vec::new();
-    // A third finds no room; it may be closed before it has spoken.
-    let mut third = TcpStream::connect(addresses[0]).await.unwrap();
-    assert_eq!(timeout(DEADLINE, third.read(&mut buffer)).await.unwrap().unwrap(), 0);
-    timeout(DEADLINE, stranger.read_to_end(&mut refusal)).await.unwrap().unwrap();
-    assert!(refusal.starts_with(b"HTTP/1.1 403 "));
-    let mut silent = connect("").await;
-    assert_eq!(timeout(DEADLINE, silent.read(&mut buffer)).await.unwrap().unwrap(), 0);
-    // By now the peer has been idle for longer.
-    peer.write_all(with_secret.as_bytes()).await.unwrap();
-    assert_ne!(timeout(DEADLINE, peer.read(&mut buffer)).await.unwrap().unwrap(), 0);
-    task.abort();
-}
-
-#[tokio::test]
-async fn a_peer_of_another_cluster_is_never_reached() {
+async fn a_peer_of_another_cluster_is_never_reached(protocol: PeerProtocol) {
     let (mut listeners, addresses) = listeners(2).await;
-    let two = start(config(2, &addresses), listeners.remove(1));
+    let two = start(protocol, config(2, &addresses), listeners.remove(1));
     let other = PeerConfig { cluster_id: "red".into(), ..config(1, &addresses) };
-    let one = start(other, listeners.remove(0));
+    let one = start(protocol, other, listeners.remove(0));
     let forwarded = one.transport.forward(NodeId(2), forward(DEADLINE)).await;
     match forwarded {
         Err(ForwardError::NotSent { cause, .. }) => assert!(cause.contains("`red`"), "{cause}"),
@@ -375,20 +291,78 @@ async fn a_peer_of_another_cluster_is_never_reached() {
     assert!(heard.forwards.is_empty() && heard.messages.is_empty());
 }
 
+async fn a_broken_connection_from_a_peer_is_told_too(protocol: PeerProtocol) {
+    let (mut listeners, addresses) = listeners(2).await;
+    // Node 1 reaches nobody: all that it hears of node 2 comes on node 2's connections.
+    let nowhere = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
+    let one = start(protocol, config(1, &[addresses[0], nowhere]), listeners.remove(0));
+    let two = start(protocol, config(2, &addresses), listeners.remove(0));
+    connected(&two, &one).await;
+    assert_eq!(one.recorder.heard.borrow().disconnected, []);
+    two.transport.stop();
+    let heard = one.recorder.wait(|heard| !heard.disconnected.is_empty()).await;
+    assert_eq!(heard.disconnected, [NodeId(2)]);
+}
+
+async fn a_silent_peer_becomes_unreachable_without_a_disconnect(protocol: PeerProtocol) {
+    let (mut listeners, addresses) = listeners(3).await;
+    let freeze = watch::Sender::new(false);
+    let proxy = tokio::spawn(relay(listeners.remove(2), addresses[1], freeze.subscribe()));
+    let _two = start(protocol, config(2, &addresses[..2]), listeners.remove(1));
+    // Node 2 is reached through the relay.
+    let one = start(protocol, config(1, &[addresses[0], addresses[2]]), listeners.remove(0));
+    wait_until(|| one.transport.is_reachable(NodeId(2))).await;
+    freeze.send_replace(true);
+    wait_until(|| !one.transport.is_reachable(NodeId(2))).await;
+    assert_eq!(one.recorder.heard.borrow().disconnected, []);
+    proxy.abort();
+}
+
+/// Hands bytes on in both directions, until it holds all of them, as a network that fails without a word.
+async fn relay(listener: TcpListener, target: SocketAddr, freeze: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut frozen = freeze.clone();
+        connections.spawn(async move {
+            let mut far = TcpStream::connect(target).await.unwrap();
+            tokio::select! {
+                _ = frozen.wait_for(|frozen| *frozen) => {}
+                _ = copy_bidirectional(&mut near, &mut far) => return,
+            }
+            std::future::pending().await
+        });
+    }
+}
+
+async fn a_stopping_nodes_last_answers_reach_its_peers(protocol: PeerProtocol) {
+    let (one, two) = pair(protocol).await;
+    let pending = tokio::spawn(one.transport.forward(NodeId(2), forward(DEADLINE)));
+    two.recorder.wait(|heard| !heard.forwards.is_empty()).await;
+    let drained = tokio::spawn(two.transport.drain());
+    let replies = vec![ForwardReply::Outcome("late".into()), ForwardReply::Outcome("too".into())];
+    two.recorder.answer.send_replace(replies.clone());
+    drained.await.unwrap();
+    two.transport.stop();
+    assert_eq!(pending.await.unwrap(), Ok(replies));
+}
+
 #[test]
 fn a_secret_that_no_header_can_hold_is_an_error() {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let bad = PeerConfig { secret: "open\nsesame".into(), ..config(1, &[address, address]) };
-    let error = HttpJson::new(bad, &Metrics::new()).err().unwrap();
-    assert!(error.to_string().contains("secret"));
+    for protocol in [PeerProtocol::Grpc, PeerProtocol::HttpJson] {
+        let bad = PeerConfig { secret: "open\nsesame".into(), ..config(1, &[address, address]) };
+        let error = open(protocol, bad, &Metrics::new()).err().unwrap();
+        assert!(error.to_string().contains("secret"));
+    }
 }
 
-async fn send_raw(address: SocketAddr, request: &str) -> String {
+async fn send_raw(address: SocketAddr, request: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(request).await.unwrap();
     let mut answer = Vec::new();
     timeout(DEADLINE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
-    String::from_utf8(answer).unwrap()
+    answer
 }
 
 async fn wait_until(condition: impl Fn() -> bool) {

@@ -1,8 +1,11 @@
-//! Peer messages as they travel: the types generated from `proto/peer.proto`, the path that each kind
-//! is posted to, and the way from and to the engine's own types.
+//! Peer messages as they travel: the types generated from `proto/`, the path that each kind is posted to as
+//! JSON, and the way from and to the engine's own types.
 //!
-//! Reading never panics, whatever a peer sent: it ends in a [`WireError`]. Sockets are not known here.
+//! A new kind of messages is a type in `peer.proto` that is named in the `oneof` of `peer_service.proto`, in
+//! `kinds!` (where it is posted as JSON), and in both directions below. Reading never panics, whatever a peer
+//! sent: it ends in a [`WireError`]. Sockets are not known here.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use keevee_core::error::ErrorKind;
@@ -21,6 +24,12 @@ pub(super) mod proto {
 }
 
 pub(super) use proto::Envelope;
+pub(super) use proto::item::Item;
+/// A message of any kind, as it travels.
+pub(super) use proto::message::Kind;
+
+/// The versions of the gRPC protocol that this node speaks.
+pub(super) const VERSIONS: RangeInclusive<u32> = 1..=1;
 
 /// The first post of a lane: who I am.
 pub(super) const HELLO_PATH: &str = "/hello";
@@ -70,18 +79,18 @@ trait Received: DeserializeOwned {
 
 macro_rules! kinds {
     ($($kind:ident $path:literal)*) => {
-        /// A message of any kind, as it is written.
-        #[derive(Debug, Serialize)]
-        #[serde(untagged)]
-        pub(super) enum Kind {
-            $($kind(proto::$kind),)*
-        }
-
         impl Kind {
             /// Where messages of this kind are posted.
             pub(super) fn path(&self) -> &'static str {
                 match self {
                     $(Kind::$kind(_) => $path,)*
+                }
+            }
+
+            /// The engine's own form.
+            fn check(self) -> Result<PeerMessage, WireError> {
+                match self {
+                    $(Kind::$kind(message) => message.check(),)*
                 }
             }
         }
@@ -163,20 +172,107 @@ pub(super) fn read_forward(body: &[u8]) -> Result<(Envelope, Forward), WireError
 
 /// Writes the answers to forwarded commands.
 pub(super) fn write_replies(replies: Vec<ForwardReply>) -> Result<Vec<u8>, WireError> {
-    let replies = replies.into_iter().map(|reply| match reply {
-        ForwardReply::Outcome(outcome) => proto::ForwardReply { outcome: Some(outcome), error: None },
-        ForwardReply::Error { kind, detail } => {
-            let error = Some(proto::ForwardFailure { kind: kind.name().to_owned(), detail });
-            proto::ForwardReply { outcome: None, error }
-        }
-    });
-    Ok(serde_json::to_vec(&proto::ForwardReplies { replies: replies.collect() })?)
+    let replies = replies.into_iter().map(write_reply).collect();
+    Ok(serde_json::to_vec(&proto::ForwardReplies { replies })?)
 }
 
 /// Reads the answers to forwarded commands.
 pub(super) fn read_replies(body: &[u8]) -> Result<Vec<ForwardReply>, WireError> {
     let replies: proto::ForwardReplies = serde_json::from_slice(body)?;
-    let read = |reply: proto::ForwardReply| match (reply.outcome, reply.error) {
+    replies.replies.into_iter().map(read_reply).collect()
+}
+
+/// The first item of either side: who speaks to whom, and how.
+pub(super) fn handshake(envelope: Envelope) -> proto::Item {
+    let (version_min, version_max) = VERSIONS.into_inner();
+    item(Item::Handshake(proto::Handshake { version_min, version_max, envelope: Some(envelope) }))
+}
+
+/// Reads the first item: the versions spoken, and the envelope.
+pub(super) fn read_handshake(
+    first: Option<proto::Item>,
+) -> Result<(RangeInclusive<u32>, Option<Envelope>), WireError> {
+    match first.and_then(|first| first.item) {
+        Some(Item::Handshake(proto::Handshake { version_min, version_max, envelope })) => {
+            Ok((version_min..=version_max, envelope))
+        }
+        _ => Err(WireError::Missing("handshake")),
+    }
+}
+
+/// An item of many shards' messages: neighbours of one shard share its number.
+pub(super) fn batch(messages: Vec<(ShardId, PeerMessage)>) -> proto::Item {
+    let mut shards: Vec<proto::ShardMessages> = Vec::new();
+    let mut left = messages.len();
+    for (shard, message) in messages {
+        if shards.last().is_none_or(|last| last.shard != shard.0) {
+            // Mostly all are of one shard.
+            shards.push(proto::ShardMessages { shard: shard.0, messages: Vec::with_capacity(left) });
+        }
+        left -= 1;
+        let message = proto::Message { kind: Some(Kind::from(message)) };
+        shards.last_mut().expect("one was pushed").messages.push(message);
+    }
+    item(Item::Batch(proto::Batch { shards }))
+}
+
+/// Reads one shard's messages, and how many were of kinds that this version does not know.
+pub(super) fn read_shard(
+    messages: proto::ShardMessages,
+) -> Result<(ShardId, Vec<PeerMessage>, usize), WireError> {
+    let count = messages.messages.len();
+    let known = messages.messages.into_iter().filter_map(|message| message.kind);
+    let read = known.map(Kind::check).collect::<Result<Vec<_>, _>>()?;
+    let unknown = count - read.len();
+    Ok((ShardId(messages.shard), read, unknown))
+}
+
+/// An item with commands for a leader.
+pub(super) fn forward_request(number: u64, forward: Forward) -> proto::Item {
+    let time_left_micros = u64::try_from(forward.time_left.as_micros()).unwrap_or(u64::MAX);
+    let (shard, commands) = (forward.shard.0, forward.commands);
+    item(Item::Request(proto::ForwardRequest { number, shard, time_left_micros, commands }))
+}
+
+/// Reads commands for a leader.
+pub(super) fn read_forward_request(request: proto::ForwardRequest) -> (u64, Forward) {
+    let forward = Forward {
+        shard: ShardId(request.shard),
+        time_left: Duration::from_micros(request.time_left_micros),
+        commands: request.commands,
+    };
+    (request.number, forward)
+}
+
+/// An item that answers a forward.
+pub(super) fn forward_answer(number: u64, replies: Vec<ForwardReply>) -> proto::Item {
+    let replies = replies.into_iter().map(write_reply).collect();
+    item(Item::Answer(proto::ForwardAnswer { number, replies }))
+}
+
+/// Reads the answer to a forward.
+pub(super) fn read_forward_answer(
+    answer: proto::ForwardAnswer,
+) -> (u64, Result<Vec<ForwardReply>, WireError>) {
+    (answer.number, answer.replies.into_iter().map(read_reply).collect())
+}
+
+fn item(item: Item) -> proto::Item {
+    proto::Item { item: Some(item) }
+}
+
+fn write_reply(reply: ForwardReply) -> proto::ForwardReply {
+    match reply {
+        ForwardReply::Outcome(outcome) => proto::ForwardReply { outcome: Some(outcome), error: None },
+        ForwardReply::Error { kind, detail } => {
+            let error = Some(proto::ForwardFailure { kind: kind.name().to_owned(), detail });
+            proto::ForwardReply { outcome: None, error }
+        }
+    }
+}
+
+fn read_reply(reply: proto::ForwardReply) -> Result<ForwardReply, WireError> {
+    match (reply.outcome, reply.error) {
         (Some(outcome), None) => Ok(ForwardReply::Outcome(outcome)),
         (None, Some(error)) => {
             let kind = ErrorKind::from_name(&error.kind).ok_or(WireError::Malformed("kind"))?;
@@ -184,8 +280,7 @@ pub(super) fn read_replies(body: &[u8]) -> Result<Vec<ForwardReply>, WireError> 
         }
         (None, None) => Err(WireError::Missing("outcome")),
         (Some(_), Some(_)) => Err(WireError::Malformed("error")),
-    };
-    replies.replies.into_iter().map(read).collect()
+    }
 }
 
 impl From<PeerMessage> for Kind {
@@ -324,6 +419,9 @@ impl Received for proto::ChainHash {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use prost::Message as _;
+
     use super::*;
 
     const BALLOT: Ballot = Ballot { round: 3, node: 2 };
@@ -440,6 +538,118 @@ mod tests {
         );
         let (_, messages) = read_messages("/paxos/poll", body.as_bytes()).unwrap();
         assert_eq!(messages, [PeerMessage::Paxos(Message::Poll { poll: 4 })]);
+    }
+
+    /// Today's bytes of every item, as hexadecimal text: `name bytes` on each line.
+    const ITEMS: &str = include_str!("wire/items_v1.txt");
+
+    /// Every item that nodes send: a handshake, a batch of every kind of messages in two shards, forwards.
+    fn every_item() -> Vec<(&'static str, proto::Item)> {
+        let mut messages: Vec<_> = every_kind().into_iter().map(|message| (ShardId(1), message)).collect();
+        let other = PeerMessage::Paxos(Message::Poll { poll: 2 });
+        messages.push((ShardId(300), other));
+        let forward = Forward {
+            shard: ShardId(5),
+            time_left: Duration::from_micros(1_234_567),
+            commands: vec!["\u{0}one".into(), "".into()],
+        };
+        let error = ForwardReply::Error { kind: ErrorKind::NotLeader, detail: "node 3 leads".into() };
+        vec![
+            ("handshake", handshake(Envelope { shard: 0, ..envelope() })),
+            ("batch", batch(messages)),
+            ("forward_request", forward_request(7, forward)),
+            ("forward_answer", forward_answer(7, vec![ForwardReply::Outcome("\u{1}".into()), error])),
+        ]
+    }
+
+    fn hexadecimal(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn bytes_of(hexadecimal: &str) -> Vec<u8> {
+        let digits: Vec<char> = hexadecimal.chars().collect();
+        let byte = |pair: &[char]| u8::from_str_radix(&String::from_iter(pair), 16).unwrap();
+        digits.chunks(2).map(byte).collect()
+    }
+
+    #[test]
+    fn items_have_the_bytes_that_they_always_had() {
+        let items = every_item();
+        let lines: Vec<(&str, &str)> = ITEMS.lines().filter_map(|line| line.split_once(' ')).collect();
+        let written: Vec<_> =
+            items.iter().map(|(name, item)| (*name, hexadecimal(&item.encode_to_vec()))).collect();
+        let written: Vec<_> = written.iter().map(|(name, bytes)| (*name, bytes.as_str())).collect();
+        assert_eq!(written, lines);
+        for ((name, bytes), (_, item)) in lines.into_iter().zip(items) {
+            assert_eq!(proto::Item::decode(bytes_of(bytes).as_slice()).unwrap(), item, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_batch_brings_back_each_shards_messages() {
+        let Some(Item::Batch(batch)) = every_item().remove(1).1.item else { panic!("a batch") };
+        let read: Vec<_> = batch.shards.into_iter().map(|shard| read_shard(shard).unwrap()).collect();
+        let other = vec![PeerMessage::Paxos(Message::Poll { poll: 2 })];
+        assert_eq!(read, [(ShardId(1), every_kind(), 0), (ShardId(300), other, 0)]);
+    }
+
+    #[test]
+    fn fields_items_and_kinds_of_later_versions_are_skipped() {
+        // Field 15 with the text `new`, and field 900 with the number 1.
+        let later = [0x7a, 3, b'n', b'e', b'w', 0xa0, 0x38, 1];
+        for (name, item) in every_item() {
+            let mut bytes = item.encode_to_vec();
+            bytes.extend(later);
+            assert_eq!(proto::Item::decode(bytes.as_slice()).unwrap(), item, "{name}");
+        }
+        let item = proto::Item::decode(later.as_slice()).unwrap();
+        assert_eq!(item, proto::Item { item: None });
+        let mut envelope_bytes = envelope().encode_to_vec();
+        envelope_bytes.extend(later);
+        assert_eq!(Envelope::decode(envelope_bytes.as_slice()).unwrap(), envelope());
+
+        let unknown = proto::Message::decode(later.as_slice()).unwrap();
+        let known = proto::Message { kind: Some(Kind::from(Message::Poll { poll: 4 })) };
+        let messages = proto::ShardMessages { shard: 1, messages: vec![unknown.clone(), known, unknown] };
+        let poll = PeerMessage::Paxos(Message::Poll { poll: 4 });
+        assert_eq!(read_shard(messages).unwrap(), (ShardId(1), vec![poll], 2));
+    }
+
+    #[test]
+    fn what_does_not_make_sense_is_an_error() {
+        let read = |kind| {
+            let messages = vec![proto::Message { kind: Some(kind) }];
+            read_shard(proto::ShardMessages { shard: 1, messages }).unwrap_err().to_string()
+        };
+        let prepare = proto::Prepare { ballot: None, from: 1 };
+        assert!(read(Kind::Prepare(prepare)).contains("`ballot` is missing"));
+        let entry = proto::Entry { index: 1, ballot: write_ballot(BALLOT), data: None, noop: false };
+        let accept =
+            proto::Accept { ballot: write_ballot(BALLOT), sent_at: 1, entries: vec![entry], chosen: 0 };
+        assert!(read(Kind::Accept(accept)).contains("`data` is missing"));
+        let reply = proto::ForwardReply { outcome: None, error: None };
+        let answer = proto::ForwardAnswer { number: 3, replies: vec![reply] };
+        let (number, replies) = read_forward_answer(answer);
+        assert!(number == 3 && matches!(replies, Err(WireError::Missing("outcome"))));
+        for first in [None, Some(batch(Vec::new()))] {
+            assert!(matches!(read_handshake(first), Err(WireError::Missing("handshake"))));
+        }
+    }
+
+    #[test]
+    fn payloads_are_not_copied_when_they_are_read() {
+        let entry = Entry { index: 7, ballot: BALLOT, value: Value::Data(vec![7; 1000].into()) };
+        let accept = Message::Accept { ballot: BALLOT, sent_at: 5, entries: vec![entry], chosen: 6 };
+        let bytes = Bytes::from(batch(vec![(ShardId(1), PeerMessage::Paxos(accept))]).encode_to_vec());
+        let Some(Item::Batch(mut read)) = proto::Item::decode(bytes.clone()).unwrap().item else {
+            panic!("a batch")
+        };
+        let (_, messages, _) = read_shard(read.shards.remove(0)).unwrap();
+        let [PeerMessage::Paxos(Message::Accept { entries, .. })] = messages.as_slice() else {
+            panic!("{messages:?}")
+        };
+        let Value::Data(data) = &entries[0].value else { panic!("data") };
+        assert!(bytes.as_ptr_range().contains(&data.as_ptr()));
     }
 
     #[test]

@@ -44,6 +44,7 @@ Examples:
 Examples:
   keevee cluster start
   keevee cluster start --nodes 5
+  keevee cluster start --peer-transport http-json
   keevee cluster start --data /var/tmp/kv --http-port 8101 --peer-port 9101")]
 pub(crate) struct StartArguments {
     #[command(flatten)]
@@ -60,6 +61,27 @@ pub(crate) struct StartArguments {
     /// Node 1's port for the other nodes; theirs follow [default: 9001]
     #[arg(long, value_name = "PORT")]
     peer_port: Option<u16>,
+    /// What the nodes speak to each other [default: grpc]
+    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    peer_transport: Option<PeerTransport>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PeerTransport {
+    /// Streams of gRPC
+    Grpc,
+    /// Readable JSON over HTTP, for teaching and debugging
+    HttpJson,
+}
+
+impl PeerTransport {
+    /// As `keevee.toml` names it.
+    fn name(self) -> &'static str {
+        match self {
+            PeerTransport::Grpc => "grpc",
+            PeerTransport::HttpJson => "http-json",
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -96,6 +118,7 @@ async fn start(arguments: StartArguments) -> Result<(), Failure> {
         nodes: arguments.nodes,
         http_port: arguments.http_port,
         peer_port: arguments.peer_port,
+        peer_transport: arguments.peer_transport.map(|transport| transport.name().to_owned()),
     };
     let mut cluster = Cluster::open_or_create(&plan).await?;
     let started = cluster.start()?;

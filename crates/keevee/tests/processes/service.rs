@@ -1,8 +1,9 @@
 //! Service while all is well, and while a minority is down.
 
 use keevee_client::{Consistency, ErrorKind, Expect, Write};
+use keevee_cluster::TemporaryCluster;
 
-use crate::{client, client_of, get, put, start};
+use crate::{catches_up, client, client_of, get, program, put, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_creates_reads_updates_and_deletes() {
@@ -68,4 +69,22 @@ async fn service_goes_on_while_a_minority_is_down() {
     let back = client_of(&mut cluster, follower);
     crate::catches_up(&back, "all-49", "x").await;
     assert!(back.get(b"before", Consistency::Stale).await.expect("a read").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_speak_json_to_each_other_serve_and_replace_a_dead_leader() {
+    let started = TemporaryCluster::start_over(program(), 3, Some("http-json")).await;
+    let mut cluster = started.expect("a cluster");
+    let all = client(cluster.endpoints());
+    for id in 1..=3 {
+        put(&client_of(&mut cluster, id), &format!("key-{id}"), "before").await;
+    }
+    let leader = cluster.leader().await.expect("a leader");
+    cluster.kill(leader).await.expect("killed");
+    for id in 1..=3 {
+        assert_eq!(get(&all, &format!("key-{id}")).await.as_deref(), Some("before"));
+    }
+    put(&all, "key", "after").await;
+    cluster.start_node(leader).expect("started");
+    catches_up(&client_of(&mut cluster, leader), "key", "after").await;
 }

@@ -12,11 +12,12 @@ use hyper::body::Incoming;
 use prometheus::IntCounter;
 use tokio::time::{Instant, timeout_at};
 
-use super::remote::{Remote, Requests};
-use super::wire::{self, FORWARD_PATH};
-use super::{Forward, ForwardError, ForwardReply, ForwardResult};
+use super::posts::{self, Requests};
 use crate::http::body;
 use crate::metrics::Metrics;
+use crate::transport::remote::Remote;
+use crate::transport::wire::{self, FORWARD_PATH};
+use crate::transport::{Forward, ForwardError, ForwardReply, ForwardResult};
 
 /// More idle connections than this are not kept for one peer.
 const IDLE_MAX: usize = 64;
@@ -80,7 +81,8 @@ impl Pool {
         let deadline = Instant::now() + forward.time_left;
         let body = wire::write_forward(self.remote.envelope.clone(), forward)
             .map_err(|error| Failure::NotSent(error.to_string()))?;
-        let (connection, mut response) = self.send(self.remote.post(FORWARD_PATH, body), deadline).await?;
+        let (connection, mut response) =
+            self.send(posts::request(&self.remote, FORWARD_PATH, body), deadline).await?;
         let status = response.status();
         let body = timeout_at(deadline, body::read(response.body_mut(), self.body_bytes_max)).await;
         let body = body
@@ -138,7 +140,7 @@ impl Pool {
     }
 
     async fn connect(&self, deadline: Instant) -> Result<Requests, Failure> {
-        let (requests, connection) = timeout_at(deadline, self.remote.connect())
+        let (requests, connection) = timeout_at(deadline, posts::connect(&self.remote))
             .await
             .map_err(|_| Failure::NotSent("no connection in time".to_owned()))?
             .map_err(|error| Failure::NotSent(error.to_string()))?;

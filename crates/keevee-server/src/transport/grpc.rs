@@ -1,0 +1,144 @@
+//! The peer transport over gRPC: `proto/peer_service.proto`.
+//!
+//! To each peer there are three connections: a lane for what tells that a node is alive, a lane for the rest of
+//! consensus, and one for forwarded commands. Each carries one long-lived call in both directions, so that bulk never
+//! holds up a heartbeat. The side that has something to say calls: nobody has to agree on who connects, and a
+//! connection's end always means the same.
+//!
+//! The metadata of a call carries the secret, and the first item each way is a handshake: the versions of the
+//! protocol that are spoken, the cluster, both nodes and their stores. Nothing else is read before. Who is refused
+//! gets a gRPC status whose text says what to mend.
+//!
+//! What waits for a peer while its stream is busy goes in one item, of all shards; no timer holds anything back. A
+//! message is written to the socket by the very task that takes it from its queue (`work.rs`). What waits is bounded
+//! on both sides: by the queue here, by the windows of HTTP/2 there. A peer that takes nothing for seconds loses its
+//! connection, one that answers no ping too.
+//!
+//! It leaves out encryption: peers must share a network that nobody else listens to.
+
+pub(super) mod caller;
+mod forwards;
+pub(super) mod server;
+mod socket;
+mod work;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use keevee_core::ids::{NodeId, ShardId};
+use tokio::net::TcpListener;
+
+use self::caller::Caller;
+use self::forwards::Forwards;
+use super::identity::PeerConfig;
+use super::lane::Lanes;
+use super::listener::{self, Bounds, Inbound};
+use super::refusals::Refusals;
+use super::remote::{Remote, remotes};
+use super::tasks::Tasks;
+use super::{
+    BoxFuture, Forward, ForwardResult, Handler, PeerConfigError, PeerMessage, PeerTransport, Transport,
+    unknown_node,
+};
+use crate::metrics::Metrics;
+
+/// An item is allowed to be larger than a body by so much: what surrounds the largest entry.
+const ITEM_EXTRA_BYTES: usize = 1 << 20;
+/// What may be on its way to a node that is not reading, per connection; each has one stream.
+const WINDOW_BYTES: u32 = 4 << 20;
+/// What hyper takes from a queue ahead of the window.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
+/// Large items are cut into frames of this size.
+const FRAME_BYTES: u32 = 256 << 10;
+
+/// The largest item that is taken from a peer.
+fn item_bytes_max(config: &PeerConfig) -> usize {
+    config.body_bytes_max + ITEM_EXTRA_BYTES
+}
+
+/// The transport of one node.
+pub(super) struct Grpc {
+    config: PeerConfig,
+    authorization: HeaderValue,
+    links: BTreeMap<NodeId, Link>,
+    refusals: Arc<Refusals>,
+    tasks: Tasks,
+}
+
+/// All that leads to one peer.
+struct Link {
+    remote: Arc<Remote>,
+    lanes: Lanes,
+    forwards: Arc<Forwards>,
+}
+
+impl Grpc {
+    pub(super) fn new(config: PeerConfig, metrics: &Metrics) -> Result<Grpc, PeerConfigError> {
+        let link = |remote: Arc<Remote>| {
+            let peer = remote.peer.id;
+            let forwards = Arc::new(Forwards::new(peer, item_bytes_max(&config), metrics));
+            (peer, Link { lanes: Lanes::new(peer, metrics), forwards, remote })
+        };
+        let links = remotes(&config)?.into_iter().map(link).collect();
+        let authorization = config.authorization()?;
+        let refusals = Arc::new(Refusals::new(metrics));
+        Ok(Grpc { config, authorization, links, refusals, tasks: Tasks::default() })
+    }
+}
+
+impl PeerTransport for Grpc {
+    fn start(&self, handler: Handler, listener: TcpListener) {
+        let inbound = Inbound {
+            authorization: self.authorization.clone(),
+            config: self.config.clone(),
+            remotes: self.links.iter().map(|(node, link)| (*node, link.remote.clone())).collect(),
+            handler: handler.clone(),
+            bounds: Bounds::default(),
+            refusals: self.refusals.clone(),
+            stop: self.tasks.stop.clone(),
+        };
+        self.tasks.spawn(listener::run(listener, Arc::new(inbound), server::serve));
+        for link in self.links.values() {
+            let caller = Caller {
+                config: self.config.clone(),
+                remote: link.remote.clone(),
+                handler: handler.clone(),
+                refusals: self.refusals.clone(),
+            };
+            self.tasks.spawn(caller.clone().run(link.lanes.control.clone()));
+            self.tasks.spawn(caller.clone().run(link.lanes.log.clone()));
+            self.tasks.spawn(caller.run(link.forwards.clone()));
+        }
+    }
+
+    fn drain(&self) -> BoxFuture<()> {
+        self.tasks.drain()
+    }
+
+    fn stop(&self) {
+        self.tasks.abort();
+        for link in self.links.values() {
+            link.forwards.end("this node is stopping");
+        }
+    }
+}
+
+impl Transport for Grpc {
+    fn send(&self, to: NodeId, shard: ShardId, messages: Vec<PeerMessage>) {
+        match self.links.get(&to) {
+            Some(link) => link.lanes.push(shard, messages),
+            None => tracing::debug!(%to, "messages to an unknown node are dropped"),
+        }
+    }
+
+    fn forward(&self, to: NodeId, forward: Forward) -> BoxFuture<ForwardResult> {
+        let Some(link) = self.links.get(&to) else { return unknown_node(to) };
+        let forwards = link.forwards.clone();
+        Box::pin(async move { forwards.forward(forward).await })
+    }
+
+    fn is_reachable(&self, node: NodeId) -> bool {
+        self.links.get(&node).is_some_and(|link| link.remote.is_reachable())
+    }
+}
