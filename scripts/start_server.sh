@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds keevee and starts a cluster on this machine. Node i keeps all it has in ./tmp/data/node<i>/.
 #
-# Usage: start_server.sh [--nodes 3] [--consensus paxos] [--data DIR] [--http-port 8001] [--peer-port 9001]
+# Usage: start_server.sh [--nodes 3] [--consensus paxos|raft] [--data DIR] [--http-port 8001] [--peer-port 9001]
 #
 # Installs what the build lacks, where it may. KEEVEE_BIN names a program to take instead of building one.
 # Stop the cluster with stop_server.sh; started again, it has its data.

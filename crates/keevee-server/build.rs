@@ -1,8 +1,9 @@
 //! Generates the peer messages and the gRPC service from `proto/`, without `protoc`.
 
 /// Bytes are readable text in JSON: the field, and the module that writes it.
-const BASE64_FIELDS: [(&str, &str); 3] = [
+const BASE64_FIELDS: [(&str, &str); 4] = [
     ("Entry.data", "base64_optional"),
+    ("RaftEntry.data", "base64_optional"),
     ("Forward.commands", "base64_list"),
     ("ForwardReply.outcome", "base64_optional"),
 ];
@@ -16,15 +17,16 @@ const QUIET_FIELDS: [(&str, &str); 4] = [
 ];
 
 /// What travels as JSON too; the rest is gRPC's alone.
-const JSON_FILE: &str = "peer.proto";
+const JSON_FILES: [&str; 2] = ["peer.proto", "raft.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["proto/peer.proto", "proto/peer_service.proto"], ["proto"])?;
+    let descriptors =
+        protox::compile(["proto/peer.proto", "proto/raft.proto", "proto/peer_service.proto"], ["proto"])?;
     let mut config = prost_build::Config::new();
     // `Bytes` fields share the buffer that they come from: payloads are not copied.
     config.bytes(["."]);
-    for file in descriptors.file.iter().filter(|file| file.name() == JSON_FILE) {
+    for file in descriptors.file.iter().filter(|file| JSON_FILES.contains(&file.name())) {
         for message in &file.message_type {
             let path = format!(".keevee.peer.v1.{}", message.name());
             config.message_attribute(path, "#[derive(serde::Serialize, serde::Deserialize)]");
@@ -33,6 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // In JSON the path says which kind a message is.
     let kind = "#[derive(serde::Serialize)] #[serde(untagged)]";
     config.enum_attribute(".keevee.peer.v1.Message.kind", kind);
+    config.enum_attribute(".keevee.peer.v1.Raft.kind", "#[derive(serde::Serialize, serde::Deserialize)]");
     for (field, module) in BASE64_FIELDS {
         let attribute = format!("#[serde(with = \"crate::transport::http_json::text::{module}\")]");
         config.field_attribute(format!("keevee.peer.v1.{field}"), attribute);

@@ -28,10 +28,21 @@ pub struct Plan {
     pub http_port: Option<u16>,
     /// Node 1's port for peers, the others' follow; 9001 by default.
     pub peer_port: Option<u16>,
-    /// What the nodes speak to each other, as `keevee.toml` names it; `grpc` by default.
+    /// What all nodes have in common.
+    pub choices: Choices,
+}
+
+/// What all nodes of a cluster have in common, as `keevee.toml` names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// How the nodes agree; `paxos` by default.
+    pub consensus: Option<String>,
+    /// What the nodes speak to each other; `grpc` by default.
     pub peer_transport: Option<String>,
 }
 
+/// How nodes agree if nothing is said.
+const CONSENSUS_DEFAULT: &str = "paxos";
 /// What nodes speak to each other if nothing is said.
 const PEER_TRANSPORT_DEFAULT: &str = "grpc";
 
@@ -58,9 +69,14 @@ impl Plan {
             has,
             wanted,
         };
-        let Existing { nodes, peer_transport } = existing;
-        if let Some(wanted) = self.peer_transport.as_ref().filter(|wanted| *wanted != peer_transport) {
-            return Err(differs(format!("the peer transport {peer_transport}"), wanted.clone()));
+        let Existing { nodes, consensus, peer_transport } = existing;
+        for (name, wanted, has) in [
+            ("the consensus", &self.choices.consensus, consensus),
+            ("the peer transport", &self.choices.peer_transport, peer_transport),
+        ] {
+            if let Some(wanted) = wanted.as_ref().filter(|wanted| *wanted != has) {
+                return Err(differs(format!("{name} {has}"), wanted.clone()));
+            }
         }
         let count = nodes.len() as u64;
         if let Some(wanted) = self.nodes.filter(|wanted| *wanted != count) {
@@ -86,15 +102,16 @@ pub(crate) async fn create(plan: &Plan) -> Result<(), ClusterError> {
     if draft.exists() {
         fs::remove_dir_all(&draft).map_err(ClusterError::file("remove", &draft))?;
     }
-    let peer_transport = plan.peer_transport.as_deref().unwrap_or(PEER_TRANSPORT_DEFAULT);
-    let cluster =
-        ClusterTable { id: Uuid::new_v4(), secret: secret(), peer_transport: peer_transport.to_owned() };
+    let Choices { consensus, peer_transport } = plan.choices.clone();
+    let peer_transport = peer_transport.unwrap_or_else(peer_transport_default);
+    let cluster = ClusterTable { id: Uuid::new_v4(), secret: secret(), peer_transport };
+    let engine = EngineTable { consensus: consensus.unwrap_or_else(consensus_default) };
     let mut members = Vec::new();
     for id in 1..=addresses.len() as u64 {
         let folder = draft.join(format!("node{id}"));
         fs::create_dir_all(&folder).map_err(ClusterError::file("make", &folder))?;
         let config = folder.join("keevee.toml");
-        write_private(&config, &render(&cluster, id, &addresses))?;
+        write_private(&config, &render(&cluster, &engine, id, &addresses))?;
         members.extend(init(plan, id, &config, None).await?);
     }
     // A single node's folder is complete after the first step.
@@ -153,12 +170,19 @@ fn write_private(path: &Path, text: &str) -> Result<(), ClusterError> {
     written.map_err(ClusterError::file("write", path))
 }
 
-fn render(cluster: &ClusterTable, id: u64, addresses: &[(SocketAddr, SocketAddr)]) -> String {
+fn render(
+    cluster: &ClusterTable,
+    engine: &EngineTable,
+    id: u64,
+    addresses: &[(SocketAddr, SocketAddr)],
+) -> String {
+    let EngineTable { consensus } = engine;
     let (http, peer) = addresses[id as usize - 1];
     let ClusterTable { id: cluster_id, secret, peer_transport } = cluster;
     let mut text = format!(
         "# Node {id} of a local keevee cluster. Start it alone with: keevee server --config <this file>\n\n\
          [cluster]\nid = \"{cluster_id}\"\nsecret = \"{secret}\"\npeer_transport = \"{peer_transport}\"\n\n\
+         [engine]\nconsensus = \"{consensus}\"\n\n\
          [node]\nid = {id}\ndata = \"./data\"\nhttp = \"{http}\"\npeer = \"{peer}\"\n"
     );
     for (number, (http, peer)) in addresses.iter().enumerate() {
@@ -171,6 +195,8 @@ fn render(cluster: &ClusterTable, id: u64, addresses: &[(SocketAddr, SocketAddr)
 #[derive(Deserialize)]
 struct ConfigFile {
     cluster: ClusterTable,
+    #[serde(default)]
+    engine: EngineTable,
     node: NodeTable,
     member: Vec<MemberTable>,
 }
@@ -188,6 +214,23 @@ fn peer_transport_default() -> String {
     PEER_TRANSPORT_DEFAULT.to_owned()
 }
 
+/// The same in every node's file.
+#[derive(Deserialize)]
+struct EngineTable {
+    #[serde(default = "consensus_default")]
+    consensus: String,
+}
+
+impl Default for EngineTable {
+    fn default() -> EngineTable {
+        EngineTable { consensus: consensus_default() }
+    }
+}
+
+fn consensus_default() -> String {
+    CONSENSUS_DEFAULT.to_owned()
+}
+
 #[derive(Deserialize)]
 struct NodeTable {
     id: u64,
@@ -201,6 +244,7 @@ struct MemberTable {}
 /// A cluster as it is in a folder.
 pub(crate) struct Existing {
     pub(crate) nodes: Vec<Node>,
+    consensus: String,
     peer_transport: String,
 }
 
@@ -211,7 +255,8 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
     }
     // The manager may be asked from anywhere, and nodes are found by absolute path.
     let folder = fs::canonicalize(folder).map_err(ClusterError::file("open", folder))?;
-    let (mut nodes, mut peer_transport) = (Vec::new(), peer_transport_default());
+    let (mut consensus, mut peer_transport) = (consensus_default(), peer_transport_default());
+    let mut nodes = Vec::new();
     let mut members = 1;
     while nodes.len() < members {
         let id = nodes.len() as u64 + 1;
@@ -224,10 +269,11 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
             return Err(damaged(format!("it is node {}'s, in node {id}'s place", file.node.id)));
         }
         members = file.member.len();
+        consensus = file.engine.consensus;
         peer_transport = file.cluster.peer_transport;
         nodes.push(Node::new(id, folder, file.node.http, file.node.peer));
     }
-    Ok(Some(Existing { nodes, peer_transport }))
+    Ok(Some(Existing { nodes, consensus, peer_transport }))
 }
 
 #[cfg(test)]
@@ -241,7 +287,7 @@ mod tests {
             nodes: Some(nodes),
             http_port: Some(http_port),
             peer_port: Some(peer_port),
-            peer_transport: None,
+            choices: Choices::default(),
         }
     }
 
@@ -264,7 +310,7 @@ mod tests {
         for id in 1..=2 {
             let node = folder.path().join(format!("node{id}"));
             fs::create_dir(&node).expect("a folder");
-            let text = render(&cluster, id, &addresses);
+            let text = render(&cluster, &EngineTable { consensus: "raft".to_owned() }, id, &addresses);
             write_private(&node.join("keevee.toml"), &text).expect("written");
         }
         let existing = read(folder.path()).expect("a cluster").expect("a cluster");
@@ -274,8 +320,13 @@ mod tests {
         assert!(plan(2, 8001, 9001).check(&existing).is_ok());
         assert!(plan(3, 8001, 9001).check(&existing).is_err());
         assert!(plan(2, 8101, 9001).check(&existing).is_err());
-        let over = |transport: &str| Plan { peer_transport: Some(transport.into()), ..plan(2, 8001, 9001) };
-        assert!(over("http-json").check(&existing).is_ok());
-        assert!(over("grpc").check(&existing).is_err());
+        let with = |consensus: &str, transport: &str| {
+            let (consensus, peer_transport) = (Some(consensus.into()), Some(transport.into()));
+            let choices = Choices { consensus, peer_transport };
+            Plan { choices, ..plan(2, 8001, 9001) }.check(&existing)
+        };
+        assert!(with("raft", "http-json").is_ok());
+        assert!(with("raft", "grpc").is_err());
+        assert!(with("paxos", "http-json").is_err());
     }
 }

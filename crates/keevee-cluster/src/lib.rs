@@ -22,7 +22,7 @@ mod wait;
 
 pub use cluster::{Cluster, Ending, Node};
 pub use error::ClusterError;
-pub use folder::Plan;
+pub use folder::{Choices, Plan};
 pub use ports::free_ports;
 pub use temporary::TemporaryCluster;
 pub use wait::until;

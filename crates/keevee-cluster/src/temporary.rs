@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::error::ClusterError;
-use crate::folder::Plan;
+use crate::folder::{Choices, Plan};
 use crate::{ports, process};
 
 /// A cluster on free ports, in a folder of its own. Dropped, it is gone: processes, folder and all.
@@ -24,18 +24,18 @@ struct Folder(PathBuf);
 impl TemporaryCluster {
     /// Makes and starts a cluster of so many nodes, and waits until it serves.
     pub async fn start(program: &Path, nodes: u64) -> Result<TemporaryCluster, ClusterError> {
-        TemporaryCluster::start_over(program, nodes, None).await
+        TemporaryCluster::start_with(program, nodes, &Choices::default()).await
     }
 
-    /// As [`TemporaryCluster::start`], with nodes that speak this to each other.
-    pub async fn start_over(
+    /// As [`TemporaryCluster::start`], with nodes that have this in common.
+    pub async fn start_with(
         program: &Path,
         nodes: u64,
-        peer_transport: Option<&str>,
+        choices: &Choices,
     ) -> Result<TemporaryCluster, ClusterError> {
         let mut tries = 1;
         loop {
-            match TemporaryCluster::try_start(program, nodes, peer_transport).await {
+            match TemporaryCluster::try_start(program, nodes, choices).await {
                 // Another program took a port between our look and the node's start.
                 Err(ClusterError::PortTaken { .. }) if tries < 5 => tries += 1,
                 result => return result,
@@ -46,7 +46,7 @@ impl TemporaryCluster {
     async fn try_start(
         program: &Path,
         nodes: u64,
-        peer_transport: Option<&str>,
+        choices: &Choices,
     ) -> Result<TemporaryCluster, ClusterError> {
         let name = format!("keevee-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let path = std::env::temp_dir().join(name);
@@ -59,7 +59,7 @@ impl TemporaryCluster {
             nodes: Some(nodes),
             http_port: Some(first),
             peer_port: Some(first + count),
-            peer_transport: peer_transport.map(str::to_owned),
+            choices: choices.clone(),
         };
         let cluster = Cluster::open_or_create(&plan).await?;
         let mut temporary = TemporaryCluster { cluster, _folder: folder };

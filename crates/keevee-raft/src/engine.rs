@@ -227,6 +227,15 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                     }
                 });
             }
+            RaftMessage::Heartbeat { call, vote, previous, committed } => {
+                let request = their_append(vote, previous, Vec::new(), committed);
+                self.spawn(async move {
+                    if let Ok(response) = raft.append_entries(request).await {
+                        let result = our_append_result(&response);
+                        exchange.send(from, RaftMessage::HeartbeatReply { call, result });
+                    }
+                });
+            }
             RaftMessage::RequestVote { call, poll, vote, last, transfer } => {
                 let request = their_vote_request(vote, last, transfer);
                 self.spawn(async move {
@@ -246,7 +255,9 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                 let index = read_index(&raft).await;
                 exchange.send(from, RaftMessage::ReadIndexReply { call, index });
             }),
-            RaftMessage::Appended { call, result } => exchange.answer(from, call, Answer::Appended(result)),
+            RaftMessage::Appended { call, result } | RaftMessage::HeartbeatReply { call, result } => {
+                exchange.answer(from, call, Answer::Appended(result));
+            }
             RaftMessage::Voted { call, vote, granted, last } => {
                 exchange.answer(from, call, Answer::Voted { vote, granted, last });
             }
@@ -399,6 +410,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         let replication = metrics.replication.clone().unwrap_or_default();
         let matched = |(member, id): (u64, Option<_>)| (NodeId(member), index(id.as_ref().map(ours)));
         EngineStatus {
+            engine: "raft",
             role: match metrics.state {
                 ServerState::Leader if self.leads(&metrics) => Role::Leader,
                 ServerState::Candidate => Role::Candidate,

@@ -49,6 +49,21 @@ pub enum Payload {
     Members(BTreeSet<u64>),
 }
 
+impl Payload {
+    /// How many bytes were proposed.
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::Data(bytes) => bytes.len(),
+            Payload::Blank | Payload::Members(_) => 0,
+        }
+    }
+
+    /// True if nothing was proposed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
@@ -76,6 +91,25 @@ pub enum RaftMessage {
     },
     /// What became of an [`RaftMessage::Append`].
     Appended {
+        /// The request's number.
+        call: u64,
+        /// The result.
+        result: AppendResult,
+    },
+    /// An [`RaftMessage::Append`] without entries that is not part of the stream of appends, so that it need not
+    /// wait behind them.
+    Heartbeat {
+        /// The request's number.
+        call: u64,
+        /// The leader's vote.
+        vote: Vote,
+        /// An entry that the receiver should have.
+        previous: Option<LogId>,
+        /// How far the leader knows entries to be committed.
+        committed: Option<LogId>,
+    },
+    /// Answers a [`RaftMessage::Heartbeat`].
+    HeartbeatReply {
         /// The request's number.
         call: u64,
         /// The result.

@@ -27,7 +27,7 @@ use openraft::{EmptyNode, RaftNetworkFactory, RaftNetworkV2};
 
 use keevee_core::ids::NodeId;
 
-use crate::message::{AppendResult, LogId, RaftMessage, Vote};
+use crate::message::{AppendResult, LogEntry, LogId, RaftMessage, Vote};
 use crate::types::{Types, our_entry, our_vote, ours, their_append_response, their_vote_response};
 
 /// Appends on their way to one follower.
@@ -132,26 +132,47 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Peer {
-        let (exchange, append_timeout) = (self.exchange.clone(), self.append_timeout);
-        Peer { node: NodeId(target), exchange, append_timeout }
+        self.peer(target, Use::Log)
     }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Peer {
+        self.peer(target, Use::Heartbeats)
+    }
+}
+
+impl Network {
+    fn peer(&self, target: u64, use_of: Use) -> Peer {
+        let (exchange, append_timeout) = (self.exchange.clone(), self.append_timeout);
+        Peer { node: NodeId(target), use_of, exchange, append_timeout }
+    }
+}
+
+/// What openraft uses a [`Peer`] for.
+#[derive(Clone, Copy)]
+enum Use {
+    /// Everything but heartbeats.
+    Log,
+    /// Appends without entries, one at a time.
+    Heartbeats,
 }
 
 /// One other replica, as openraft reaches it.
 pub(crate) struct Peer {
     node: NodeId,
+    use_of: Use,
     exchange: Exchange,
     append_timeout: Duration,
 }
 
 impl Peer {
     fn append(&self, request: &AppendEntriesRequest<Types>) -> Call {
-        self.exchange.ask(self.node, |call| RaftMessage::Append {
-            call,
-            vote: our_vote(&request.vote),
-            previous: request.prev_log_id.as_ref().map(ours),
-            entries: request.entries.iter().map(our_entry).collect(),
-            committed: request.leader_commit.as_ref().map(ours),
+        let vote = our_vote(&request.vote);
+        let previous = request.prev_log_id.as_ref().map(ours);
+        let committed = request.leader_commit.as_ref().map(ours);
+        let entries: Vec<LogEntry> = request.entries.iter().map(our_entry).collect();
+        self.exchange.ask(self.node, |call| match self.use_of {
+            Use::Heartbeats => RaftMessage::Heartbeat { call, vote, previous, committed },
+            Use::Log => RaftMessage::Append { call, vote, previous, entries, committed },
         })
     }
 

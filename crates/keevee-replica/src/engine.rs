@@ -73,6 +73,15 @@ pub struct Events<M> {
     pub failed: Option<EventsFailure>,
 }
 
+impl<M> Events<M> {
+    /// The same with other messages.
+    pub fn map<N>(self, message: impl Fn(M) -> N) -> Events<N> {
+        let Events { send, chosen, reads_ready, failed } = self;
+        let send = send.into_iter().map(|(to, one)| (to, message(one))).collect();
+        Events { send, chosen, reads_ready, failed }
+    }
+}
+
 impl<M> Default for Events<M> {
     fn default() -> Events<M> {
         Events { send: Vec::new(), chosen: Vec::new(), reads_ready: Vec::new(), failed: None }
@@ -96,6 +105,8 @@ pub enum EventsFailure {
 /// What an engine is, as seen from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineStatus {
+    /// The engine's name.
+    pub engine: &'static str,
     /// What this replica does besides following.
     pub role: Role,
     /// The leader that it knows, perhaps itself.

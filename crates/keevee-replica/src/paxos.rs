@@ -218,6 +218,7 @@ impl<L: LogStore> Engine for PaxosEngine<L> {
             RoleName::Leader => Role::Leader,
         };
         EngineStatus {
+            engine: "paxos",
             role,
             leader: status.leader.map(NodeId),
             ballot: status.promised.to_string(),

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use keevee_core::ids::NodeId;
 use keevee_core::limits::Limits;
-use keevee_paxos::Timing;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::engine::{Consensus, Timing};
 use crate::transport::PeerProtocol;
 
 /// A node's configuration.
@@ -81,6 +81,8 @@ pub struct MemberConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineConfig {
+    /// How the replicas of a new data folder agree; a folder keeps what it began with.
+    pub consensus: Consensus,
     /// Between a leader's heartbeats, in milliseconds.
     pub heartbeat_ms: u64,
     /// The shortest silence after which a node looks for another leader, in milliseconds.
@@ -96,6 +98,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> EngineConfig {
         EngineConfig {
+            consensus: Consensus::Paxos,
             heartbeat_ms: 100,
             timeout_min_ms: 600,
             timeout_max_ms: 1200,

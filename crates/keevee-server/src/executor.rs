@@ -15,20 +15,20 @@ use keevee_core::command::{Command, Outcome};
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_replica::storage::{StateStore, StorageError};
 use keevee_replica::{
-    Effects, Engine, Failure, Now, PaxosEngine, Refusal, Request, Role, Shard, ShardStatus as ReplicaStatus,
+    Effects, Engine, Failure, Now, Refusal, Request, Role, Shard, ShardStatus as ReplicaStatus,
 };
 use tokio::sync::{oneshot, watch};
 
+use crate::engine::{EngineMessage, ShardEngine};
 use crate::metrics::{LogMetrics, RefusalReason, ShardMetrics};
 use crate::storage::LogEvent;
-use crate::storage::RocksLog;
 use crate::storage::RocksState;
 use crate::transport::refusals::Refusals;
 use crate::transport::throttle::Party;
 use crate::transport::{PeerMessage, Transport};
 
 /// The replicas that a node runs.
-pub(crate) type Replica = Shard<PaxosEngine<RocksLog>, RocksState>;
+pub(crate) type Replica = Shard<ShardEngine, RocksState>;
 
 /// How often replicas are told the time.
 const TICK: Duration = Duration::from_millis(20);
@@ -266,7 +266,12 @@ impl Executor {
         };
         for message in messages {
             match message {
-                PeerMessage::Paxos(message) => replica.engine().message(now.monotonic, from, message),
+                PeerMessage::Paxos(message) => {
+                    replica.engine().message(now.monotonic, from, EngineMessage::Paxos(message));
+                }
+                PeerMessage::Raft(message) => {
+                    replica.engine().message(now.monotonic, from, EngineMessage::Raft(message));
+                }
                 PeerMessage::ChainHash(hash) => replica
                     .compare_hash(from, hash)
                     .map_err(|failure| FatalError::Replica { shard, failure })?,
@@ -297,10 +302,10 @@ impl Executor {
         Ok(())
     }
 
-    fn carry_out(&mut self, shard: ShardId, effects: Effects<keevee_paxos::Message>) {
+    fn carry_out(&mut self, shard: ShardId, effects: Effects<EngineMessage>) {
         let mut outgoing: BTreeMap<NodeId, Vec<PeerMessage>> = BTreeMap::new();
         for (to, message) in effects.send {
-            outgoing.entry(to).or_default().push(PeerMessage::Paxos(message));
+            outgoing.entry(to).or_default().push(message.into());
         }
         for (to, hash) in effects.hashes {
             outgoing.entry(to).or_default().push(PeerMessage::ChainHash(hash));

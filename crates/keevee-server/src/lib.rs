@@ -1,6 +1,7 @@
 //! All server I/O of keevee: node, log writer, RocksDB, transport, HTTP, metrics.
 
 pub mod config;
+pub mod engine;
 mod executor;
 mod forward;
 pub mod http;

@@ -74,13 +74,13 @@ impl ExecuteError {
 pub struct ShardStatus {
     /// The shard.
     pub shard: u32,
-    /// The engine's name: `paxos`.
+    /// The engine's name: `paxos` or `raft`.
     pub engine: &'static str,
     /// `leader`, `candidate` or `follower`.
     pub role: &'static str,
     /// The leader, if known.
     pub leader: Option<u64>,
-    /// The highest ballot promised: `round.node`.
+    /// The highest ballot promised, `round.node`, or the term.
     pub ballot: String,
     /// The last index in the log.
     pub last: u64,
@@ -379,7 +379,7 @@ pub(crate) fn describe(refusal: Refusal) -> String {
 fn describe_shard(shard: ShardId, status: ReplicaStatus) -> ShardStatus {
     ShardStatus {
         shard: shard.0,
-        engine: "paxos",
+        engine: status.engine.engine,
         role: status.engine.role.name(),
         leader: status.engine.leader.map(|node| node.0),
         ballot: status.engine.ballot,

@@ -26,14 +26,14 @@ use std::time::{Duration, Instant};
 
 use keevee_core::ids::{Incarnation, NodeId, ShardId};
 use keevee_core::slots::SlotSet;
-use keevee_paxos::QuorumSystem;
 use keevee_replica::storage::{StateStore, StorageError};
-use keevee_replica::{Bounds, Failure, PaxosEngine, Shard};
+use keevee_replica::{Bounds, Failure, Shard};
 use rand::Rng;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 use crate::config::{Config, NodeConfig};
+use crate::engine::{Consensus, ShardEngine};
 use crate::executor::{Executor, FatalError, Job, Jobs, LeaderView, Replica, Tickets};
 use crate::forward::Forwarder;
 use crate::http::{Api, Settings, serve};
@@ -270,19 +270,32 @@ fn open_replica(
     let state = RocksState::open(shard, Incarnation(0), Arc::clone(&folder.data), SlotSet::all())?;
     let applied = state.meta()?.applied;
     log.check_fits(applied)?;
+    let consensus = check_consensus(config, &log)?;
     let mut random = rand::rng();
-    let quorum = QuorumSystem::majority(members.iter().map(|node| node.0));
-    let mut paxos = keevee_paxos::Config::new(config.node.id, quorum, random.next_u64());
-    paxos.timing = config.timing();
-    let engine = PaxosEngine::open(paxos, log, applied, Duration::ZERO)?;
+    let seed = random.next_u64();
+    let (node, timing) = (config.node_id(), config.timing());
+    let engine = ShardEngine::open(consensus, node, members, timing, seed, log, applied)?;
     let bounds = Bounds {
         waiting_commands_max: config.limits.waiting_commands_max,
         unsynced_entries_max: config.engine.unsynced_entries_max,
         ..Bounds::default()
     };
-    let (node, boot) = (config.node_id(), random.next_u64());
+    let boot = random.next_u64();
     Shard::new(shard, node, members.clone(), boot, engine, state, bounds)
         .map_err(|failure| ServerError::Replica { shard, failure })
+}
+
+/// A shard keeps the engine that it began with: another could not read its log.
+fn check_consensus(config: &Config, log: &RocksLog) -> Result<Consensus, ServerError> {
+    let wanted = config.engine.consensus;
+    let has = log.engine(wanted)?;
+    if has == wanted {
+        return Ok(has);
+    }
+    Err(ServerError::Mismatch {
+        data: config.node.data.display().to_string(),
+        cause: format!("[engine] consensus is \"{}\", the folder's is \"{}\"", wanted.name(), has.name()),
+    })
 }
 
 async fn listen(address: &str) -> Result<TcpListener, ServerError> {

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::Message;
+use keevee_raft::RaftMessage;
 use keevee_replica::ChainHash;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -75,6 +76,8 @@ pub fn open(
 pub enum PeerMessage {
     /// Of the Multi-Paxos engine.
     Paxos(Message),
+    /// Of the Raft engine.
+    Raft(RaftMessage),
     /// The sender's chain hash at an index: replicas that differ have diverged.
     ChainHash(ChainHash),
 }

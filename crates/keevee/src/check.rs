@@ -15,7 +15,7 @@ use clap::{Args, Subcommand};
 use keevee_client::{Client, Endpoint, EndpointError, Options};
 use keevee_cluster::{Cluster, TemporaryCluster};
 
-use crate::commands::cluster::FolderArguments;
+use crate::commands::cluster::{Consensus, FolderArguments};
 use crate::failure::Failure;
 
 /// Check a cluster: the running one, or a temporary one.
@@ -48,6 +48,9 @@ pub(crate) struct ClusterArguments {
     /// How many nodes a temporary cluster has
     #[arg(long, value_name = "COUNT", default_value_t = 3)]
     nodes: u64,
+    /// How the nodes of a temporary cluster agree
+    #[arg(long, value_enum, default_value_t = Consensus::Paxos)]
+    consensus: Consensus,
 }
 
 /// The cluster under check.
@@ -64,7 +67,8 @@ impl ClusterArguments {
         }
         println!("No cluster runs in {}: starting a temporary one.", self.folder.data.display());
         let program = std::env::current_exe()?;
-        Ok(Subject::Temporary(TemporaryCluster::start(&program, self.nodes).await?))
+        let choices = self.consensus.choices();
+        Ok(Subject::Temporary(TemporaryCluster::start_with(&program, self.nodes, &choices).await?))
     }
 }
 

@@ -15,6 +15,8 @@ use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_replica::storage::StorageError;
 use uuid::Uuid;
 
+use crate::engine::Consensus;
+
 /// The version of all layouts in this file. Written into both databases when a folder is formatted and
 /// compared at every open.
 pub const FORMAT_VERSION: u32 = 1;
@@ -45,6 +47,8 @@ pub enum LogKind {
     /// Reserved: which incarnation of the shard's state is in force, flipped together with the log
     /// when a snapshot is installed. Absent means incarnation 0.
     Incarnation = 4,
+    /// No more key. Value: `[u8]`, which engine writes the shard's entries and hard state.
+    Engine = 5,
 }
 
 /// Kinds of keys of a shard in `data/`: `[shard u32][incarnation u32][kind u8][namespace u32]`, then what
@@ -109,6 +113,28 @@ pub fn hard_state_key(shard: ShardId) -> [u8; 5] {
 /// The key of the mark below which a shard's entries were removed on purpose, in `log/`.
 pub fn trimmed_key(shard: ShardId) -> [u8; 5] {
     kinded(shard.0, LogKind::Trimmed as u8)
+}
+
+/// The key of the mark that says which engine a shard has, in `log/`.
+pub fn engine_key(shard: ShardId) -> [u8; 5] {
+    kinded(shard.0, LogKind::Engine as u8)
+}
+
+/// An engine as [`LogKind::Engine`] keeps it.
+pub fn encode_engine(consensus: Consensus) -> [u8; 1] {
+    match consensus {
+        Consensus::Paxos => [1],
+        Consensus::Raft => [2],
+    }
+}
+
+/// Reads what [`encode_engine`] wrote.
+pub fn decode_engine(bytes: &[u8]) -> Result<Consensus, StorageError> {
+    match bytes {
+        [1] => Ok(Consensus::Paxos),
+        [2] => Ok(Consensus::Raft),
+        other => Err(corrupt("a shard's engine", format!("{other:?}; a newer keevee may know it"))),
+    }
 }
 
 /// The key of an entry in `log/`.

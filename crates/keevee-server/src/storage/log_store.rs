@@ -15,6 +15,8 @@ use keevee_core::ids::ShardId;
 use keevee_replica::storage::{LogRecord, LogStore, StorageError};
 use rocksdb::{Direction, IteratorMode};
 
+use crate::engine::Consensus;
+
 use super::log_writer::LogWriterHandle;
 use super::{Database, format, options, storage_error};
 
@@ -81,6 +83,21 @@ impl RocksLog {
             return Err(StorageError::Corrupt { what: "the applied state", cause });
         }
         Ok(())
+    }
+
+    /// The engine that writes this log. A new log is marked with the one wanted, before anything else is written.
+    pub fn engine(&self, wanted: Consensus) -> Result<Consensus, StorageError> {
+        let key = format::engine_key(self.shard);
+        if let Some(mark) = self.log.get(key).map_err(|error| storage_error(READING, error))? {
+            return format::decode_engine(&mark);
+        }
+        // Logs were written before they were marked, all by Multi-Paxos.
+        if self.hard_state.is_some() || !self.window.is_empty() {
+            return Ok(Consensus::Paxos);
+        }
+        let marked = self.log.put_opt(key, format::encode_engine(wanted), &options::synced());
+        marked.map_err(|error| storage_error("marking the log", error))?;
+        Ok(wanted)
     }
 
     fn take(&mut self, record: &LogRecord, token: u64, indexes: &mut Vec<u64>) {

@@ -11,7 +11,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use keevee_core::ids::{NodeId, ShardId};
-use keevee_paxos::{Entry, Message};
+use keevee_paxos::Message;
+use keevee_raft::RaftMessage;
 
 use super::PeerMessage;
 use crate::metrics::{LaneMetrics, Metrics};
@@ -47,6 +48,14 @@ impl LaneKind {
                 | Message::PollReply { .. }
                 | Message::ReadIndex { .. }
                 | Message::ReadIndexReply { .. },
+            )
+            | PeerMessage::Raft(
+                RaftMessage::Heartbeat { .. }
+                | RaftMessage::HeartbeatReply { .. }
+                | RaftMessage::RequestVote { .. }
+                | RaftMessage::Voted { .. }
+                | RaftMessage::ReadIndex { .. }
+                | RaftMessage::ReadIndexReply { .. },
             ) => LaneKind::Control,
             _ => LaneKind::Log,
         }
@@ -225,16 +234,21 @@ impl Progress {
 
 /// What a message counts for in a queue.
 pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
-    let entries: &[Entry] = match message {
-        PeerMessage::Paxos(Message::Accept { entries, .. } | Message::Promise { entries, .. }) => entries,
-        _ => &[],
+    let entry_bytes: usize = match message {
+        PeerMessage::Paxos(Message::Accept { entries, .. } | Message::Promise { entries, .. }) => {
+            entries.iter().map(|entry| MESSAGE_BYTES + entry.value.len()).sum()
+        }
+        PeerMessage::Raft(RaftMessage::Append { entries, .. }) => {
+            entries.iter().map(|entry| MESSAGE_BYTES + entry.payload.len()).sum()
+        }
+        _ => 0,
     };
-    MESSAGE_BYTES + entries.iter().map(|entry| MESSAGE_BYTES + entry.value.len()).sum::<usize>()
+    MESSAGE_BYTES + entry_bytes
 }
 
 #[cfg(test)]
 mod tests {
-    use keevee_paxos::{Ballot, Value};
+    use keevee_paxos::{Ballot, Entry, Value};
     use keevee_replica::ChainHash;
 
     use super::*;

@@ -5,6 +5,8 @@
 //! `kinds!` (where it is posted as JSON), and in both directions below. Reading never panics, whatever a peer
 //! sent: it ends in a [`WireError`]. Sockets are not known here.
 
+mod raft;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -128,6 +130,7 @@ kinds! {
     ReadIndexReply "/paxos/read_index/reply"
     TakeOver "/paxos/take_over"
     ChainHash "/chain_hash"
+    Raft "/raft"
 }
 
 fn read_kind<M: Received>(body: &[u8]) -> Result<(Envelope, Vec<PeerMessage>), WireError> {
@@ -287,6 +290,7 @@ impl From<PeerMessage> for Kind {
     fn from(message: PeerMessage) -> Kind {
         match message {
             PeerMessage::Paxos(message) => Kind::from(message),
+            PeerMessage::Raft(message) => Kind::from(message),
             PeerMessage::ChainHash(ChainHash { index, chain }) => {
                 Kind::ChainHash(proto::ChainHash { index, chain: format!("{chain:032x}") })
             }

@@ -7,6 +7,7 @@ use keevee_client::{Connection, Endpoint};
 use keevee_cluster::{TemporaryCluster, until};
 use tokio::time::{sleep, timeout};
 
+use crate::commands::cluster::Consensus;
 use crate::failure::Failure;
 
 /// Kill the leader of a temporary cluster again and again: how long until the next write succeeds?
@@ -14,6 +15,7 @@ use crate::failure::Failure;
 #[command(after_help = "\
 Examples:
   keevee cluster check failover
+  keevee cluster check failover --consensus raft
   keevee cluster check failover --rounds 100 --nodes 5")]
 pub(crate) struct Arguments {
     /// How often
@@ -22,13 +24,17 @@ pub(crate) struct Arguments {
     /// How many nodes the cluster has
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=9))]
     nodes: u64,
+    /// How they agree
+    #[arg(long, value_enum, default_value_t = Consensus::Paxos)]
+    consensus: Consensus,
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let program = std::env::current_exe()?;
-    let mut cluster = TemporaryCluster::start(&program, arguments.nodes).await?;
+    let mut cluster =
+        TemporaryCluster::start_with(&program, arguments.nodes, &arguments.consensus.choices()).await?;
     let mut times = Vec::new();
     for round in 1..=arguments.rounds {
         let leader = cluster.wait_ready(PATIENCE).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use keevee_client::{Client, Options};
-use keevee_cluster::{Cluster, ClusterError, Ending, Plan};
+use keevee_cluster::{Choices, Cluster, ClusterError, Ending, Plan};
 
 use crate::check;
 use crate::commands::status;
@@ -44,6 +44,7 @@ Examples:
 Examples:
   keevee cluster start
   keevee cluster start --nodes 5
+  keevee cluster start --consensus raft
   keevee cluster start --peer-transport http-json
   keevee cluster start --data /var/tmp/kv --http-port 8101 --peer-port 9101")]
 pub(crate) struct StartArguments {
@@ -52,9 +53,9 @@ pub(crate) struct StartArguments {
     /// How many nodes, 1 to 9 [default: 3]
     #[arg(long, value_name = "COUNT")]
     nodes: Option<u64>,
-    /// How the nodes agree
-    #[arg(long, value_enum, default_value_t = Consensus::Paxos)]
-    consensus: Consensus,
+    /// How the nodes of a new cluster agree [default: paxos]
+    #[arg(long, value_enum)]
+    consensus: Option<Consensus>,
     /// Node 1's public port; the others' follow [default: 8001]
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
@@ -84,10 +85,27 @@ impl PeerTransport {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Consensus {
-    /// Multi-Paxos
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Consensus {
+    /// keevee's own Multi-Paxos
     Paxos,
+    /// Raft, by openraft
+    Raft,
+}
+
+impl Consensus {
+    /// As `keevee.toml` names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Consensus::Paxos => "paxos",
+            Consensus::Raft => "raft",
+        }
+    }
+
+    /// What the nodes of a cluster that agree so have in common.
+    pub(crate) fn choices(self) -> Choices {
+        Choices { consensus: Some(self.name().to_owned()), peer_transport: None }
+    }
 }
 
 /// Which cluster.
@@ -108,9 +126,6 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
 }
 
 async fn start(arguments: StartArguments) -> Result<(), Failure> {
-    match arguments.consensus {
-        Consensus::Paxos => {}
-    }
     let folder = arguments.folder.data;
     let plan = Plan {
         folder: folder.clone(),
@@ -118,7 +133,10 @@ async fn start(arguments: StartArguments) -> Result<(), Failure> {
         nodes: arguments.nodes,
         http_port: arguments.http_port,
         peer_port: arguments.peer_port,
-        peer_transport: arguments.peer_transport.map(|transport| transport.name().to_owned()),
+        choices: Choices {
+            consensus: arguments.consensus.map(|consensus| consensus.name().to_owned()),
+            peer_transport: arguments.peer_transport.map(|transport| transport.name().to_owned()),
+        },
     };
     let mut cluster = Cluster::open_or_create(&plan).await?;
     let started = cluster.start()?;

@@ -26,7 +26,7 @@ fn texts(output: Output) -> (i32, String, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_put_read_and_deleted() {
-    let mut cluster = start(3).await;
+    let mut cluster = start(3, "paxos").await;
     let (code, stdout, stderr) = run(&cluster, &["put", "a/b c", "grün", "--output", "json"]);
     assert_eq!(code, 0, "{stderr}");
     let answer: Value = serde_json::from_str(&stdout).expect("JSON");
@@ -60,7 +60,7 @@ async fn keys_are_put_read_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_is_measured() {
-    let cluster = start(3).await;
+    let cluster = start(3, "paxos").await;
     let load = ["bench", "--operations", "500", "--connections", "8", "--keys", "100"];
     let mixed = ["--reads", "0.5", "--distribution", "zipf", "--output", "json"];
     let (code, stdout, stderr) = run(&cluster, &[&load[..], &mixed].concat());

@@ -8,9 +8,14 @@ use keevee_cluster::until;
 use crate::load::{Load, all_there};
 use crate::{PATIENCE, client, client_of, client_within, endpoint_of, get, others, put, start};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_killed_under_load_loses_nothing() {
-    let mut cluster = start(3).await;
+with_both_engines! {
+    a_leader_killed_under_load_loses_nothing
+    all_killed_at_once_lose_nothing
+    without_a_majority_nothing_succeeds_falsely
+}
+
+async fn a_leader_killed_under_load_loses_nothing(engine: &str) {
+    let mut cluster = start(3, engine).await;
     let load = Load::start(&cluster.endpoints(), 8);
     load.acknowledges(200).await;
     for round in 1..=3 {
@@ -32,9 +37,8 @@ async fn a_leader_killed_under_load_loses_nothing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_killed_at_once_lose_nothing() {
-    let mut cluster = start(3).await;
+async fn all_killed_at_once_lose_nothing(engine: &str) {
+    let mut cluster = start(3, engine).await;
     let load = Load::start(&cluster.endpoints(), 8);
     load.acknowledges(300).await;
     cluster.kill_all().await.expect("killed");
@@ -50,9 +54,8 @@ async fn all_killed_at_once_lose_nothing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_majority_nothing_succeeds_falsely() {
-    let mut cluster = start(3).await;
+async fn without_a_majority_nothing_succeeds_falsely(engine: &str) {
+    let mut cluster = start(3, engine).await;
     let leader = cluster.leader().await.expect("a leader");
     put(&client(cluster.endpoints()), "before", "1").await;
     let followers = others(&mut cluster, leader);

@@ -34,7 +34,7 @@ fn spawn(config: &Path) -> Child {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_process_on_a_folder_is_refused() {
-    let mut cluster = start(1).await;
+    let mut cluster = start(1, "paxos").await;
     let config = cluster.node(1).expect("a node").config();
     let running = process::running(&config).expect("a pid");
     let text = refusal(&config).await;
@@ -47,7 +47,7 @@ async fn a_second_process_on_a_folder_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_that_was_not_formatted_is_refused() {
-    let mut cluster = start(3).await;
+    let mut cluster = start(3, "paxos").await;
     let patience = Duration::from_secs(30);
     cluster.stop_node(2, patience).await.expect("stopped");
     let config = cluster.node(2).expect("a node").config();
@@ -64,7 +64,7 @@ async fn a_folder_that_was_not_formatted_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_without_first_members_is_refused() {
-    let mut cluster = start(3).await;
+    let mut cluster = start(3, "paxos").await;
     cluster.stop_node(2, PATIENCE).await.expect("stopped");
     let config = cluster.node(2).expect("a node").config();
     fs::remove_dir_all(config.with_file_name("data")).expect("removed");
@@ -79,7 +79,7 @@ async fn a_folder_without_first_members_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_ends_a_node_with_0_and_its_data_stays() {
-    let mut cluster = start(1).await;
+    let mut cluster = start(1, "paxos").await;
     let node = cluster.node(1).expect("a node");
     let (config, endpoint) = (node.config(), node.endpoint());
     cluster.stop_node(1, PATIENCE).await.expect("stopped");

@@ -3,6 +3,24 @@
 //! Each test has a cluster of its own on free ports and in a folder of its own, waits for conditions with a
 //! deadline and never for a time, and leaves nothing behind. How long recovery takes is printed, not judged.
 
+/// Makes two tests of each function: with Multi-Paxos, and with Raft.
+macro_rules! with_both_engines {
+    ($($test:ident)*) => {
+        mod paxos {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test("paxos").await;
+            })*
+        }
+        mod raft {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test("raft").await;
+            })*
+        }
+    };
+}
+
 mod command_line;
 mod crashes;
 mod folders;
@@ -15,7 +33,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use keevee_client::{Client, Consistency, Endpoint, Options, Write};
-use keevee_cluster::{TemporaryCluster, until};
+use keevee_cluster::{Choices, TemporaryCluster, until};
 
 /// How long a condition may take to come true on a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,8 +42,10 @@ fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_keevee"))
 }
 
-async fn start(nodes: u64) -> TemporaryCluster {
-    TemporaryCluster::start(program(), nodes).await.expect("a cluster")
+/// A cluster whose nodes agree by this engine.
+async fn start(nodes: u64, engine: &str) -> TemporaryCluster {
+    let choices = Choices { consensus: Some(engine.to_owned()), ..Choices::default() };
+    TemporaryCluster::start_with(program(), nodes, &choices).await.expect("a cluster")
 }
 
 /// A client of these nodes that gives up after `timeout`.

@@ -6,9 +6,13 @@ use tokio::task::JoinSet;
 
 use crate::{PATIENCE, client, client_of, endpoint_of, get, others, put, start};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_wakes_serves_no_stale_read() {
-    let mut cluster = start(3).await;
+with_both_engines! {
+    a_leader_that_wakes_serves_no_stale_read
+    a_paused_follower_is_not_waited_for
+}
+
+async fn a_leader_that_wakes_serves_no_stale_read(engine: &str) {
+    let mut cluster = start(3, engine).await;
     for round in 1..=3 {
         let leader = cluster.wait_ready(PATIENCE).await.expect("a leader");
         put(&client(cluster.endpoints()), "key", &format!("old {round}")).await;
@@ -48,9 +52,8 @@ async fn a_leader_that_wakes_serves_no_stale_read() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_follower_is_not_waited_for() {
-    let mut cluster = start(3).await;
+async fn a_paused_follower_is_not_waited_for(engine: &str) {
+    let mut cluster = start(3, engine).await;
     let leader = cluster.leader().await.expect("a leader");
     let follower = others(&mut cluster, leader)[0];
     cluster.pause(follower).expect("paused");

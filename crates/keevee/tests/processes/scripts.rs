@@ -41,11 +41,12 @@ fn script(shell: &str, name: &str, arguments: &[&str], folder: &Path) -> (i32, S
 }
 
 /// Starts a cluster by the script, at ports that are free: another program may take one meanwhile.
-fn start_script(shell: &str, folder: &Path) -> String {
+fn start_script(shell: &str, folder: &Path, engine: &str) -> String {
     for _ in 0..5 {
         let first = free_ports(6);
         let (http, peer) = (first.to_string(), (first + 3).to_string());
-        let arguments = ["--data", "data", "--http-port", &http, "--peer-port", &peer];
+        let ports = ["--http-port", &http, "--peer-port", &peer];
+        let arguments = [&["--data", "data", "--consensus", engine], &ports[..]].concat();
         let (code, text) = script(shell, "start_server.sh", &arguments, folder);
         if code == 0 {
             return text;
@@ -56,12 +57,15 @@ fn start_script(shell: &str, folder: &Path) -> String {
     panic!("no free ports");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_start_stop_and_start_again() {
+with_both_engines! {
+    scripts_start_stop_and_start_again
+}
+
+async fn scripts_start_stop_and_start_again(engine: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
     let _started = Started(data.clone());
-    let text = start_script("", folder.path());
+    let text = start_script("", folder.path(), engine);
     assert!(text.contains("curl"), "{text}");
     let mut cluster = Cluster::open(&data, program()).expect("a cluster");
     assert_eq!(cluster.running(), [1, 2, 3]);

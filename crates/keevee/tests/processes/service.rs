@@ -1,13 +1,18 @@
 //! Service while all is well, and while a minority is down.
 
 use keevee_client::{Consistency, ErrorKind, Expect, Write};
-use keevee_cluster::TemporaryCluster;
+use keevee_cluster::{Choices, TemporaryCluster};
 
 use crate::{catches_up, client, client_of, get, program, put, start};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_node_creates_reads_updates_and_deletes() {
-    let mut cluster = start(3).await;
+with_both_engines! {
+    every_node_creates_reads_updates_and_deletes
+    a_retry_through_another_node_takes_effect_once
+    service_goes_on_while_a_minority_is_down
+}
+
+async fn every_node_creates_reads_updates_and_deletes(engine: &str) {
+    let mut cluster = start(3, engine).await;
     for id in 1..=3 {
         let here = client_of(&mut cluster, id);
         let there = client_of(&mut cluster, id % 3 + 1);
@@ -28,9 +33,8 @@ async fn every_node_creates_reads_updates_and_deletes() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retry_through_another_node_takes_effect_once() {
-    let mut cluster = start(3).await;
+async fn a_retry_through_another_node_takes_effect_once(engine: &str) {
+    let mut cluster = start(3, engine).await;
     let (one, two) = (client_of(&mut cluster, 1), client_of(&mut cluster, 2));
     let id = uuid::Uuid::now_v7().to_string();
     let write = Write { condition: None, request_id: Some(id) };
@@ -43,9 +47,8 @@ async fn a_retry_through_another_node_takes_effect_once() {
     assert_eq!(reused.kind, ErrorKind::RequestReused);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn service_goes_on_while_a_minority_is_down() {
-    let mut cluster = start(3).await;
+async fn service_goes_on_while_a_minority_is_down(engine: &str) {
+    let mut cluster = start(3, engine).await;
     let leader = cluster.leader().await.expect("a leader");
     let follower = leader % 3 + 1;
     let all = client(cluster.endpoints());
@@ -73,7 +76,8 @@ async fn service_goes_on_while_a_minority_is_down() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_speak_json_to_each_other_serve_and_replace_a_dead_leader() {
-    let started = TemporaryCluster::start_over(program(), 3, Some("http-json")).await;
+    let over_json = Choices { peer_transport: Some("http-json".to_owned()), ..Choices::default() };
+    let started = TemporaryCluster::start_with(program(), 3, &over_json).await;
     let mut cluster = started.expect("a cluster");
     let all = client(cluster.endpoints());
     for id in 1..=3 {

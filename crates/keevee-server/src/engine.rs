@@ -1,0 +1,180 @@
+//! The engine of a shard: Multi-Paxos or Raft, as its log says.
+//!
+//! Both are moved in the same way. Here is only which one it is, and how it is opened; it leaves out what they do
+//! (`keevee-replica`, `keevee-raft`).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keevee_core::ids::NodeId;
+use keevee_paxos::QuorumSystem;
+use keevee_raft::{RaftEngine, RaftMessage};
+use keevee_replica::storage::StorageError;
+use keevee_replica::{Engine, EngineStatus, Events, PaxosEngine};
+use serde::{Deserialize, Serialize};
+
+use crate::storage::RocksLog;
+use crate::transport::PeerMessage;
+
+/// How a shard's replicas agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Consensus {
+    /// keevee's own Multi-Paxos.
+    #[default]
+    Paxos,
+    /// Raft, by openraft.
+    Raft,
+}
+
+impl Consensus {
+    /// The name, as configurations and statuses show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Consensus::Paxos => "paxos",
+            Consensus::Raft => "raft",
+        }
+    }
+}
+
+/// How leaders are kept and replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between a leader's heartbeats.
+    pub heartbeat: Duration,
+    /// The shortest silence after which a replica looks for another leader.
+    pub timeout_min: Duration,
+    /// The longest.
+    pub timeout_max: Duration,
+}
+
+/// What an engine says to its counterparts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum EngineMessage {
+    Paxos(keevee_paxos::Message),
+    Raft(RaftMessage),
+}
+
+impl From<EngineMessage> for PeerMessage {
+    fn from(message: EngineMessage) -> PeerMessage {
+        match message {
+            EngineMessage::Paxos(message) => PeerMessage::Paxos(message),
+            EngineMessage::Raft(message) => PeerMessage::Raft(message),
+        }
+    }
+}
+
+/// One of the two.
+pub(crate) enum ShardEngine {
+    Paxos(PaxosEngine<RocksLog>),
+    Raft(RaftEngine<RocksLog>),
+}
+
+impl ShardEngine {
+    /// A replica as its log left it.
+    pub(crate) fn open(
+        consensus: Consensus,
+        node: NodeId,
+        members: &BTreeSet<NodeId>,
+        timing: Timing,
+        seed: u64,
+        log: RocksLog,
+        applied: u64,
+    ) -> Result<ShardEngine, StorageError> {
+        let Timing { heartbeat, timeout_min, timeout_max } = timing;
+        let members = members.iter().map(|node| node.0);
+        match consensus {
+            Consensus::Paxos => {
+                let mut config = keevee_paxos::Config::new(node.0, QuorumSystem::majority(members), seed);
+                config.timing = keevee_paxos::Timing { heartbeat, timeout_min, timeout_max };
+                PaxosEngine::open(config, log, applied, Duration::ZERO).map(ShardEngine::Paxos)
+            }
+            Consensus::Raft => {
+                let mut config = keevee_raft::Config::new(node.0, members.collect(), seed);
+                config.timing = keevee_raft::Timing { heartbeat, timeout_min, timeout_max };
+                RaftEngine::open(config, log, applied, Duration::ZERO).map(ShardEngine::Raft)
+            }
+        }
+    }
+}
+
+/// Calls the engine that it is.
+macro_rules! each {
+    ($self:ident, $engine:ident => $call:expr) => {
+        match $self {
+            ShardEngine::Paxos($engine) => $call,
+            ShardEngine::Raft($engine) => $call,
+        }
+    };
+}
+
+impl Engine for ShardEngine {
+    type Message = EngineMessage;
+
+    fn message(&mut self, now: Duration, from: NodeId, message: EngineMessage) {
+        match (self, message) {
+            (ShardEngine::Paxos(engine), EngineMessage::Paxos(message)) => engine.message(now, from, message),
+            (ShardEngine::Raft(engine), EngineMessage::Raft(message)) => engine.message(now, from, message),
+            (ShardEngine::Paxos(_), EngineMessage::Raft(_))
+            | (ShardEngine::Raft(_), EngineMessage::Paxos(_)) => {
+                tracing::debug!(%from, "a message of another engine than this shard's is dropped");
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Duration) {
+        each!(self, engine => engine.tick(now));
+    }
+
+    fn persisted(&mut self, now: Duration, token: u64) {
+        each!(self, engine => engine.persisted(now, token));
+    }
+
+    fn disconnected(&mut self, now: Duration, node: NodeId) {
+        each!(self, engine => engine.disconnected(now, node));
+    }
+
+    fn propose(&mut self, now: Duration, payload: Bytes) -> Option<u64> {
+        each!(self, engine => engine.propose(now, payload))
+    }
+
+    fn read_barrier(&mut self, now: Duration, read: u64) {
+        each!(self, engine => engine.read_barrier(now, read));
+    }
+
+    fn cancel_read(&mut self, now: Duration, read: u64) {
+        each!(self, engine => engine.cancel_read(now, read));
+    }
+
+    fn applied(&mut self, now: Duration, index: u64) {
+        each!(self, engine => engine.applied(now, index));
+    }
+
+    fn flushed(&mut self, now: Duration, index: u64) {
+        each!(self, engine => engine.flushed(now, index));
+    }
+
+    fn transfer_leadership(&mut self, now: Duration) {
+        each!(self, engine => engine.transfer_leadership(now));
+    }
+
+    fn unsynced(&self) -> usize {
+        each!(self, engine => engine.unsynced())
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        each!(self, engine => engine.leader())
+    }
+
+    fn status(&self) -> EngineStatus {
+        each!(self, engine => engine.status())
+    }
+
+    fn take_events(&mut self) -> Events<EngineMessage> {
+        match self {
+            ShardEngine::Paxos(engine) => engine.take_events().map(EngineMessage::Paxos),
+            ShardEngine::Raft(engine) => engine.take_events().map(EngineMessage::Raft),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Raft's messages as they travel, `proto/raft.proto`: the way from and to the engine's own types.
+
+use std::collections::BTreeSet;
+
+use keevee_raft::{AppendResult, LogEntry, LogId, Payload, RaftMessage, Vote};
+
+use super::proto::raft::Kind;
+use super::{PeerMessage, Received, WireError, proto};
+
+impl From<RaftMessage> for super::Kind {
+    fn from(message: RaftMessage) -> super::Kind {
+        let id = |id: Option<LogId>| id.map(write_id);
+        let kind = match message {
+            RaftMessage::Append { call, vote, previous, entries, committed } => {
+                let entries = entries.into_iter().map(write_entry).collect();
+                let (vote, previous, committed) = (write_vote(vote), id(previous), id(committed));
+                Kind::Append(proto::RaftAppend { call, vote, previous, entries, committed })
+            }
+            RaftMessage::Appended { call, result } => Kind::Appended(write_appended(call, result)),
+            RaftMessage::Heartbeat { call, vote, previous, committed } => {
+                let (vote, previous, committed) = (write_vote(vote), id(previous), id(committed));
+                Kind::Heartbeat(proto::RaftHeartbeat { call, vote, previous, committed })
+            }
+            RaftMessage::HeartbeatReply { call, result } => {
+                Kind::HeartbeatReply(write_appended(call, result))
+            }
+            RaftMessage::RequestVote { call, poll, vote, last, transfer } => {
+                let (vote, last) = (write_vote(vote), id(last));
+                Kind::RequestVote(proto::RaftRequestVote { call, poll, vote, last, transfer })
+            }
+            RaftMessage::Voted { call, vote, granted, last } => {
+                Kind::Voted(proto::RaftVoted { call, vote: write_vote(vote), granted, last: id(last) })
+            }
+            RaftMessage::TransferLeader { vote, last } => {
+                Kind::TransferLeader(proto::RaftTransferLeader { vote: write_vote(vote), last: id(last) })
+            }
+            RaftMessage::ReadIndex { call } => Kind::ReadIndex(proto::RaftReadIndex { call }),
+            RaftMessage::ReadIndexReply { call, index } => {
+                Kind::ReadIndexReply(proto::RaftReadIndexReply { call, index })
+            }
+            RaftMessage::Flushed { index } => Kind::Flushed(proto::RaftFlushed { index }),
+            RaftMessage::TooFarBehind => Kind::TooFarBehind(proto::RaftTooFarBehind {}),
+        };
+        super::Kind::Raft(proto::Raft { kind: Some(kind) })
+    }
+}
+
+impl Received for proto::Raft {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        let id = |id: Option<proto::RaftLogId>| id.map(read_id);
+        let message = match self.kind.ok_or(WireError::Missing("kind"))? {
+            Kind::Append(proto::RaftAppend { call, vote, previous, entries, committed }) => {
+                let entries = entries.into_iter().map(read_entry).collect::<Result<_, _>>()?;
+                let (vote, previous, committed) = (read_vote(vote)?, id(previous), id(committed));
+                RaftMessage::Append { call, vote, previous, entries, committed }
+            }
+            Kind::Appended(appended) => {
+                RaftMessage::Appended { call: appended.call, result: read_result(appended)? }
+            }
+            Kind::Heartbeat(proto::RaftHeartbeat { call, vote, previous, committed }) => {
+                let (vote, previous, committed) = (read_vote(vote)?, id(previous), id(committed));
+                RaftMessage::Heartbeat { call, vote, previous, committed }
+            }
+            Kind::HeartbeatReply(appended) => {
+                RaftMessage::HeartbeatReply { call: appended.call, result: read_result(appended)? }
+            }
+            Kind::RequestVote(proto::RaftRequestVote { call, poll, vote, last, transfer }) => {
+                RaftMessage::RequestVote { call, poll, vote: read_vote(vote)?, last: id(last), transfer }
+            }
+            Kind::Voted(proto::RaftVoted { call, vote, granted, last }) => {
+                RaftMessage::Voted { call, vote: read_vote(vote)?, granted, last: id(last) }
+            }
+            Kind::TransferLeader(proto::RaftTransferLeader { vote, last }) => {
+                RaftMessage::TransferLeader { vote: read_vote(vote)?, last: id(last) }
+            }
+            Kind::ReadIndex(proto::RaftReadIndex { call }) => RaftMessage::ReadIndex { call },
+            Kind::ReadIndexReply(proto::RaftReadIndexReply { call, index }) => {
+                RaftMessage::ReadIndexReply { call, index }
+            }
+            Kind::Flushed(proto::RaftFlushed { index }) => RaftMessage::Flushed { index },
+            Kind::TooFarBehind(proto::RaftTooFarBehind {}) => RaftMessage::TooFarBehind,
+        };
+        Ok(PeerMessage::Raft(message))
+    }
+}
+
+fn write_id(id: LogId) -> proto::RaftLogId {
+    proto::RaftLogId { term: id.term, index: id.index }
+}
+
+fn read_id(id: proto::RaftLogId) -> LogId {
+    LogId { term: id.term, index: id.index }
+}
+
+fn write_vote(vote: Vote) -> Option<proto::RaftVote> {
+    Some(proto::RaftVote { term: vote.term, node: vote.node, committed: vote.committed })
+}
+
+fn read_vote(vote: Option<proto::RaftVote>) -> Result<Vote, WireError> {
+    let vote = vote.ok_or(WireError::Missing("vote"))?;
+    Ok(Vote { term: vote.term, node: vote.node, committed: vote.committed })
+}
+
+fn write_entry(entry: LogEntry) -> proto::RaftEntry {
+    let (data, voters) = match entry.payload {
+        Payload::Blank => (None, Vec::new()),
+        Payload::Data(data) => (Some(data), Vec::new()),
+        Payload::Members(voters) => (None, voters.into_iter().collect()),
+    };
+    proto::RaftEntry { id: Some(write_id(entry.id)), data, voters }
+}
+
+fn read_entry(entry: proto::RaftEntry) -> Result<LogEntry, WireError> {
+    let id = read_id(entry.id.ok_or(WireError::Missing("id"))?);
+    let voters: BTreeSet<u64> = entry.voters.into_iter().collect();
+    let payload = match (entry.data, voters.is_empty()) {
+        (Some(data), true) => Payload::Data(data),
+        (None, false) => Payload::Members(voters),
+        (None, true) => Payload::Blank,
+        (Some(_), false) => return Err(WireError::Malformed("voters")),
+    };
+    Ok(LogEntry { id, payload })
+}
+
+fn write_appended(call: u64, result: AppendResult) -> proto::RaftAppended {
+    let (result, through, vote) = match result {
+        AppendResult::Success => (proto::RaftAppendResult::Success, None, None),
+        AppendResult::Partial(through) => (proto::RaftAppendResult::Part, through.map(write_id), None),
+        AppendResult::Conflict => (proto::RaftAppendResult::Conflict, None, None),
+        AppendResult::HigherVote(vote) => (proto::RaftAppendResult::HigherVote, None, write_vote(vote)),
+    };
+    proto::RaftAppended { call, result: result.into(), through, vote }
+}
+
+fn read_result(appended: proto::RaftAppended) -> Result<AppendResult, WireError> {
+    match appended.result() {
+        proto::RaftAppendResult::Success => Ok(AppendResult::Success),
+        proto::RaftAppendResult::Part => Ok(AppendResult::Partial(appended.through.map(read_id))),
+        proto::RaftAppendResult::Conflict => Ok(AppendResult::Conflict),
+        proto::RaftAppendResult::HigherVote => Ok(AppendResult::HigherVote(read_vote(appended.vote)?)),
+        proto::RaftAppendResult::Unspecified => Err(WireError::Malformed("result")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::transport::wire::Kind as AnyKind;
+
+    /// Today's bytes of every message, as hexadecimal text: one on each line.
+    const MESSAGES: &str = include_str!("raft_v1.txt");
+
+    fn every_message() -> Vec<RaftMessage> {
+        let id = |index| Some(LogId { term: 3, index });
+        let vote = Vote { term: 4, node: 2, committed: true };
+        let entry = |index, payload| LogEntry { id: LogId { term: 4, index }, payload };
+        let entries = vec![
+            entry(7, Payload::Blank),
+            entry(8, Payload::Data(Bytes::from_static(b"data"))),
+            entry(9, Payload::Data(Bytes::new())),
+            entry(10, Payload::Members([1, 2, 300].into())),
+        ];
+        let results = [
+            AppendResult::Success,
+            AppendResult::Partial(id(5)),
+            AppendResult::Partial(None),
+            AppendResult::Conflict,
+            AppendResult::HigherVote(vote),
+        ];
+        let appended = results.map(|result| RaftMessage::Appended { call: 1, result });
+        let rest = [
+            RaftMessage::Append { call: 2, vote, previous: id(6), entries, committed: id(5) },
+            RaftMessage::Append { call: 2, vote, previous: None, entries: Vec::new(), committed: None },
+            RaftMessage::Heartbeat { call: 3, vote, previous: id(6), committed: id(5) },
+            RaftMessage::HeartbeatReply { call: 3, result: AppendResult::Conflict },
+            RaftMessage::RequestVote { call: 4, poll: true, vote, last: id(6), transfer: false },
+            RaftMessage::RequestVote { call: 4, poll: false, vote, last: None, transfer: true },
+            RaftMessage::Voted { call: 4, vote, granted: true, last: id(6) },
+            RaftMessage::TransferLeader { vote, last: id(6) },
+            RaftMessage::ReadIndex { call: 5 },
+            RaftMessage::ReadIndexReply { call: 5, index: Some(0) },
+            RaftMessage::ReadIndexReply { call: 5, index: None },
+            RaftMessage::Flushed { index: 6 },
+            RaftMessage::TooFarBehind,
+        ];
+        appended.into_iter().chain(rest).collect()
+    }
+
+    fn message_of(kind: AnyKind) -> proto::Message {
+        proto::Message { kind: Some(kind) }
+    }
+
+    #[test]
+    fn messages_have_the_bytes_that_they_always_had() {
+        let hexadecimal = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let messages = every_message().into_iter().map(|message| message_of(message.into()));
+        let written: Vec<String> = messages.map(|message| hexadecimal(message.encode_to_vec())).collect();
+        let lines: Vec<&str> = MESSAGES.lines().collect();
+        assert_eq!(written, lines);
+    }
+
+    #[test]
+    fn every_message_is_read_as_it_was_written() {
+        for message in every_message() {
+            let bytes = Bytes::from(message_of(message.clone().into()).encode_to_vec());
+            let Some(AnyKind::Raft(read)) = proto::Message::decode(bytes).unwrap().kind else {
+                panic!("another kind: {message:?}");
+            };
+            assert_eq!(read.clone().check().unwrap(), PeerMessage::Raft(message.clone()));
+            let text = serde_json::to_string(&read).unwrap();
+            let read: proto::Raft = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.check().unwrap(), PeerMessage::Raft(message), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_lacks_a_part_or_contradicts_itself_is_refused() {
+        let no_kind = proto::Raft { kind: None };
+        let no_vote = proto::Raft { kind: Some(Kind::Heartbeat(proto::RaftHeartbeat::default())) };
+        let no_result = proto::Raft { kind: Some(Kind::Appended(proto::RaftAppended::default())) };
+        let id = Some(proto::RaftLogId::default());
+        let both = proto::RaftEntry { id, data: Some(Bytes::new()), voters: vec![1] };
+        let vote = Some(proto::RaftVote::default());
+        let append = proto::RaftAppend { vote, entries: vec![both], ..proto::RaftAppend::default() };
+        let contradiction = proto::Raft { kind: Some(Kind::Append(append)) };
+        for raft in [no_kind, no_vote, no_result, contradiction] {
+            assert!(raft.clone().check().is_err(), "{raft:?}");
+        }
+    }
+}
