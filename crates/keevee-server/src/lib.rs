@@ -1,8 +1,9 @@
-//! All server I/O of keevee: node, log writer, RocksDB, transport, HTTP, metrics.
+//! All server I/O of keevee: node, log writer, RocksDB, transport, HTTP, gRPC, metrics.
 
 pub mod config;
 mod executor;
 mod forward;
+pub mod grpc;
 pub mod http;
 mod inbox;
 pub mod metrics;
