@@ -1,9 +1,11 @@
-//! Generates the codec's messages from `proto/`, without `protoc`.
+//! Generates the messages from `proto/`, without `protoc`: those of the codec, and the public ones.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto/command.proto");
-    let descriptors = protox::compile(["proto/command.proto"], ["proto"])?;
-    // `Bytes` fields share the buffer they are decoded from: values are not copied.
-    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    for file in ["proto/command.proto", "proto/kv.proto"] {
+        println!("cargo:rerun-if-changed={file}");
+        let descriptors = protox::compile([file], ["proto"])?;
+        // `Bytes` fields share the buffer they are decoded from: values are not copied.
+        prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Generates the peer messages and the gRPC service from `proto/`, without `protoc`.
+//! Generates the peer messages and their gRPC service from `proto/`, and a client of the public service for tests,
+//! without `protoc`.
 
 /// Bytes are readable text in JSON: the field, and the module that writes it.
 const BASE64_FIELDS: [(&str, &str); 4] = [
@@ -45,5 +46,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         config.field_attribute(format!("keevee.peer.v1.{field}"), attribute);
     }
     tonic_prost_build::configure().build_transport(false).compile_fds_with_config(descriptors, config)?;
+    public_client()
+}
+
+/// The messages are in `keevee-core`, which has the file too.
+fn public_client() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = "../keevee-core/proto";
+    println!("cargo:rerun-if-changed={folder}/kv.proto");
+    let descriptors = protox::compile(["kv.proto"], [folder])?;
+    let builder = tonic_prost_build::configure().build_server(false);
+    builder.extern_path(".keevee.v1", "::keevee_core::kv").compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What the keevee store means, without I/O: ids, commands and outcomes, the deterministic
-//! [`apply`](apply::apply), slots, request-id memory, the chain hash, and the kinds of errors.
+//! [`apply`](apply::apply), slots, request-id memory, the chain hash, the kinds of errors, and the public
+//! messages ([`kv`]).
 //!
 //! Everything here is a pure function of its arguments: no clock, no random numbers, no files, no
 //! sockets. Two replicas that apply the same entries in the same order reach the same bytes.
@@ -16,6 +17,7 @@ pub mod command;
 mod digest;
 pub mod error;
 pub mod ids;
+pub mod kv;
 pub mod limits;
 pub mod requests;
 pub mod slots;

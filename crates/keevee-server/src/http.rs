@@ -19,11 +19,11 @@
 pub(crate) mod body;
 mod cluster;
 mod conditions;
-mod kv;
+pub(crate) mod kv;
 mod path;
 pub mod problem;
-mod query;
-mod server;
+pub(crate) mod query;
+pub(crate) mod server;
 #[cfg(test)]
 mod tests;
 
@@ -114,11 +114,11 @@ const BODY_BYTES_IN_MEMORY_MAX: usize = 256 << 20;
 /// The interface of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Api<S> {
-    store: S,
-    settings: Arc<Settings>,
-    metrics: Arc<Metrics>,
+    pub(crate) store: S,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) metrics: Arc<Metrics>,
     /// A permit for each byte.
-    body_room: Arc<Semaphore>,
+    pub(crate) body_room: Arc<Semaphore>,
 }
 
 impl<S: Store> Api<S> {

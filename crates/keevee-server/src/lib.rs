@@ -1,9 +1,10 @@
-//! All server I/O of keevee: node, log writer, RocksDB, transport, HTTP, metrics.
+//! All server I/O of keevee: node, log writer, RocksDB, transport, HTTP, gRPC, metrics.
 
 pub mod config;
 pub mod engine;
 mod executor;
 mod forward;
+pub mod grpc;
 pub mod http;
 mod inbox;
 pub mod metrics;

@@ -27,6 +27,8 @@ const RECORDS_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0,
 pub enum Protocol {
     /// The public HTTP interface.
     Http,
+    /// The public gRPC interface.
+    Grpc,
 }
 
 /// What a request asked.
@@ -38,26 +40,30 @@ pub enum Operation {
     Put,
     /// To remove a key.
     Delete,
+    /// Several at once.
+    Execute,
 }
 
 impl Protocol {
-    const ALL: [Protocol; 1] = [Protocol::Http];
+    const ALL: [Protocol; 2] = [Protocol::Http, Protocol::Grpc];
 
     fn name(self) -> &'static str {
         match self {
             Protocol::Http => "http",
+            Protocol::Grpc => "grpc",
         }
     }
 }
 
 impl Operation {
-    const ALL: [Operation; 3] = [Operation::Get, Operation::Put, Operation::Delete];
+    const ALL: [Operation; 4] = [Operation::Get, Operation::Put, Operation::Delete, Operation::Execute];
 
     fn name(self) -> &'static str {
         match self {
             Operation::Get => "get",
             Operation::Put => "put",
             Operation::Delete => "delete",
+            Operation::Execute => "execute",
         }
     }
 }

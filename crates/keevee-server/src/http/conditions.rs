@@ -6,7 +6,6 @@
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use keevee_core::command::{Expect, Precondition};
-use keevee_core::error::ErrorKind;
 use keevee_core::requests::RequestId;
 
 use super::problem::Problem;
@@ -74,15 +73,6 @@ pub(super) fn request_id(headers: &HeaderMap) -> Result<Option<RequestId>, Probl
     Ok(Some(RequestId::from_idempotency_key(value.as_bytes())))
 }
 
-/// A precondition failed, and this is what the key has instead.
-pub(super) fn conflict(version: Option<u64>) -> Problem {
-    let detail = match version {
-        Some(version) => format!("the key has version {version}"),
-        None => "the key is absent".to_owned(),
-    };
-    Problem { version, ..Problem::new(ErrorKind::Conflict, detail) }
-}
-
 fn if_match(text: &str) -> Result<Expect, Problem> {
     if text == "*" {
         return Ok(Expect::Present);
@@ -119,6 +109,8 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a Head
 
 #[cfg(test)]
 mod tests {
+    use keevee_core::error::ErrorKind;
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {

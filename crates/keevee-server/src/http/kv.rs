@@ -7,14 +7,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, request};
-use keevee_core::command::{Action, Command, OperationError, OperationResult, Outcome, Versioned};
+use keevee_core::command::{Action, Command, OperationResult, Versioned};
 use keevee_core::error::ErrorKind;
 use keevee_core::limits::Invalid;
 use tokio::sync::SemaphorePermit;
 
 use super::conditions::{self, Unmet};
 use super::path::{self, Target};
-use super::problem::Problem;
+use super::problem::{self, Problem};
 use super::query::{self, Options};
 use super::{Api, Store, body};
 use crate::metrics::{Operation, Protocol};
@@ -22,7 +22,7 @@ use crate::node::{Consistency, Context};
 
 const PREFIX: &str = "/kv/";
 /// A body that has not arrived after this time never will.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// True if the path is that of a key.
 pub(super) fn is_kv(uri: &Uri) -> bool {
@@ -61,11 +61,11 @@ async fn get<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Response, 
     let command = Command::single(Action::Get { key });
     let found = match execute(api, options, command).await? {
         OperationResult::Value(found) => found,
-        other => return Err(unexpected(&other)),
+        other => return Err(Problem::unexpected(&other)),
     };
     let version = found.as_ref().map(|found| found.version);
     match (conditions::of_read(&head.headers, version)?, found) {
-        (Some(Unmet::Conflict), _) => Err(conditions::conflict(version)),
+        (Some(Unmet::Conflict), _) => Err(Problem::conflict(version)),
         (_, None) => Err(Problem::new(ErrorKind::NotFound, "the key is absent")),
         (Some(Unmet::NotModified), Some(found)) => {
             let mut response = StatusCode::NOT_MODIFIED.into_response();
@@ -108,7 +108,7 @@ where
             response.headers_mut().insert(ETAG, conditions::etag(version));
             Ok(response)
         }
-        other => Err(unexpected(&other)),
+        other => Err(Problem::unexpected(&other)),
     }
 }
 
@@ -120,7 +120,7 @@ async fn delete<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Respons
     let command = Command { request_id, preconditions, ..Command::single(Action::Delete { key }) };
     match execute(api, options, command).await? {
         OperationResult::Deleted { existed } => Ok(json(format!("{{\"deleted\":{existed}}}"))),
-        other => Err(unexpected(&other)),
+        other => Err(Problem::unexpected(&other)),
     }
 }
 
@@ -194,44 +194,7 @@ async fn execute<S: Store>(
     let consistency = options.consistency.unwrap_or(Consistency::Linearizable);
     let context = Context { deadline: Instant::now() + timeout, consistency };
     let outcome = api.store.execute(context, command).await?;
-    let refused = |kind, detail: &str| Err(Problem::new(kind, detail));
-    match outcome {
-        Outcome::Done(mut results) if results.len() == 1 => match results.remove(0) {
-            OperationResult::Failed(error) => Err(failed(error)),
-            result => Ok(result),
-        },
-        Outcome::Done(results) => Err(unexpected(&results)),
-        Outcome::Conflict { version, .. } => Err(conditions::conflict(version)),
-        Outcome::Aborted { error, .. } => Err(failed(error)),
-        Outcome::WrongShard => refused(ErrorKind::WrongShard, "another shard owns the key"),
-        Outcome::RequestReused => {
-            refused(ErrorKind::RequestReused, "the idempotency key came before, with another request")
-        }
-        Outcome::RequestExpired => {
-            refused(ErrorKind::RequestExpired, "the idempotency key's time is outside what is remembered")
-        }
-        Outcome::RequestMemoryFull => {
-            refused(ErrorKind::Unavailable, "too many recent idempotency keys are remembered")
-        }
-    }
-}
-
-fn failed(error: OperationError) -> Problem {
-    let kind = match error {
-        OperationError::ValueTooLarge => ErrorKind::TooLarge,
-        OperationError::NotAnInteger | OperationError::Overflow => ErrorKind::Invalid,
-    };
-    Problem::new(kind, error.to_string())
-}
-
-/// An answer to something else than was asked: only a fault of this program gets here.
-fn unexpected(result: &dyn std::fmt::Debug) -> Problem {
-    tracing::error!("an operation came back with another's result");
-    tracing::debug!(?result, "the result");
-    Problem::new(
-        ErrorKind::OutcomeUnknown,
-        "the answer does not fit the request: this is a fault of the server",
-    )
+    problem::only_result(problem::results(outcome)?)
 }
 
 fn value_response(found: Versioned, is_head: bool) -> Response {

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
+use keevee_core::command::{OperationError, OperationResult, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::limits::Invalid;
 
@@ -65,6 +66,64 @@ impl Problem {
         let problem = Problem::invalid(format!("this path takes {allow}"));
         Problem { allow: Some(allow), ..problem.with_status(StatusCode::METHOD_NOT_ALLOWED) }
     }
+
+    /// A precondition failed, and this is what the key has instead.
+    pub(crate) fn conflict(version: Option<u64>) -> Problem {
+        let detail = match version {
+            Some(version) => format!("the key has version {version}"),
+            None => "the key is absent".to_owned(),
+        };
+        Problem { version, ..Problem::new(ErrorKind::Conflict, detail) }
+    }
+
+    /// An answer to something else than was asked: only a fault of this program gets here.
+    pub(crate) fn unexpected(result: &dyn std::fmt::Debug) -> Problem {
+        tracing::error!("an operation came back with another's result");
+        tracing::debug!(?result, "the result");
+        Problem::new(
+            ErrorKind::OutcomeUnknown,
+            "the answer does not fit the request: this is a fault of the server",
+        )
+    }
+}
+
+/// What the operations of a command did, or why none did anything: the same in every protocol.
+pub(crate) fn results(outcome: Outcome) -> Result<Vec<OperationResult>, Problem> {
+    let refused = |kind, detail: &str| Err(Problem::new(kind, detail));
+    match outcome {
+        Outcome::Done(results) => Ok(results),
+        Outcome::Conflict { version, .. } => Err(Problem::conflict(version)),
+        Outcome::Aborted { error, .. } => Err(error.into()),
+        Outcome::WrongShard => refused(ErrorKind::WrongShard, "another shard owns the key"),
+        Outcome::RequestReused => {
+            refused(ErrorKind::RequestReused, "the idempotency key came before, with another request")
+        }
+        Outcome::RequestExpired => {
+            refused(ErrorKind::RequestExpired, "the idempotency key's time is outside what is remembered")
+        }
+        Outcome::RequestMemoryFull => {
+            refused(ErrorKind::Unavailable, "too many recent idempotency keys are remembered")
+        }
+    }
+}
+
+/// The result of a command's only operation.
+pub(crate) fn only_result(mut results: Vec<OperationResult>) -> Result<OperationResult, Problem> {
+    match results.pop() {
+        Some(OperationResult::Failed(error)) if results.is_empty() => Err(error.into()),
+        Some(result) if results.is_empty() => Ok(result),
+        last => Err(Problem::unexpected(&(results, last))),
+    }
+}
+
+impl From<OperationError> for Problem {
+    fn from(error: OperationError) -> Problem {
+        let kind = match error {
+            OperationError::ValueTooLarge => ErrorKind::TooLarge,
+            OperationError::NotAnInteger | OperationError::Overflow => ErrorKind::Invalid,
+        };
+        Problem::new(kind, error.to_string())
+    }
 }
 
 impl From<ExecuteError> for Problem {
@@ -97,15 +156,18 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(retry_after) = self.retry_after {
-            // Whole seconds, and never "at once".
-            let seconds = retry_after.as_millis().div_ceil(1000).clamp(1, 3600) as u64;
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(retry_after)));
         }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
         response
     }
+}
+
+/// Whole seconds, and never "at once".
+pub(crate) fn retry_after_seconds(retry_after: Duration) -> u64 {
+    retry_after.as_millis().div_ceil(1000).clamp(1, 3600) as u64
 }
 
 /// The one mapping from kinds to statuses.

@@ -10,7 +10,7 @@ use super::problem::Problem;
 use crate::node::Consistency;
 
 /// No request waits longer than this.
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// Of a request about a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
