@@ -63,3 +63,38 @@ fn told(command: &Command, results: &[OperationResult]) -> Option<([Bytes; 2], [
     told.sort();
     (told[0].0 != told[1].0).then(|| (told.map(|(key, _)| key.clone()), told.map(|(_, version)| version)))
 }
+
+#[cfg(test)]
+mod tests {
+    use keevee_core::command::{Action, OnError, Operation, Versioned};
+
+    use super::*;
+
+    #[test]
+    fn a_read_that_sees_half_of_a_write_is_told() {
+        let keys = ["a", "b"];
+        let command = |action: fn(&'static str) -> Action| Command {
+            operations: keys.map(|key| Operation { action: action(key), on_error: OnError::Abort }).to_vec(),
+            ..Command::single(action("a"))
+        };
+        let put = command(|key| Action::Put { key: key.into(), value: "1".into() });
+        let get = command(|key| Action::Get { key: key.into() });
+        let check = |read: [u64; 2]| {
+            let mut history = History::default();
+            let written = [5, 6].map(|version| OperationResult::Written { version }).to_vec();
+            let value = |version| Versioned { version, stamp: 0, value: "1".into() };
+            let read = read.map(|version| OperationResult::Value(Some(value(version)))).to_vec();
+            for (command, results) in [(&put, written), (&get, read)] {
+                let number = history.begin(0, 1, command.clone(), false);
+                history.get_mut(number).answer = Some((1, Answer::Done(Outcome::Done(results))));
+            }
+            Atomic::check(&history)
+        };
+        for whole in [[1, 2], [5, 6], [9, 6], [8, 9]] {
+            assert_eq!(check(whole), Ok(()), "{whole:?}");
+        }
+        for half in [[5, 2], [1, 6], [9, 5]] {
+            assert!(check(half).is_err(), "{half:?}");
+        }
+    }
+}

@@ -148,3 +148,53 @@ impl Liveness {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK: u64 = 50;
+    const TIMEOUT_MAX: u64 = 400;
+
+    /// Looks at a group whose writes have these fates, until a rule is broken; when that was.
+    fn broken(leader: impl Fn(u64) -> Option<Leader>, is_acknowledged: impl Fn(u64) -> bool) -> Option<u64> {
+        let mut liveness = Liveness::new(4 * TIMEOUT_MAX, TIMEOUT_MAX);
+        (0..200).map(|look| look * LOOK).find(|now| {
+            let leader = leader(*now);
+            let sight = Sight { now: *now, is_quiet: true, patience: 1, has_connected: true, leader };
+            match liveness.look(sight) {
+                Ok(Demand::Write { number, .. }) => liveness.written(now + 10, number, is_acknowledged(*now)),
+                Ok(Demand::Nothing) => {}
+                Err(_) => return true,
+            }
+            false
+        })
+    }
+
+    fn leader(round: u64) -> Option<Leader> {
+        Some(Leader { round, node: 1 })
+    }
+
+    #[test]
+    fn a_leader_that_acknowledges_holds() {
+        assert_eq!(broken(|_| leader(1), |_| true), None);
+        let late = |now| if now < 1_000 { None } else { leader(1) };
+        assert_eq!(broken(late, |_| true), None, "within the window");
+    }
+
+    #[test]
+    fn a_leader_that_refuses_every_write_does_not() {
+        assert_eq!(broken(|_| leader(1), |_| false), Some(4 * TIMEOUT_MAX));
+        assert_eq!(broken(|_| leader(1), |now| now <= 5_000), Some(5_450), "nor if it begins to");
+    }
+
+    #[test]
+    fn a_leader_that_is_elected_again_is_another_one() {
+        assert_eq!(broken(|now| leader(1 + now / 5_000), |_| true), Some(5_000));
+    }
+
+    #[test]
+    fn nobody_leading_is_no_progress() {
+        assert_eq!(broken(|_| None, |_| true), Some(4 * TIMEOUT_MAX));
+    }
+}

@@ -71,3 +71,23 @@ impl Once {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_in_one_entry_with_its_original_counts_once() {
+        let id = RequestId::Free(7);
+        let add = Action::Increment { key: "counter".into(), by: 1 };
+        let command = Command { request_id: Some(id), ..Command::single(add.clone()) };
+        let mut once = Once::default();
+        once.entry(1, &[command.clone(), command.clone(), Command::single(add)]);
+        assert_eq!(once.applied(1, 1, (10, 12)), Ok(()));
+        assert!(once.applied(1, 1, (10, 13)).is_err(), "the retry was executed too");
+        once.executed(id, 1).expect("for the first time");
+        once.entry(2, &[command]);
+        assert_eq!(once.applied(1, 2, (12, 12)), Ok(()));
+        assert!(once.applied(1, 2, (12, 13)).is_err(), "it was executed by an earlier entry");
+    }
+}

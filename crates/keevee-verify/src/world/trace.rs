@@ -80,3 +80,15 @@ fn fitted(text: String) -> String {
 fn seconds(now: u64) -> String {
     format!("{:>5}.{:06}", now / 1_000_000, now % 1_000_000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_at_the_width_of_a_column() {
+        let of = |letters: usize| "→".repeat(letters);
+        assert_eq!(fitted(of(COLUMN)), of(COLUMN));
+        assert_eq!(fitted(of(COLUMN + 1)), format!("{}…", of(COLUMN - 1)));
+    }
+}
