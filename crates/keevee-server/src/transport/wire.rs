@@ -599,8 +599,8 @@ mod tests {
 
     #[test]
     fn fields_items_and_kinds_of_later_versions_are_skipped() {
-        // Field 15 with the text `new`, and field 900 with the number 1.
-        let later = [0x7a, 3, b'n', b'e', b'w', 0xa0, 0x38, 1];
+        // Field 1000 with the text `new`, and field 900 with the number 1.
+        let later = [0xc2, 0x3e, 3, b'n', b'e', b'w', 0xa0, 0x38, 1];
         for (name, item) in every_item() {
             let mut bytes = item.encode_to_vec();
             bytes.extend(later);
