@@ -75,6 +75,9 @@ impl Config {
             election_timeout_min: millis(timeout_min),
             election_timeout_max: millis(timeout_max),
             enable_pre_vote: Some(true),
+            // Entries go to followers before they are on this node's disk. A leader that lost them in a crash and went
+            // on in its old term would put others in their places.
+            enable_leader_restore: Some(false),
             // A leader without a quorum falls silent, so that those who hear it look for another.
             quorum_loss_probe_interval: Some(2 * millis(timeout_max)),
             snapshot_policy: SnapshotPolicy::Never,
