@@ -319,7 +319,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
 
     fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
-        self.reads.give_up(self.now, self.leader(), self.timing.timeout_min);
+        self.reads.tick(self.now, self.leader(), self.timing.timeout_min);
         self.is_stirred = true;
     }
 
