@@ -268,7 +268,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         let flushed = self.flushed.entry(member).or_default();
         *flushed = index.max(*flushed);
         let by_all = |member: &u64| self.flushed.get(member).copied().unwrap_or(0);
-        let through = self.members.iter().map(by_all).min().unwrap_or(0).min(self.applied);
+        let through =
+            self.members.iter().map(by_all).min().unwrap_or(0).min(self.applied).min(self.matched());
         let dropped = self.log.droppable().map_or(0, |id| id.index);
         // An error shows itself at the next look: the log keeps it.
         if through > dropped
@@ -278,6 +279,15 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             let raft = self.raft.clone();
             self.spawn(async move { drop(raft.trigger().snapshot().await) });
         }
+    }
+
+    /// Of a leader: what it knows all to hold. What a follower holds and the leader does not know of it, it would
+    /// want to send as a snapshot.
+    fn matched(&self) -> u64 {
+        let metrics = self.metrics.borrow_watched();
+        let Some(replication) = &metrics.replication else { return u64::MAX };
+        let matched = |id: &Option<_>| id.as_ref().map_or(0, |id| ours(id).index);
+        replication.values().map(matched).min().unwrap_or(u64::MAX)
     }
 
     /// Whether it leads, and a quorum has told so within the longest timeout.

@@ -1,8 +1,8 @@
 //! openraft's network: requests become messages for the engine to send, and answers find whoever waits for them.
 //!
-//! Messages may be lost, so every request has a time limit. Appends are pipelined: a follower takes them in the
-//! order in which they were sent, and one that comes after a lost one conflicts, so that openraft starts again
-//! where the follower is.
+//! Messages may be lost, so every request has a time limit. Appends are pipelined. One that comes before those it
+//! follows conflicts: that tells nothing of the follower's log, and openraft starts again with what is not
+//! acknowledged.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -200,7 +200,8 @@ impl RaftNetworkV2<Types> for Peer {
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     {
-        let pipeline = Pipeline { peer: self, input: Some(input), under_way: VecDeque::new() };
+        let pipeline =
+            Pipeline { peer: self, input: Some(input), under_way: VecDeque::new(), has_answers: false };
         let pipeline: BoxStream<'s, _> = Box::pin(pipeline);
         Box::pin(std::future::ready(Ok(pipeline)))
     }
@@ -251,6 +252,7 @@ struct Pipeline<'s, S> {
     /// None once it has ended.
     input: Option<S>,
     under_way: VecDeque<UnderWay>,
+    has_answers: bool,
 }
 
 struct UnderWay {
@@ -310,6 +312,11 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Stream for Pipeline<
         };
         if result != AppendResult::Success {
             pipeline.end();
+        }
+        // It overtook the one before, which is on the follower's disk by now. openraft would take the follower to
+        // have lost that, and want to send a snapshot.
+        if std::mem::replace(&mut pipeline.has_answers, true) && result == AppendResult::Conflict {
+            return Poll::Ready(None);
         }
         let response = their_append_response(result);
         Poll::Ready(Some(Ok(response.into_stream_result(previous, last))))
