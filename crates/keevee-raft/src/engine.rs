@@ -124,6 +124,8 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     /// Of each member: what survives a crash without its log.
     flushed: BTreeMap<u64, u64>,
     told_flushed: Option<Duration>,
+    /// The oldest write that the log has not reported, and since when it is the oldest.
+    oldest_write: Option<(u64, Duration)>,
     too_far_behind: bool,
 }
 
@@ -166,6 +168,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             applied,
             flushed: BTreeMap::new(),
             told_flushed: None,
+            oldest_write: None,
             too_far_behind: false,
         })
     }
@@ -290,6 +293,30 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         replication.values().map(matched).min().unwrap_or(u64::MAX)
     }
 
+    /// A leader whose disk does not answer hands over: it can apply nothing more, and so answers nobody
+    /// (etcd#13527).
+    fn leave_if_stalled(&mut self) {
+        self.oldest_write = self.log.oldest_write().map(|token| match self.oldest_write {
+            Some((known, since)) if known == token => (token, since),
+            _ => (token, self.now),
+        });
+        if let Some((_, since)) = &mut self.oldest_write
+            && self.now >= *since + self.timing.timeout_max
+        {
+            // Once more if it leads still, so much later.
+            *since = self.now;
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        let replication = self.metrics.borrow_watched().replication.clone().unwrap_or_default();
+        let others = replication.into_iter().filter(|(member, _)| *member != self.node.0);
+        let Some((to, _)) = others.max_by_key(|(_, matched)| *matched) else { return };
+        let raft = self.raft.clone();
+        self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
+    }
+
     /// Whether it leads, and a quorum has told so within the longest timeout.
     fn leads(&self, metrics: &RaftMetrics<Types>) -> bool {
         let reached = self.now.saturating_sub(self.origin);
@@ -330,6 +357,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
     fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
         self.reads.tick(self.now, self.leader(), self.timing.timeout_min);
+        self.leave_if_stalled();
         self.is_stirred = true;
     }
 
@@ -388,11 +416,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
 
     fn transfer_leadership(&mut self, now: Duration) {
         self.now = self.now.max(now);
-        let replication = self.metrics.borrow_watched().replication.clone().unwrap_or_default();
-        let others = replication.into_iter().filter(|(member, _)| *member != self.node.0);
-        let Some((to, _)) = others.max_by_key(|(_, matched)| *matched) else { return };
-        let raft = self.raft.clone();
-        self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
+        self.hand_over();
     }
 
     fn unsynced(&self) -> usize {
