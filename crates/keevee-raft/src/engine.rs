@@ -141,7 +141,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         // Index 0 holds the members, and means the same as nothing.
         let applied_id = if applied > 0 { Some(log.id_at(applied)?) } else { None };
         let exchange = Exchange::default();
-        let network = Network { exchange: exchange.clone(), append_timeout: config.timing.timeout_min };
+        let network = Network { exchange: exchange.clone(), append_timeout: config.timing.timeout_max };
         let machine = Machine::new(log.clone(), members.clone(), applied_id);
         let mut runtime = SimRuntime::with_seed(config.seed);
         let started = Raft::new(config.node, config.openraft(), network, log.clone(), machine);
@@ -309,6 +309,24 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         }
     }
 
+    /// A leader that no quorum answers falls silent, so that those who hear it look for another; then it speaks
+    /// again for as long, as they may be back. openraft holds back its heartbeats by itself, but not the appends,
+    /// which are signs of life as well.
+    fn fall_silent_or_speak(&mut self) {
+        let timeout_max = self.timing.timeout_max;
+        let is_silent = {
+            let metrics = self.metrics.borrow_watched();
+            let acknowledged = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed_since_start());
+            let reached = self.now.saturating_sub(self.origin);
+            let unheard = |at: Duration| reached.saturating_sub(at).checked_sub(timeout_max);
+            let phase = |unheard: Duration| unheard.as_nanos() / (2 * timeout_max).as_nanos();
+            metrics.state == ServerState::Leader
+                && self.members.len() > 1
+                && acknowledged.and_then(unheard).is_some_and(|unheard| phase(unheard) % 2 == 0)
+        };
+        self.exchange.be_silent(is_silent);
+    }
+
     fn hand_over(&mut self) {
         let replication = self.metrics.borrow_watched().replication.clone().unwrap_or_default();
         let others = replication.into_iter().filter(|(member, _)| *member != self.node.0);
@@ -317,11 +335,11 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
     }
 
-    /// Whether it leads, and a quorum has told so within the longest timeout.
+    /// Whether it leads, and a quorum has told so within twice the longest timeout. Slow disks hold answers back.
     fn leads(&self, metrics: &RaftMetrics<Types>) -> bool {
         let reached = self.now.saturating_sub(self.origin);
         let is_fresh = |acknowledged: SimInstant| {
-            reached.saturating_sub(acknowledged.elapsed_since_start()) <= self.timing.timeout_max
+            reached.saturating_sub(acknowledged.elapsed_since_start()) <= 2 * self.timing.timeout_max
         };
         metrics.state == ServerState::Leader
             && (self.members.len() == 1
@@ -358,6 +376,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         self.now = self.now.max(now);
         self.reads.tick(self.now, self.leader(), self.timing.timeout_min);
         self.leave_if_stalled();
+        self.fall_silent_or_speak();
         self.is_stirred = true;
     }
 

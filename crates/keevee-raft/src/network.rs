@@ -46,6 +46,8 @@ pub(crate) struct Exchange(Arc<Mutex<Desk>>);
 #[derive(Default)]
 struct Desk {
     outgoing: Vec<(NodeId, RaftMessage)>,
+    /// True while appends are not sent.
+    is_silent: bool,
     calls: u64,
     waiting: BTreeMap<u64, (NodeId, OneshotSenderOf<Types, Answer>)>,
     /// Of read rounds: their number, and the index if there is one.
@@ -55,6 +57,11 @@ struct Desk {
 impl Exchange {
     pub(crate) fn send(&self, to: NodeId, message: RaftMessage) {
         self.desk().outgoing.push((to, message));
+    }
+
+    /// Whether appends are not sent, as if they were lost.
+    pub(crate) fn be_silent(&self, is_silent: bool) {
+        self.desk().is_silent = is_silent;
     }
 
     pub(crate) fn take_outgoing(&self) -> Vec<(NodeId, RaftMessage)> {
@@ -85,7 +92,10 @@ impl Exchange {
         desk.calls += 1;
         let number = desk.calls;
         desk.waiting.insert(number, (to, sender));
-        desk.outgoing.push((to, message(number)));
+        let message = message(number);
+        if !(desk.is_silent && matches!(message, RaftMessage::Append { .. })) {
+            desk.outgoing.push((to, message));
+        }
         Call { exchange: self.clone(), number, answer }
     }
 
