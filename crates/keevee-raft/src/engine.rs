@@ -75,6 +75,9 @@ impl Config {
             election_timeout_min: millis(timeout_min),
             election_timeout_max: millis(timeout_max),
             enable_pre_vote: Some(true),
+            // Entries go to followers before they are on this node's disk. A leader that lost them in a crash and went
+            // on in its old term would put others in their places.
+            enable_leader_restore: Some(false),
             // A leader without a quorum falls silent, so that those who hear it look for another.
             quorum_loss_probe_interval: Some(2 * millis(timeout_max)),
             snapshot_policy: SnapshotPolicy::Never,
@@ -121,6 +124,8 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     /// Of each member: what survives a crash without its log.
     flushed: BTreeMap<u64, u64>,
     told_flushed: Option<Duration>,
+    /// The oldest write that the log has not reported, and since when it is the oldest.
+    oldest_write: Option<(u64, Duration)>,
     too_far_behind: bool,
 }
 
@@ -136,7 +141,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         // Index 0 holds the members, and means the same as nothing.
         let applied_id = if applied > 0 { Some(log.id_at(applied)?) } else { None };
         let exchange = Exchange::default();
-        let network = Network { exchange: exchange.clone(), append_timeout: config.timing.timeout_min };
+        let network = Network { exchange: exchange.clone(), append_timeout: config.timing.timeout_max };
         let machine = Machine::new(log.clone(), members.clone(), applied_id);
         let mut runtime = SimRuntime::with_seed(config.seed);
         let started = Raft::new(config.node, config.openraft(), network, log.clone(), machine);
@@ -163,6 +168,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             applied,
             flushed: BTreeMap::new(),
             told_flushed: None,
+            oldest_write: None,
             too_far_behind: false,
         })
     }
@@ -276,7 +282,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         let flushed = self.flushed.entry(member).or_default();
         *flushed = index.max(*flushed);
         let by_all = |member: &u64| self.flushed.get(member).copied().unwrap_or(0);
-        let through = self.members.iter().map(by_all).min().unwrap_or(0).min(self.applied);
+        let through =
+            self.members.iter().map(by_all).min().unwrap_or(0).min(self.applied).min(self.matched());
         let dropped = self.log.droppable().map_or(0, |id| id.index);
         // An error shows itself at the next look: the log keeps it.
         if through > dropped
@@ -288,11 +295,62 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         }
     }
 
-    /// Whether it leads, and a quorum has told so within the longest timeout.
+    /// Of a leader: what it knows all to hold. What a follower holds and the leader does not know of it, it would
+    /// want to send as a snapshot.
+    fn matched(&self) -> u64 {
+        let metrics = self.metrics.borrow_watched();
+        let Some(replication) = &metrics.replication else { return u64::MAX };
+        let matched = |id: &Option<_>| id.as_ref().map_or(0, |id| ours(id).index);
+        replication.values().map(matched).min().unwrap_or(u64::MAX)
+    }
+
+    /// A leader whose disk does not answer hands over: it can apply nothing more, and so answers nobody
+    /// (etcd#13527).
+    fn leave_if_stalled(&mut self) {
+        self.oldest_write = self.log.oldest_write().map(|token| match self.oldest_write {
+            Some((known, since)) if known == token => (token, since),
+            _ => (token, self.now),
+        });
+        if let Some((_, since)) = &mut self.oldest_write
+            && self.now >= *since + self.timing.timeout_max
+        {
+            // Once more if it leads still, so much later.
+            *since = self.now;
+            self.hand_over();
+        }
+    }
+
+    /// A leader that no quorum answers falls silent, so that those who hear it look for another; then it speaks
+    /// again for as long, as they may be back. openraft holds back its heartbeats by itself, but not the appends,
+    /// which are signs of life as well.
+    fn fall_silent_or_speak(&mut self) {
+        let timeout_max = self.timing.timeout_max;
+        let is_silent = {
+            let metrics = self.metrics.borrow_watched();
+            let acknowledged = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed_since_start());
+            let reached = self.now.saturating_sub(self.origin);
+            let unheard = |at: Duration| reached.saturating_sub(at).checked_sub(timeout_max);
+            let phase = |unheard: Duration| unheard.as_nanos() / (2 * timeout_max).as_nanos();
+            metrics.state == ServerState::Leader
+                && self.members.len() > 1
+                && acknowledged.and_then(unheard).is_some_and(|unheard| phase(unheard) % 2 == 0)
+        };
+        self.exchange.be_silent(is_silent);
+    }
+
+    fn hand_over(&mut self) {
+        let replication = self.metrics.borrow_watched().replication.clone().unwrap_or_default();
+        let others = replication.into_iter().filter(|(member, _)| *member != self.node.0);
+        let Some((to, _)) = others.max_by_key(|(_, matched)| *matched) else { return };
+        let raft = self.raft.clone();
+        self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
+    }
+
+    /// Whether it leads, and a quorum has told so within twice the longest timeout. Slow disks hold answers back.
     fn leads(&self, metrics: &RaftMetrics<Types>) -> bool {
         let reached = self.now.saturating_sub(self.origin);
         let is_fresh = |acknowledged: SimInstant| {
-            reached.saturating_sub(acknowledged.elapsed_since_start()) <= self.timing.timeout_max
+            reached.saturating_sub(acknowledged.elapsed_since_start()) <= 2 * self.timing.timeout_max
         };
         metrics.state == ServerState::Leader
             && (self.members.len() == 1
@@ -327,7 +385,9 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
 
     fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
-        self.reads.give_up(self.now, self.leader(), self.timing.timeout_min);
+        self.reads.tick(self.now, self.leader(), self.timing.timeout_min);
+        self.leave_if_stalled();
+        self.fall_silent_or_speak();
         self.is_stirred = true;
     }
 
@@ -386,11 +446,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
 
     fn transfer_leadership(&mut self, now: Duration) {
         self.now = self.now.max(now);
-        let replication = self.metrics.borrow_watched().replication.clone().unwrap_or_default();
-        let others = replication.into_iter().filter(|(member, _)| *member != self.node.0);
-        let Some((to, _)) = others.max_by_key(|(_, matched)| *matched) else { return };
-        let raft = self.raft.clone();
-        self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
+        self.hand_over();
     }
 
     fn unsynced(&self) -> usize {

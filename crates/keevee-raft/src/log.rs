@@ -164,6 +164,11 @@ impl<L: LogStore> SharedLog<L> {
         self.lock().writing.iter().filter(|writing| writing.has_entries).count()
     }
 
+    /// The token of the oldest submission that is not on disk.
+    pub(crate) fn oldest_write(&self) -> Option<u64> {
+        self.lock().writing.front().map(|writing| writing.token)
+    }
+
     /// True while openraft waits for the disk, and so takes nothing else in.
     pub(crate) fn is_saving_vote(&self) -> bool {
         self.lock().writing.iter().any(|writing| matches!(writing.waiter, Waiter::Vote(_)))

@@ -1,8 +1,8 @@
 //! openraft's network: requests become messages for the engine to send, and answers find whoever waits for them.
 //!
-//! Messages may be lost, so every request has a time limit. Appends are pipelined: a follower takes them in the
-//! order in which they were sent, and one that comes after a lost one conflicts, so that openraft starts again
-//! where the follower is.
+//! Messages may be lost, so every request has a time limit. Appends are pipelined. One that comes before those it
+//! follows conflicts: that tells nothing of the follower's log, and openraft starts again with what is not
+//! acknowledged.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -46,6 +46,8 @@ pub(crate) struct Exchange(Arc<Mutex<Desk>>);
 #[derive(Default)]
 struct Desk {
     outgoing: Vec<(NodeId, RaftMessage)>,
+    /// True while appends are not sent.
+    is_silent: bool,
     calls: u64,
     waiting: BTreeMap<u64, (NodeId, OneshotSenderOf<Types, Answer>)>,
     /// Of read rounds: their number, and the index if there is one.
@@ -55,6 +57,11 @@ struct Desk {
 impl Exchange {
     pub(crate) fn send(&self, to: NodeId, message: RaftMessage) {
         self.desk().outgoing.push((to, message));
+    }
+
+    /// Whether appends are not sent, as if they were lost.
+    pub(crate) fn be_silent(&self, is_silent: bool) {
+        self.desk().is_silent = is_silent;
     }
 
     pub(crate) fn take_outgoing(&self) -> Vec<(NodeId, RaftMessage)> {
@@ -85,7 +92,11 @@ impl Exchange {
         desk.calls += 1;
         let number = desk.calls;
         desk.waiting.insert(number, (to, sender));
-        desk.outgoing.push((to, message(number)));
+        let message = message(number);
+        if !(desk.is_silent && matches!(message, RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. }))
+        {
+            desk.outgoing.push((to, message));
+        }
         Call { exchange: self.clone(), number, answer }
     }
 
@@ -221,7 +232,8 @@ impl RaftNetworkV2<Types> for Peer {
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     {
-        let pipeline = Pipeline { peer: self, input: Some(input), under_way: VecDeque::new() };
+        let pipeline =
+            Pipeline { peer: self, input: Some(input), under_way: VecDeque::new(), has_answers: false };
         let pipeline: BoxStream<'s, _> = Box::pin(pipeline);
         Box::pin(std::future::ready(Ok(pipeline)))
     }
@@ -272,6 +284,7 @@ struct Pipeline<'s, S> {
     /// None once it has ended.
     input: Option<S>,
     under_way: VecDeque<UnderWay>,
+    has_answers: bool,
 }
 
 struct UnderWay {
@@ -331,6 +344,11 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Stream for Pipeline<
         };
         if result != AppendResult::Success {
             pipeline.end();
+        }
+        // It overtook the one before, which is on the follower's disk by now. openraft would take the follower to
+        // have lost that, and want to send a snapshot.
+        if std::mem::replace(&mut pipeline.has_answers, true) && result == AppendResult::Conflict {
+            return Poll::Ready(None);
         }
         let response = their_append_response(result);
         Poll::Ready(Some(Ok(response.into_stream_result(previous, last))))

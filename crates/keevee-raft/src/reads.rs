@@ -18,6 +18,8 @@ pub(crate) struct Reads {
     /// By the index that must be applied.
     until: BTreeMap<u64, Vec<u64>>,
     ready: Vec<u64>,
+    /// True once a round had no index, until the next tick: a leader that can't tell now can't a moment later.
+    is_refused: bool,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl Reads {
 
     /// Starts a round if reads wait and none is under way: its number.
     pub(crate) fn start(&mut self, now: Duration, leader: NodeId) -> Option<u64> {
-        if self.round.is_some() || self.waiting.is_empty() {
+        if self.round.is_some() || self.waiting.is_empty() || self.is_refused {
             return None;
         }
         self.rounds += 1;
@@ -59,16 +61,21 @@ impl Reads {
         match index {
             Some(index) if index <= applied => self.ready.extend(round.reads),
             Some(index) => self.until.entry(index).or_default().extend(round.reads),
-            None => self.waiting.splice(0..0, round.reads).for_each(drop),
+            None => {
+                self.is_refused = true;
+                self.waiting.splice(0..0, round.reads).for_each(drop);
+            }
         }
     }
 
-    /// Gives up a round whose leader leads no more, or that has had no answer for so long.
-    pub(crate) fn give_up(&mut self, now: Duration, leader: Option<NodeId>, limit: Duration) {
+    /// With each tick: gives up a round whose leader leads no more, or that has had no answer for so long, and lets the
+    /// next one start.
+    pub(crate) fn tick(&mut self, now: Duration, leader: Option<NodeId>, limit: Duration) {
         let is_lost = |round: &Round| Some(round.leader) != leader || now >= round.started + limit;
         if let Some(round) = self.round.as_ref().filter(|round| is_lost(round)) {
             self.end(round.number, None, 0);
         }
+        self.is_refused = false;
     }
 
     /// Everything up to an index is applied.
@@ -116,15 +123,27 @@ mod tests {
     fn reads_of_a_lost_round_wait_for_the_next_and_its_late_answer_is_nothing() {
         let mut reads = reads(&[1]);
         let lost = reads.start(NOW, LEADER).expect("a round");
-        reads.give_up(NOW, Some(LEADER), Duration::from_secs(1));
+        reads.tick(NOW, Some(LEADER), Duration::from_secs(1));
         assert_eq!(reads.start(NOW, LEADER), None, "it is not lost yet");
-        reads.give_up(NOW, Some(NodeId(3)), Duration::from_secs(1));
+        reads.tick(NOW, Some(NodeId(3)), Duration::from_secs(1));
         reads.push(2);
         let next = reads.start(NOW, NodeId(3)).expect("another");
         reads.end(lost, Some(1), 9);
         assert!(reads.take_ready().is_empty());
         reads.end(next, Some(9), 9);
         assert_eq!(reads.take_ready(), [1, 2]);
+    }
+
+    #[test]
+    fn a_refused_round_is_tried_again_with_the_next_tick() {
+        let mut reads = reads(&[1]);
+        let refused = reads.start(NOW, LEADER).expect("a round");
+        reads.end(refused, None, 9);
+        assert_eq!(reads.start(NOW, LEADER), None, "it would be refused again, for ever");
+        reads.tick(NOW, Some(LEADER), Duration::from_secs(1));
+        let next = reads.start(NOW, LEADER).expect("another");
+        reads.end(next, Some(9), 9);
+        assert_eq!(reads.take_ready(), [1]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::thread;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keevee_mutants::Mutant;
-use keevee_verify::plan::seconds;
+use keevee_verify::plan::{EngineKind, seconds};
 use keevee_verify::{Report, Violation};
 use thiserror::Error;
 
@@ -48,6 +48,9 @@ pub(crate) struct OneRun {
     /// The seed, as `keevee-verify run` prints it
     #[arg(long, value_name = "SEED", value_parser = parse_seed)]
     pub(crate) seed: u64,
+    /// What makes the replicas agree
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineKind,
     /// Put this bug back for the run
     #[arg(long, value_name = "NAME", value_parser = parse_mutant)]
     pub(crate) mutant: Option<Mutant>,
@@ -58,7 +61,11 @@ impl OneRun {
     pub(crate) fn command_line(&self, command: &str) -> String {
         let program = std::env::args().next().unwrap_or("keevee-verify".to_owned());
         let mutant = self.mutant.map(|mutant| format!(" --mutant {}", mutant.name())).unwrap_or_default();
-        format!("{program} {command} --seed {}{mutant}", self.seed)
+        let engine = match self.engine {
+            EngineKind::Paxos => String::new(),
+            EngineKind::Raft => format!(" --engine {}", self.engine.name()),
+        };
+        format!("{program} {command} --seed {}{engine}{mutant}", self.seed)
     }
 }
 
@@ -71,6 +78,9 @@ pub(crate) struct ManySeeds {
     /// The first of them
     #[arg(long, value_name = "SEED", default_value_t = 1, value_parser = parse_seed)]
     from: u64,
+    /// What makes the replicas agree
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineKind,
     /// How many threads run them [default: as many as there are cores]
     #[arg(long, value_name = "COUNT", default_value_t = cores(), hide_default_value = true, value_parser = parse_jobs)]
     pub(crate) jobs: usize,

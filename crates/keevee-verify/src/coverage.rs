@@ -5,6 +5,8 @@ use std::ops::AddAssign;
 
 use serde::{Serialize, Serializer};
 
+use crate::plan::EngineKind;
+
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $counter:ident = $name:literal,)+) => {
         /// Something that a run may see.
@@ -44,6 +46,14 @@ counters! {
     TakeOvers = "takeovers",
     /// A follower that lacked entries which others had applied got them.
     CatchUps = "catch-ups",
+    /// A follower dropped entries that the leader did not have.
+    ConflictsDropped = "conflicts dropped",
+    /// A follower told that it lacks what an append follows.
+    AppendConflicts = "append conflicts",
+    /// Some node reached a majority, but lacked what those have: by Raft's rules nobody could lead.
+    NobodyElectable = "nobody electable",
+    /// Entries were sent while earlier ones were on their way.
+    Pipelined = "appends pipelined",
     /// Entries were read back from a disk, not from memory.
     DiskReads = "disk reads",
     /// A log was truncated below what all had flushed.
@@ -150,6 +160,24 @@ counters! {
     HealingsJudged = "healings judged",
 }
 
+impl Counter {
+    /// False for what an engine does not do.
+    pub fn is_of(self, engine: EngineKind) -> bool {
+        match self {
+            Counter::Adoptions
+            | Counter::HoleFills
+            | Counter::LateLeaders
+            | Counter::Nacks
+            | Counter::PromisePages => engine == EngineKind::Paxos,
+            Counter::ConflictsDropped
+            | Counter::AppendConflicts
+            | Counter::NobodyElectable
+            | Counter::Pipelined => engine == EngineKind::Raft,
+            _ => true,
+        }
+    }
+}
+
 /// A count of each [`Counter`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage([u64; Counter::ALL.len()]);
@@ -176,9 +204,10 @@ impl Coverage {
         self.0[counter as usize]
     }
 
-    /// What was never seen.
-    pub fn missing(&self) -> Vec<&'static str> {
-        let unseen = Counter::ALL.iter().filter(|counter| self.count(**counter) == 0);
+    /// What was never seen, of what an engine does.
+    pub fn missing(&self, engine: EngineKind) -> Vec<&'static str> {
+        let is_unseen = |counter: &&Counter| counter.is_of(engine) && self.count(**counter) == 0;
+        let unseen = Counter::ALL.iter().filter(is_unseen);
         unseen.map(|counter| counter.name()).collect()
     }
 }

@@ -9,24 +9,32 @@ mod agreement;
 mod atomic;
 mod chains;
 mod choices;
+mod commits;
+mod disks;
 mod durable;
 mod honesty;
 mod linearizable;
 mod liveness;
 mod once;
 mod versions;
+mod votes;
 
 pub(crate) use acknowledged::{Acknowledged, Held};
 pub(crate) use agreement::Agreement;
 pub(crate) use atomic::Atomic;
 pub(crate) use chains::Chains;
 pub(crate) use choices::Choices;
+pub(crate) use commits::Commits;
+pub(crate) use disks::Disks;
 pub(crate) use durable::Durable;
 pub(crate) use honesty::Honesty;
 pub(crate) use linearizable::{Checked, Linearizable};
 pub(crate) use liveness::{Demand, Leader, Liveness, Sight};
 pub(crate) use once::Once;
 pub(crate) use versions::Versions;
+pub(crate) use votes::Votes;
+
+use crate::plan::Plan;
 
 /// How a rule was broken: a sentence for the reader of the report.
 pub(crate) type Broken = String;
@@ -38,8 +46,7 @@ pub(crate) const REPLICA: &str = "replica";
 pub(crate) struct Oracles {
     pub(crate) acknowledged: Acknowledged,
     pub(crate) agreement: Agreement,
-    pub(crate) choices: Choices,
-    pub(crate) durable: Durable,
+    pub(crate) disks: Disks,
     pub(crate) chains: Chains,
     pub(crate) versions: Versions,
     pub(crate) once: Once,
@@ -47,16 +54,15 @@ pub(crate) struct Oracles {
 }
 
 impl Oracles {
-    pub(crate) fn new(nodes: u64, settling: u64, timeout_max: u64) -> Oracles {
+    pub(crate) fn new(plan: &Plan) -> Oracles {
         Oracles {
             acknowledged: Acknowledged::default(),
             agreement: Agreement::default(),
-            choices: Choices::new(nodes),
-            durable: Durable::new(nodes),
+            disks: Disks::new(plan.engine, plan.nodes),
             chains: Chains::default(),
             versions: Versions,
             once: Once::default(),
-            liveness: Liveness::new(settling, timeout_max),
+            liveness: Liveness::new(plan.settling(), plan.settings.timeout_max),
         }
     }
 }

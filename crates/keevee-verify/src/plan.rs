@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::random::Random;
@@ -12,11 +13,62 @@ pub const MILLISECOND: u64 = 1_000;
 /// In microseconds.
 pub const SECOND: u64 = 1_000 * MILLISECOND;
 
+/// What makes the replicas of a run agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// keevee's own Multi-Paxos
+    #[default]
+    Paxos,
+    /// Raft, by openraft
+    Raft,
+}
+
+impl EngineKind {
+    /// Its name on command lines and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            EngineKind::Paxos => "paxos",
+            EngineKind::Raft => "raft",
+        }
+    }
+
+    /// How many of the longest election timeouts a group may take to settle.
+    ///
+    /// Multi-Paxos: four (Omni-Paxos 2023, section 7.2). Raft, as openraft builds it: six. A leader that hears nobody
+    /// falls silent after one timeout; those who heard it vote for nobody for one more, and wait for up to another
+    /// before they ask. Votes may be split, and then it takes one and another again.
+    fn settling_timeouts(self) -> u64 {
+        match self {
+            EngineKind::Paxos => SETTLING_TIMEOUTS,
+            EngineKind::Raft => 6,
+        }
+    }
+
+    /// How many times longer than usual a group may take to settle while [`FaultKind::SlowElection`] lasts: each
+    /// attempt of a candidate may fail, and is repeated with another timeout. Multi-Paxos takes longer than usual in
+    /// 2 of 100 such elections, than twice as long in 2 of 1,000, and so on: at 4, once in a million seeds or so. For
+    /// Raft, whose usual is more, as much as such a fault lasts.
+    pub fn slow_patience(self) -> u64 {
+        match self {
+            EngineKind::Paxos => SLOW_PATIENCE,
+            EngineKind::Raft => 2,
+        }
+    }
+
+    /// The engine of a name.
+    pub fn from_name(name: &str) -> Option<EngineKind> {
+        [EngineKind::Paxos, EngineKind::Raft].into_iter().find(|engine| engine.name() == name)
+    }
+}
+
 /// Everything drawn before a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     /// The seed that drew it; also that of the run's own stream.
     pub seed: u64,
+    /// What the replicas run on. It is not drawn: each engine is put through the same.
+    pub engine: EngineKind,
     /// 3 or 5.
     pub nodes: u64,
     /// How long faults happen, in microseconds. Then everything heals.
@@ -246,7 +298,7 @@ pub enum Shape {
 }
 
 impl Plan {
-    /// What a seed draws.
+    /// What a seed draws, for Multi-Paxos; see [`Plan::on`].
     pub fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed, 1);
         let nodes = random.pick(&[3, 3, 5]);
@@ -273,7 +325,24 @@ impl Plan {
         let keys = random.pick(&[2, 4, 9]);
         let faulty_micros = 60 * SECOND;
         let faults = Schedule::new(nodes, &settings, random).draw(faulty_micros);
-        Plan { seed, nodes, faulty_micros, settings, clock_rates, wall_offsets, clients, keys, faults }
+        let engine = EngineKind::Paxos;
+        Plan {
+            seed,
+            engine,
+            nodes,
+            faulty_micros,
+            settings,
+            clock_rates,
+            wall_offsets,
+            clients,
+            keys,
+            faults,
+        }
+    }
+
+    /// The same on another engine.
+    pub fn on(self, engine: EngineKind) -> Plan {
+        Plan { engine, ..self }
     }
 }
 
@@ -285,13 +354,20 @@ pub fn seconds(micros: u64) -> String {
 /// All that was drawn. Taken apart by name, so that a new parameter can't be left out.
 impl fmt::Display for Plan {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { seed, nodes, faulty_micros, settings, clock_rates, wall_offsets, clients, keys, faults } =
-            self;
-        writeln!(
-            formatter,
-            "seed {seed}: {nodes} nodes, {keys} keys, faults for {}",
-            seconds(*faulty_micros)
-        )?;
+        let Plan {
+            seed,
+            engine,
+            nodes,
+            faulty_micros,
+            settings,
+            clock_rates,
+            wall_offsets,
+            clients,
+            keys,
+            faults,
+        } = self;
+        let (engine, faulty) = (engine.name(), seconds(*faulty_micros));
+        writeln!(formatter, "seed {seed}: {engine}, {nodes} nodes, {keys} keys, faults for {faulty}")?;
         writeln!(formatter, "clock rates {clock_rates:?} thousandths, wall offsets {wall_offsets:?} us")?;
         writeln!(formatter, "{settings:#?}")?;
         for client in clients {
@@ -335,14 +411,15 @@ impl Settings {
     /// The time within which a group must agree again, by clocks that run slow too: four of the longest
     /// election timeouts (Omni-Paxos 2023, section 7.2).
     pub fn settling(&self, slowest_clock_rate: u64) -> u64 {
-        4 * self.timeout_max * 1_000 / slowest_clock_rate
+        SETTLING_TIMEOUTS * self.timeout_max * 1_000 / slowest_clock_rate
     }
 }
 
 impl Plan {
-    /// [`Settings::settling`] for this plan's clocks.
+    /// [`Settings::settling`] for this plan's clocks and engine.
     pub fn settling(&self) -> u64 {
-        self.settings.settling(self.clock_rates.iter().copied().min().unwrap_or(1_000).min(1_000))
+        let slowest = self.clock_rates.iter().copied().min().unwrap_or(1_000).min(1_000);
+        self.settings.settling(slowest) * self.engine.settling_timeouts() / SETTLING_TIMEOUTS
     }
 }
 
@@ -360,10 +437,10 @@ struct Schedule {
     faults: Vec<Fault>,
 }
 
-/// How many times longer than usual a group may take to settle while [`FaultKind::SlowElection`] lasts: each
-/// attempt of a candidate may fail, and is repeated with another timeout. Correct code takes longer than usual in
-/// 2 of 100 such elections, than twice as long in 2 of 1,000, and so on: at 4, once in a million seeds or so.
-pub const SLOW_PATIENCE: u64 = 4;
+/// Plans are drawn for Multi-Paxos, whatever they run on: see [`EngineKind::settling_timeouts`] and
+/// [`EngineKind::slow_patience`].
+const SETTLING_TIMEOUTS: u64 = 4;
+pub(crate) const SLOW_PATIENCE: u64 = 4;
 
 /// The least faults of a plan.
 pub const FAULTS_MIN: usize = 5;

@@ -11,6 +11,8 @@ use std::thread;
 use keevee_mutants::Mutant;
 use thiserror::Error;
 
+use crate::plan::EngineKind;
+
 /// For each mutant a seed that catches it, as [`parse_catches`] reads them.
 pub const MUTANTS: &str = include_str!("../seeds/mutants.txt");
 /// Seeds that once broke a rule, as [`parse_regressions`] reads them.
@@ -74,6 +76,8 @@ pub struct Catch {
 /// A seed that once broke a rule in correct code, or in code that was thought so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regression {
+    /// The engine whose run it was.
+    pub engine: EngineKind,
     /// The seed.
     pub seed: u64,
     /// The bug that it found.
@@ -102,11 +106,16 @@ pub fn parse_catches(text: &str) -> Result<Vec<Catch>, Malformed> {
     })
 }
 
-/// Reads lines of a seed and the bug that it found.
+/// Reads lines of an engine, a seed and the bug that it found. Without an engine it is Multi-Paxos.
 pub fn parse_regressions(text: &str) -> Result<Vec<Regression>, Malformed> {
     parse(text, "a seed and the bug that it found", |line| {
+        let (first, rest) = line.split_once(' ')?;
+        let (engine, line) = match EngineKind::from_name(first) {
+            Some(engine) => (engine, rest.trim_start()),
+            None => (EngineKind::Paxos, line),
+        };
         let (seed, bug) = line.split_once(' ')?;
-        Some(Regression { seed: seed.parse().ok()?, bug: bug.trim().to_owned() })
+        Some(Regression { engine, seed: seed.parse().ok()?, bug: bug.trim().to_owned() })
     })
 }
 
@@ -194,6 +203,13 @@ mod tests {
         let error = parse_regressions("# head\n\n17 a bug\nseventeen\n").expect_err("not a seed");
         assert_eq!(error.to_string(), "line 4 is not a seed and the bug that it found: \"seventeen\"");
         assert!(parse_catches("no-such-mutant 1 once").is_err());
+    }
+
+    #[test]
+    fn a_regression_without_an_engine_is_one_of_multi_paxos() {
+        let regression = |engine, seed| Regression { engine, seed, bug: "a bug".to_owned() };
+        let expected = [regression(EngineKind::Paxos, 17), regression(EngineKind::Raft, 4)];
+        assert_eq!(parse_regressions("17 a bug\nraft   4  a bug\n").as_deref(), Ok(&expected[..]));
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! that the same plan gives the same run, event by event.
 //!
 //! Real here: `keevee-replica` (batching, the engine's driver, apply, request ids, chain hashes, the rule that one
-//! answer covers all attempts) and with it `keevee-paxos` and `keevee-core`. Modelled: what `keevee-server` adds
+//! answer covers all attempts) and with it
+//! `keevee-core` and one of the engines, `keevee-paxos` or `keevee-raft`. Modelled: what `keevee-server` adds
 //! (the log writer's one sync at a time, forwarding, deadlines), disks, clocks, the network. Left out: HTTP, the
 //! bytes on the wire, RocksDB.
 
@@ -16,7 +17,9 @@ mod faults;
 mod ingress;
 mod network;
 mod node;
+mod paxos;
 mod peers;
+mod raft;
 mod trace;
 mod watched;
 
@@ -146,6 +149,7 @@ pub(crate) struct World {
     oracles: Oracles,
     violation: Option<Violation>,
     checked: Checked,
+    raft_seen: raft::Seen,
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace,
 }
@@ -176,9 +180,10 @@ impl World {
             history: History::default(),
             placed: BTreeMap::new(),
             arrivals: BTreeMap::new(),
-            oracles: Oracles::new(plan.nodes, plan.settling(), settings.timeout_max),
+            oracles: Oracles::new(&plan),
             violation: None,
             checked: Checked::default(),
+            raft_seen: raft::Seen::default(),
             coverage: Coverage::default(),
             trace,
             plan,
@@ -304,6 +309,13 @@ impl World {
         }
     }
 
+    /// As [`World::hold`], of one of several rules.
+    fn hold_one(&mut self, kept: Result<(), (&'static str, Broken)>) {
+        if let Err((oracle, what)) = kept {
+            self.break_rule(oracle, what);
+        }
+    }
+
     /// A rule is kept, or the run ends here.
     fn hold(&mut self, oracle: &'static str, kept: Result<(), Broken>) {
         if let Err(what) = kept {
@@ -321,7 +333,7 @@ impl World {
         let sight = Sight {
             now: self.now,
             is_quiet: self.afflictions.are_quiet(),
-            patience: self.afflictions.patience(),
+            patience: self.afflictions.patience(self.plan.engine),
             has_connected: self.has_connected(),
             leader: self.leading(),
         };
@@ -357,11 +369,23 @@ impl World {
         node.process.is_some() && node.pauses == 0 && node.stalls == 0
     }
 
-    fn has_connected(&self) -> bool {
+    /// True if some node that works could lead: it reaches a majority both ways that may follow it.
+    fn has_connected(&mut self) -> bool {
         let working: Vec<u64> = self.nodes.keys().copied().filter(|id| self.works(*id)).collect();
         let both_ways = |a: u64, b: u64| a == b || (self.network.is_open(a, b) && self.network.is_open(b, a));
-        let reaches = |id: &u64| working.iter().filter(|other| both_ways(*id, **other)).count();
-        working.iter().any(|id| reaches(id) > self.nodes.len() / 2)
+        let may_follow = self.may_follow(&working);
+        let has_majority = |counts: &dyn Fn(u64, u64) -> bool| {
+            let supporters = |id: u64| working.iter().filter(|other| counts(**other, id)).count();
+            working.iter().any(|id| supporters(*id) > self.nodes.len() / 2)
+        };
+        if !has_majority(&both_ways) {
+            return false;
+        }
+        let has_candidate = has_majority(&|other, id| both_ways(other, id) && may_follow(other, id));
+        if !has_candidate {
+            self.coverage.note(Counter::NobodyElectable);
+        }
+        has_candidate
     }
 
     /// After healing: a write and a read through each node succeed.

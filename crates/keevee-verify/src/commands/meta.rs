@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::thread;
 
 use clap::Args;
-use keevee_verify::plan::Plan;
+use keevee_verify::plan::{EngineKind, Plan};
 use keevee_verify::{Report, Trace, seeds};
 
 use super::{Failure, ManySeeds, count_seeds, print, progress_bar, verdict};
@@ -14,7 +14,8 @@ use super::{Failure, ManySeeds, count_seeds, print, progress_bar, verdict};
 #[command(after_help = "\
 Examples:
   keevee-verify meta --seeds 100
-  keevee-verify meta --seeds 1 --from 1234")]
+  keevee-verify meta --seeds 1 --from 1234
+  keevee-verify meta --seeds 100 --engine raft")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     many: ManySeeds,
@@ -25,14 +26,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let count = range.end - range.start;
     let bar = progress_bar("seeds, twice", count, "{prefix} {bar:40} {pos}/{len} {per_sec} {eta} left");
     let mut difference = None;
-    seeds::in_order(range, arguments.many.jobs, twice, |[first, second]| {
-        bar.inc(1);
-        if is_same(&first, &second) {
-            return ControlFlow::Continue(());
-        }
-        difference = Some([first, second]);
-        ControlFlow::Break(())
-    });
+    let engine = arguments.many.engine;
+    seeds::in_order(
+        range,
+        arguments.many.jobs,
+        |seed| twice(seed, engine),
+        |[first, second]| {
+            bar.inc(1);
+            if is_same(&first, &second) {
+                return ControlFlow::Continue(());
+            }
+            difference = Some([first, second]);
+            ControlFlow::Break(())
+        },
+    );
     bar.finish_and_clear();
     match difference {
         None => {
@@ -48,8 +55,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// The second time on a thread of its own: what one run leaves behind on its thread must not reach the next.
-fn twice(seed: u64) -> [Report; 2] {
-    let once = move || keevee_verify::run(Plan::draw(seed), None, Trace::silent());
+fn twice(seed: u64, engine: EngineKind) -> [Report; 2] {
+    let once = move || keevee_verify::run(Plan::draw(seed).on(engine), None, Trace::silent());
     let first = once();
     let second = thread::spawn(once).join();
     [first, second.unwrap_or_else(|panic| std::panic::resume_unwind(panic))]

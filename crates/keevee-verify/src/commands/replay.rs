@@ -17,6 +17,7 @@ use super::{Failure, OneRun, end_if_refused, print, verdict};
 Examples:
   keevee-verify replay --seed 1234
   keevee-verify replay --seed 1234 --trace | less
+  keevee-verify replay --seed 1234 --engine raft
   keevee-verify replay --seed 1234 --without 3,7,9-12 --clients 2,5
   keevee-verify replay --seed 1234 --mutant stale-read-round
 
@@ -46,7 +47,7 @@ pub(crate) struct Cut {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let plan = arguments.cut.apply(Plan::draw(arguments.one.seed))?;
+    let plan = arguments.cut.apply(Plan::draw(arguments.one.seed).on(arguments.one.engine))?;
     print(&plan.to_string());
     let trace = if arguments.trace { printed_trace(plan.nodes) } else { Trace::silent() };
     let report = keevee_verify::run(plan, arguments.one.mutant, trace);

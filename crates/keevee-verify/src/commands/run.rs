@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use keevee_mutants::Mutant;
 use keevee_verify::coverage::{Counter, Coverage};
-use keevee_verify::plan::Plan;
+use keevee_verify::plan::{EngineKind, Plan};
 use keevee_verify::{Report, Trace, Violation, seeds};
 use serde::Serialize;
 
@@ -22,6 +22,7 @@ use super::{Failure, ManySeeds, OneRun, Output, count_seeds, parse_mutant, print
 #[command(after_help = "\
 Examples:
   keevee-verify run --seeds 1000
+  keevee-verify run --seeds 300 --engine raft
   keevee-verify run --from 1000000 --seeds 300000 --fail-fast
   keevee-verify run --seeds 200 --output json
   keevee-verify run --seeds 100 --mutant stale-read-round
@@ -50,7 +51,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let bar = progress_bar("seeds", length, "{prefix} {bar:40} {pos}/{len} {per_sec} {eta} left {msg}");
     let mut tally = Tally::default();
     let begin = Instant::now();
-    let work = |seed| keevee_verify::run(Plan::draw(seed), arguments.mutant, Trace::silent());
+    let engine = arguments.many.engine;
+    let work = |seed| keevee_verify::run(Plan::draw(seed).on(engine), arguments.mutant, Trace::silent());
     seeds::in_order(range.clone(), arguments.many.jobs, work, |report| {
         tally.add(&report);
         bar.inc(1);
@@ -61,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         if arguments.fail_fast { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
-    let summary = Summary::new(range.start, tally, begin.elapsed());
+    let summary = Summary::new(range.start, engine, tally, begin.elapsed());
     match arguments.output {
         Output::Text => print(&summary.to_string()),
         Output::Json => {
@@ -75,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Prints a failure as soon as it is its turn: a night is long.
 fn tell(report: Report, arguments: &Arguments, tally: &mut Tally, bar: &ProgressBar) {
-    let one = OneRun { seed: report.plan.seed, mutant: arguments.mutant };
+    let one = OneRun { seed: report.plan.seed, engine: report.plan.engine, mutant: arguments.mutant };
     let (replay, shrink) = (one.command_line("replay"), one.command_line("shrink"));
     if arguments.output == Output::Text {
         let (seed, verdict, plan) = (one.seed, verdict(&report), &report.plan);
@@ -129,6 +131,7 @@ impl Tally {
 /// The figures of all runs.
 #[derive(Debug, Serialize)]
 struct Summary {
+    engine: EngineKind,
     from: u64,
     seeds: u64,
     failures: Vec<Found>,
@@ -147,9 +150,10 @@ struct Summary {
 }
 
 impl Summary {
-    fn new(from: u64, tally: Tally, took: Duration) -> Summary {
+    fn new(from: u64, engine: EngineKind, tally: Tally, took: Duration) -> Summary {
         let per_second = |count: f64, time: Duration| (count / time.as_secs_f64().max(1e-6)).round();
         Summary {
+            engine,
             from,
             seeds: tally.seeds,
             seconds: (took.as_secs_f64() * 1_000.0).round() / 1_000.0,
@@ -163,7 +167,7 @@ impl Summary {
                 tally.checking,
             ),
             virtual_seconds_per_second_and_core: per_second(tally.virtual_micros as f64 / 1e6, tally.running),
-            missing: tally.coverage.missing(),
+            missing: tally.coverage.missing(engine),
             failures: tally.failures,
             coverage: tally.coverage,
         }
@@ -189,9 +193,13 @@ impl Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Rates are whole numbers, however they are held.
-        let Summary { from, seeds, seconds, seeds_per_hour, events, requests, .. } = self;
+        let Summary { engine, from, seeds, seconds, seeds_per_hour, events, requests, .. } = self;
         let count = count_seeds(*seeds);
-        writeln!(formatter, "{count} from {from} on in {seconds:.1} s: {seeds_per_hour} each hour")?;
+        writeln!(
+            formatter,
+            "{count} on {} from {from} on in {seconds:.1} s: {seeds_per_hour} each hour",
+            engine.name()
+        )?;
         writeln!(formatter, "{} broke a rule", self.failures.len())?;
         writeln!(formatter, "{events} events: {} each second and core", self.events_per_second_and_core)?;
         let (checked, rate) = (self.checked_operations, self.checked_operations_per_second_and_core);
@@ -200,7 +208,9 @@ impl fmt::Display for Summary {
         let rate = self.virtual_seconds_per_second_and_core;
         writeln!(formatter, "virtual time passed {rate} times as fast as real time on each core")?;
         writeln!(formatter, "seen:")?;
-        for row in Counter::ALL.chunks(3) {
+        let counters: Vec<Counter> =
+            Counter::ALL.iter().copied().filter(|counter| counter.is_of(*engine)).collect();
+        for row in counters.chunks(3) {
             for counter in row {
                 write!(formatter, "  {:<22}{:>11}", counter.name(), self.coverage.count(*counter))?;
             }

@@ -15,6 +15,7 @@ use super::{Failure, OneRun, print, progress_bar, verdict};
 #[command(after_help = "\
 Examples:
   keevee-verify shrink --seed 1234
+  keevee-verify shrink --seed 1234 --engine raft
   keevee-verify shrink --seed 1234 --mutant stale-read-round
 
 Prints what to type to replay what is left.")]
@@ -25,7 +26,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let one = arguments.one;
-    let drawn = Plan::draw(one.seed);
+    let drawn = Plan::draw(one.seed).on(one.engine);
     let bar = progress_bar("shrinking", 0, "{prefix} {spinner} {elapsed} {pos} runs, left: {msg}");
     let smallest = shrink(drawn.clone(), one.mutant, |smallest| {
         bar.inc(1);

@@ -42,12 +42,6 @@ impl Durable {
         })
     }
 
-    /// True if others may come to rely on a submission: it promises more, or accepts something.
-    pub(crate) fn weighs(&self, node: u64, submission: &[LogRecord]) -> bool {
-        let accepts = submission.iter().any(|record| matches!(record, LogRecord::Entry { .. }));
-        accepts || self.raises_promise(node, submission)
-    }
-
     /// A submission has reached a node's disk.
     pub(crate) fn synced(&mut self, node: u64, submission: &[LogRecord]) -> Result<(), Broken> {
         let disk = &mut self.nodes[node as usize];

@@ -6,6 +6,7 @@
 //! node down, paused, or with a disk that does not answer (etcd#13527).
 
 use super::Broken;
+use crate::plan::SLOW_PATIENCE;
 
 /// What the world shows of itself.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +108,7 @@ impl Liveness {
             return Ok(Demand::Nothing);
         }
         if now - self.changed_at >= patience * self.settling {
+            let patience = if patience > 1 { SLOW_PATIENCE } else { 1 };
             self.judge(now, leader, patience * self.timeout_max)?;
         }
         let Some(leader) = leader else { return Ok(Demand::Nothing) };

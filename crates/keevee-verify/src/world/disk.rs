@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use keevee_core::apply::{ShardMeta, StateView, WriteSet};
@@ -46,7 +47,7 @@ impl Disk {
     /// any of the writes since its last flush.
     pub(crate) fn crash(&mut self, unsynced: Unsynced, in_flight: usize, random: &mut Random) -> Damage {
         let mut damage = Damage::default();
-        let mut log = self.log.0.borrow_mut();
+        let mut log = self.log.lock();
         let found = match unsynced {
             Unsynced::Lost => 0,
             Unsynced::Kept => in_flight,
@@ -87,57 +88,62 @@ struct LogDisk {
     submitted: Vec<LogRecord>,
 }
 
-/// A log, shared by the process that writes it and the world that syncs it.
+/// A log, shared by the process that writes it and the world that syncs it. All on one thread, but openraft asks
+/// for what could be sent to another.
 #[derive(Clone, Default)]
-pub(crate) struct SharedLog(Rc<RefCell<LogDisk>>);
+pub(crate) struct SharedLog(Arc<Mutex<LogDisk>>);
 
 impl SharedLog {
+    fn lock(&self) -> MutexGuard<'_, LogDisk> {
+        self.0.lock().expect("nothing panics while it holds this")
+    }
+
     pub(crate) fn waiting(&self) -> usize {
-        self.0.borrow().memory.waiting()
+        self.lock().memory.waiting()
     }
 
     /// True if something holds of any submission that waits to be synced.
     pub(crate) fn any_waiting(&self, holds: impl FnMut(&[LogRecord]) -> bool) -> bool {
-        self.0.borrow().memory.unsynced().any(holds)
+        self.lock().memory.unsynced().any(holds)
     }
 
     pub(crate) fn sync_next(&self) -> Option<(u64, Vec<LogRecord>)> {
-        self.0.borrow_mut().memory.sync_next()
+        self.lock().memory.sync_next()
     }
 
     pub(crate) fn take_submitted(&self) -> Vec<LogRecord> {
-        std::mem::take(&mut self.0.borrow_mut().submitted)
+        std::mem::take(&mut self.lock().submitted)
     }
 
     /// How often entries were read since the last call.
     pub(crate) fn take_reads(&self) -> u64 {
-        self.0.borrow().reads.take()
+        self.lock().reads.take()
     }
 }
 
 impl LogStore for SharedLog {
     fn submit(&mut self, records: Vec<LogRecord>, token: u64) {
-        let mut log = self.0.borrow_mut();
+        let mut log = self.lock();
         log.submitted.extend(records.iter().cloned());
         log.memory.submit(records, token);
     }
 
     fn persisted(&mut self, token: u64) {
-        self.0.borrow_mut().memory.persisted(token);
+        self.lock().memory.persisted(token);
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
-        let log = self.0.borrow();
+        let log = self.lock();
         log.reads.set(log.reads.get() + 1);
         log.memory.read(from, to, bytes_max)
     }
 
     fn hard_state(&self) -> Result<Option<Bytes>, StorageError> {
-        self.0.borrow().memory.hard_state()
+        self.lock().memory.hard_state()
     }
 
     fn last(&self) -> Result<u64, StorageError> {
-        self.0.borrow().memory.last()
+        self.lock().memory.last()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Event, PeerMessage, World};
 use crate::coverage::Counter;
-use crate::plan::{Fault, FaultKind, SLOW_PATIENCE, Shape, Target, Unsynced};
+use crate::plan::{EngineKind, Fault, FaultKind, Shape, Target, Unsynced};
 
 /// The faults in force, each with the node that it struck.
 #[derive(Default)]
@@ -67,9 +67,9 @@ impl Afflictions {
     }
 
     /// How many times longer than usual a group may take to settle.
-    pub(crate) fn patience(&self) -> u64 {
+    pub(crate) fn patience(&self, engine: EngineKind) -> u64 {
         let is_slow = |affliction: &Affliction| matches!(affliction.kind, FaultKind::SlowElection { .. });
-        if self.0.values().any(is_slow) { SLOW_PATIENCE } else { 1 }
+        if self.0.values().any(is_slow) { engine.slow_patience() } else { 1 }
     }
 }
 

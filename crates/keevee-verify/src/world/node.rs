@@ -1,13 +1,11 @@
 //! A node: a disk and a clock, and as long as it lives a process with the production replica in it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use keevee_core::codec;
 use keevee_core::ids::{NodeId, ShardId};
-use keevee_paxos::{Config, Entry, QuorumSystem, Timing, Value};
-use keevee_replica::storage::{LogRecord, LogStore, StateStore, StorageError};
-use keevee_replica::{Bounds, Effects, Engine, PaxosEngine, Refusal, Reply, Shard, records};
+use keevee_replica::storage::{LogRecord, StateStore};
+use keevee_replica::{Bounds, Effects, Engine, Refusal, Reply, Shard};
 
 use super::clock::Clock;
 use super::disk::{Disk, SharedState};
@@ -16,7 +14,7 @@ use super::peers::PeerMessage;
 use super::watched::Watched;
 use super::{Event, World};
 use crate::coverage::Counter;
-use crate::oracles::{Acknowledged, Agreement, Chains, Choices, Durable, Once, REPLICA, Versions};
+use crate::oracles::{Acknowledged, Agreement, Chains, Once, REPLICA, Versions};
 use crate::plan::{MILLISECOND, Unsynced};
 
 /// How often late requests are looked for and flushed marks noted, as the server does.
@@ -107,18 +105,6 @@ impl World {
         self.trace.at(self.now, id, || "START".to_owned());
         let members = 1..=self.plan.nodes;
         let settings = &self.plan.settings;
-        let micros = Duration::from_micros;
-        let config = Config {
-            timing: Timing {
-                heartbeat: micros(settings.heartbeat),
-                timeout_min: micros(settings.timeout_min),
-                timeout_max: micros(settings.timeout_max),
-            },
-            page_bytes_max: settings.page_bytes_max,
-            window_bytes_max: settings.window_bytes_max,
-            cache_bytes_max: settings.cache_bytes_max,
-            ..Config::new(id, QuorumSystem::majority(members.clone()), seed)
-        };
         let bounds = Bounds { unsynced_entries_max: settings.unsynced_entries_max, ..Bounds::default() };
         let tick = settings.tick;
         let Some(node) = self.nodes.get_mut(&id) else { return };
@@ -126,19 +112,13 @@ impl World {
         let (life, now) = (node.life, node.clock.read(self.now));
         let (log, state) = (node.disk.log.clone(), node.disk.state.clone());
         let applied = state.applied();
-        match restored(&log, applied) {
-            Ok(entries) => {
-                let kept = self.oracles.choices.restored(id, applied, &entries);
-                self.hold(Choices::NAME, kept);
-            }
-            Err(error) => return self.break_rule(REPLICA, format!("node {id} can't start: {error}")),
-        }
+        let kept = self.oracles.disks.restored(id, applied, &log);
+        self.hold_one(kept);
         let found = self.oracles.acknowledged.found(id, &state.held(), &self.history, &self.placed);
         self.hold(Acknowledged::NAME, found);
-        let opened = PaxosEngine::open(config, log.clone(), applied, now.monotonic);
-        let shard = opened.map_err(|error| error.to_string()).and_then(|paxos| {
+        let opened = Watched::open(&self.plan, id, seed, log.clone(), applied, now.monotonic);
+        let shard = opened.map_err(|error| error.to_string()).and_then(|engine| {
             let members = members.map(NodeId).collect();
-            let engine = Watched::new(paxos);
             let shard = Shard::new(ShardId::FIRST_DATA, NodeId(id), members, boot, engine, state, bounds);
             shard.map_err(|failure| failure.to_string())
         });
@@ -181,7 +161,7 @@ impl World {
         let (found, lost) = (damage.found.len(), damage.lost.len());
         self.trace.at(self.now, id, || format!("CRASH: {lost} writes lost, {found} found"));
         damage.found.iter().for_each(|submission| self.note_synced(id, submission));
-        if damage.lost.iter().any(|submission| self.oracles.durable.raises_promise(id, submission)) {
+        if damage.lost.iter().any(|submission| self.oracles.disks.raises_promise(id, submission)) {
             self.coverage.note(Counter::LostPromises);
         }
         self.changed();
@@ -254,17 +234,13 @@ impl World {
     }
 
     fn note_synced(&mut self, id: u64, submission: &[LogRecord]) {
-        let durable = self.oracles.durable.synced(id, submission);
-        self.hold(Durable::NAME, durable);
+        let kept = self.oracles.disks.synced(id, submission);
+        self.hold_one(kept);
         for record in submission {
-            if let LogRecord::DropBelow(_) = record {
-                self.coverage.note(Counter::Truncations);
-            }
-            if let LogRecord::Entry { index, bytes } = record
-                && let Ok(entry) = records::decode_entry(*index, bytes.clone())
-            {
-                let kept = self.oracles.choices.synced(id, &entry);
-                self.hold(Choices::NAME, kept);
+            match record {
+                LogRecord::DropBelow(_) => self.coverage.note(Counter::Truncations),
+                LogRecord::DropFrom(_) => self.coverage.note(Counter::ConflictsDropped),
+                LogRecord::Entry { .. } | LogRecord::HardState(_) => {}
             }
         }
     }
@@ -289,7 +265,7 @@ impl World {
         };
         let Effects { send, hashes, replies } = effects;
         for (to, message) in send {
-            self.send(id, to.0, PeerMessage::Paxos(Box::new(message)));
+            self.send(id, to.0, PeerMessage::Engine(Box::new(message)));
         }
         for (to, hash) in hashes {
             self.send(id, to.0, PeerMessage::Hash(hash));
@@ -322,7 +298,7 @@ impl World {
         }
         node.syncing = waiting;
         let log = node.disk.log.clone();
-        let weighs = log.any_waiting(|records| self.oracles.durable.weighs(id, records));
+        let weighs = log.any_waiting(|records| self.oracles.disks.weighs(id, records));
         let crash = if weighs { node.crashes_in_write.take() } else { None };
         let life = node.life;
         let span = self.random.between(node.sync_min, node.sync_max);
@@ -352,29 +328,10 @@ impl World {
             let agreed = self.oracles.agreement.chosen(id, index, &payload);
             let is_first = agreed == Ok(true);
             self.hold(Agreement::NAME, agreed.map(|_| ()));
-            let held = self.oracles.choices.taken_for_chosen(id, index, &payload);
-            self.hold(Choices::NAME, held);
+            let held = self.oracles.disks.taken_for_chosen(id, index, &payload);
+            self.hold_one(held);
             if is_first {
                 self.place_requests(index, payload);
-            }
-        }
-    }
-
-    /// Of a node that does not lead yet: what it writes at its own ballot, it took over from earlier ones.
-    fn count_adoptions(&mut self, id: u64, submitted: &[LogRecord]) {
-        let entries = submitted.iter().filter_map(|record| match record {
-            LogRecord::Entry { index, bytes } => records::decode_entry(*index, bytes.clone()).ok(),
-            _ => None,
-        });
-        let mut own: Vec<Entry> = entries.filter(|entry| entry.ballot.node == id).collect();
-        // The last is the no-op that starts its ballot.
-        own.pop();
-        for Entry { index, ballot, value } in own {
-            let adopts_noop = self.oracles.choices.had_noop(index, ballot);
-            match value {
-                Value::Noop if !adopts_noop => self.coverage.note(Counter::HoleFills),
-                _ if index <= self.oracles.agreement.last() => self.coverage.note(Counter::LateLeaders),
-                _ => self.coverage.note(Counter::Adoptions),
             }
         }
     }
@@ -453,10 +410,4 @@ impl World {
         }
         self.leader_changed(id);
     }
-}
-
-/// The entries that a process will start with.
-fn restored(log: &impl LogStore, applied: u64) -> Result<Vec<Entry>, StorageError> {
-    let stored = log.read(applied + 1, log.last()?, usize::MAX)?;
-    stored.into_iter().map(|(index, bytes)| records::decode_entry(index, bytes)).collect()
 }

@@ -1,23 +1,73 @@
-//! The production engine, with a window in it: the world sees what it hands out as chosen.
+//! The production engines, with a window in them: the world sees what they hand out as chosen.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use keevee_core::ids::NodeId;
-use keevee_paxos::Message;
+use keevee_raft::{RaftEngine, RaftMessage};
+use keevee_replica::storage::StorageError;
 use keevee_replica::{Engine, EngineStatus, Events, PaxosEngine};
 
 use super::disk::SharedLog;
+use super::{paxos, raft};
+use crate::plan::{EngineKind, Plan};
 
+/// The engine of a replica. All replicas of a run have the same.
 pub(crate) struct Watched {
-    paxos: PaxosEngine<SharedLog>,
+    engine: Running,
     /// Handed out as chosen since the world last looked.
     pub(crate) chosen: Vec<(u64, Option<Bytes>)>,
 }
 
+enum Running {
+    Paxos(Box<PaxosEngine<SharedLog>>),
+    Raft(Box<RaftEngine<SharedLog>>),
+}
+
+/// What replicas say to each other.
+#[derive(Clone)]
+pub(crate) enum Message {
+    Paxos(keevee_paxos::Message),
+    Raft(RaftMessage),
+}
+
+macro_rules! with {
+    ($watched:expr, $engine:ident => $call:expr) => {
+        match $watched {
+            Running::Paxos($engine) => $call,
+            Running::Raft($engine) => $call,
+        }
+    };
+}
+
 impl Watched {
-    pub(crate) fn new(paxos: PaxosEngine<SharedLog>) -> Watched {
-        Watched { paxos, chosen: Vec::new() }
+    /// A replica of a plan's group on its log.
+    pub(crate) fn open(
+        plan: &Plan,
+        node: u64,
+        seed: u64,
+        log: SharedLog,
+        applied: u64,
+        now: Duration,
+    ) -> Result<Watched, StorageError> {
+        let engine = match plan.engine {
+            EngineKind::Paxos => {
+                let config = paxos::config(plan, node, seed);
+                Running::Paxos(Box::new(PaxosEngine::open(config, log, applied, now)?))
+            }
+            EngineKind::Raft => {
+                let config = raft::config(plan, node, seed);
+                Running::Raft(Box::new(RaftEngine::open(config, log, applied, now)?))
+            }
+        };
+        Ok(Watched { engine, chosen: Vec::new() })
+    }
+
+    fn note<M>(&mut self, events: Events<M>, wrap: fn(M) -> Message) -> Events<Message> {
+        let Events { send, chosen, reads_ready, failed } = events;
+        self.chosen.extend(chosen.iter().cloned());
+        let send = send.into_iter().map(|(to, message)| (to, wrap(message))).collect();
+        Events { send, chosen, reads_ready, failed }
     }
 }
 
@@ -25,60 +75,71 @@ impl Engine for Watched {
     type Message = Message;
 
     fn message(&mut self, now: Duration, from: NodeId, message: Message) {
-        self.paxos.message(now, from, message);
+        match (&mut self.engine, message) {
+            (Running::Paxos(engine), Message::Paxos(message)) => engine.message(now, from, message),
+            (Running::Raft(engine), Message::Raft(message)) => engine.message(now, from, message),
+            _ => unreachable!("all replicas of a run have the same engine"),
+        }
     }
 
     fn tick(&mut self, now: Duration) {
-        self.paxos.tick(now);
+        with!(&mut self.engine, engine => engine.tick(now));
     }
 
     fn persisted(&mut self, now: Duration, token: u64) {
-        self.paxos.persisted(now, token);
+        with!(&mut self.engine, engine => engine.persisted(now, token));
     }
 
     fn disconnected(&mut self, now: Duration, node: NodeId) {
-        self.paxos.disconnected(now, node);
+        with!(&mut self.engine, engine => engine.disconnected(now, node));
     }
 
     fn propose(&mut self, now: Duration, payload: Bytes) -> Option<u64> {
-        self.paxos.propose(now, payload)
+        with!(&mut self.engine, engine => engine.propose(now, payload))
     }
 
     fn read_barrier(&mut self, now: Duration, read: u64) {
-        self.paxos.read_barrier(now, read);
+        with!(&mut self.engine, engine => engine.read_barrier(now, read));
     }
 
     fn cancel_read(&mut self, now: Duration, read: u64) {
-        self.paxos.cancel_read(now, read);
+        with!(&mut self.engine, engine => engine.cancel_read(now, read));
     }
 
     fn applied(&mut self, now: Duration, index: u64) {
-        self.paxos.applied(now, index);
+        with!(&mut self.engine, engine => engine.applied(now, index));
     }
 
     fn flushed(&mut self, now: Duration, index: u64) {
-        self.paxos.flushed(now, index);
+        with!(&mut self.engine, engine => engine.flushed(now, index));
     }
 
     fn transfer_leadership(&mut self, now: Duration) {
-        self.paxos.transfer_leadership(now);
+        with!(&mut self.engine, engine => engine.transfer_leadership(now));
     }
 
     fn unsynced(&self) -> usize {
-        self.paxos.unsynced()
+        with!(&self.engine, engine => engine.unsynced())
     }
 
     fn leader(&self) -> Option<NodeId> {
-        self.paxos.leader()
+        with!(&self.engine, engine => engine.leader())
     }
 
     fn status(&self) -> EngineStatus {
-        self.paxos.status()
+        with!(&self.engine, engine => engine.status())
     }
 
     fn take_events(&mut self) -> Events<Message> {
-        let events = self.paxos.take_events();
-        self.chosen.extend(events.chosen.iter().cloned());
-        events
+        match &mut self.engine {
+            Running::Paxos(engine) => {
+                let events = engine.take_events();
+                self.note(events, Message::Paxos)
+            }
+            Running::Raft(engine) => {
+                let events = engine.take_events();
+                self.note(events, Message::Raft)
+            }
+        }
     }
 }

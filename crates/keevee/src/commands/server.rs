@@ -66,7 +66,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
 
 fn start_logging(level: &str, json: bool) -> Result<WorkerGuard, Failure> {
     // It tells of every heartbeat.
-    let directives = if level.contains("openraft") { level.to_owned() } else { format!("{level},openraft=warn") };
+    let directives =
+        if level.contains("openraft") { level.to_owned() } else { format!("{level},openraft=warn") };
     let filter = EnvFilter::try_new(directives)
         .map_err(|error| Failure::usage(format!("{level}: not a log filter: {error}; try info")))?;
     // A node must never wait for whoever reads its log.

@@ -1,0 +1,159 @@
+//! What the world must know of Raft: its settings, its messages, what of it is counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use keevee_raft::{AppendResult, Config, LogId, RaftMessage, Timing, records};
+use keevee_replica::storage::LogStore;
+
+use super::World;
+use super::disk::SharedLog;
+use crate::coverage::Counter;
+use crate::plan::{EngineKind, Plan};
+
+/// A replica's settings. Raft has no window: up to 64 appends are under way, of a page each.
+pub(crate) fn config(plan: &Plan, node: u64, seed: u64) -> Config {
+    let settings = &plan.settings;
+    let micros = Duration::from_micros;
+    Config {
+        timing: Timing {
+            heartbeat: micros(settings.heartbeat),
+            timeout_min: micros(settings.timeout_min),
+            timeout_max: micros(settings.timeout_max),
+        },
+        page_bytes_max: settings.page_bytes_max,
+        cache_bytes_max: settings.cache_bytes_max,
+        ..Config::new(node, (1..=plan.nodes).collect(), seed)
+    }
+}
+
+/// A number that tells a message from others, for the trace's hash.
+pub(crate) fn tag(message: &RaftMessage) -> u64 {
+    let index = |id: &Option<LogId>| id.map_or(0, |id| id.index + 1);
+    match message {
+        RaftMessage::Append { call, vote, previous, entries, committed } => {
+            let sizes = (entries.len() as u64) << 8 ^ index(previous) << 16 ^ index(committed) << 32;
+            call ^ vote.term << 4 ^ sizes
+        }
+        RaftMessage::Heartbeat { call, vote, previous, committed } => {
+            call ^ vote.term << 4 ^ index(previous) << 16 ^ index(committed) << 32
+        }
+        RaftMessage::Appended { call, result } | RaftMessage::HeartbeatReply { call, result } => match result
+        {
+            AppendResult::Success => *call,
+            AppendResult::Partial(through) => call ^ index(through) << 16,
+            AppendResult::Conflict => call ^ 1 << 40,
+            AppendResult::HigherVote(vote) => call ^ vote.term << 32,
+        },
+        RaftMessage::RequestVote { call, poll, vote, last, .. } => {
+            call ^ u64::from(*poll) << 8 ^ vote.term << 16 ^ index(last) << 32
+        }
+        RaftMessage::Voted { call, vote, granted, .. } => {
+            call ^ u64::from(*granted) << 8 ^ vote.term << 16 ^ vote.node << 32
+        }
+        RaftMessage::TransferLeader { vote, .. } => vote.term,
+        RaftMessage::ReadIndex { call } => *call,
+        RaftMessage::ReadIndexReply { call, index } => call ^ index.unwrap_or(0) << 16,
+        RaftMessage::Flushed { index } => *index,
+        RaftMessage::TooFarBehind => 1,
+    }
+}
+
+/// A message in a few words.
+pub(crate) fn describe(message: &RaftMessage) -> String {
+    let place = |id: &Option<LogId>| id.map_or("nothing".to_owned(), |id| id.to_string());
+    let index = |id: &Option<LogId>| id.map_or(0, |id| id.index);
+    match message {
+        RaftMessage::Append { vote, previous, entries, committed, .. } => {
+            let what = match (entries.first(), entries.last()) {
+                (Some(first), Some(last)) => format!("Append {} {}..{}", vote.term, first.id, last.id),
+                _ => format!("Append {} nothing at {}", vote.term, place(previous)),
+            };
+            format!("{what}, chosen {}", index(committed))
+        }
+        RaftMessage::Heartbeat { vote, previous, committed, .. } => {
+            format!("Heartbeat {} at {}, chosen {}", vote.term, place(previous), index(committed))
+        }
+        RaftMessage::Appended { result, .. } | RaftMessage::HeartbeatReply { result, .. } => match result {
+            AppendResult::Success => "Appended".to_owned(),
+            AppendResult::Partial(through) => format!("Appended ..{}", place(through)),
+            AppendResult::Conflict => "Conflict".to_owned(),
+            AppendResult::HigherVote(vote) => format!("Refused, voted {vote}"),
+        },
+        RaftMessage::RequestVote { poll, vote, last, transfer, .. } => {
+            let what = if *poll { "Poll" } else { "RequestVote" };
+            let why = if *transfer { ", transferred" } else { "" };
+            format!("{what} {vote} at {}{why}", place(last))
+        }
+        RaftMessage::Voted { vote, granted, last, .. } => {
+            let what = if *granted { "granted" } else { "refused" };
+            format!("Vote {what}, voted {vote} at {}", place(last))
+        }
+        RaftMessage::TransferLeader { vote, last } => format!("TransferLeader {vote} at {}", place(last)),
+        RaftMessage::ReadIndex { call } => format!("ReadIndex {call}"),
+        RaftMessage::ReadIndexReply { call, index } => match index {
+            Some(index) => format!("ReadIndex {call} is {index}"),
+            None => format!("ReadIndex {call} refused"),
+        },
+        RaftMessage::Flushed { index } => format!("Flushed ..{index}"),
+        RaftMessage::TooFarBehind => "TooFarBehind".to_owned(),
+    }
+}
+
+/// What of earlier messages tells how later ones are counted.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// Polls, by who asked and the number of the call.
+    polls: BTreeSet<(u64, u64)>,
+    /// Of each link: when entries were last sent on it.
+    appends: BTreeMap<(u64, u64), u64>,
+}
+
+impl World {
+    pub(crate) fn count_raft_message(&mut self, from: u64, to: u64, message: &RaftMessage) {
+        match message {
+            RaftMessage::Append { entries, .. } if !entries.is_empty() => {
+                let last = self.raft_seen.appends.insert((from, to), self.now);
+                // No answer can have come so soon.
+                if last.is_some_and(|last| self.now < last + 2 * self.plan.settings.latency_min) {
+                    self.coverage.note(Counter::Pipelined);
+                }
+            }
+            RaftMessage::RequestVote { call, poll: true, .. } => {
+                self.raft_seen.polls.insert((from, *call));
+            }
+            RaftMessage::Voted { call, granted: false, .. }
+                if self.raft_seen.polls.contains(&(to, *call)) =>
+            {
+                self.coverage.note(Counter::PollsRefused);
+            }
+            RaftMessage::Appended { result: AppendResult::Conflict, .. } => {
+                self.coverage.note(Counter::AppendConflicts);
+            }
+            RaftMessage::TransferLeader { .. } => self.coverage.note(Counter::TakeOvers),
+            _ => {}
+        }
+    }
+}
+
+impl World {
+    /// Whether a node's vote may go to another one. In Raft only to whose log is at least as complete (5.4.1), and so
+    /// nobody can lead where the one node that reaches a majority lacks what all others have (Omni-Paxos 2023, section
+    /// 2: constrained election). In Multi-Paxos whoever leads fetches what it lacks.
+    pub(crate) fn may_follow(&self, working: &[u64]) -> impl Fn(u64, u64) -> bool + use<> {
+        let lasts: BTreeMap<u64, LogId> = match self.plan.engine {
+            EngineKind::Paxos => BTreeMap::new(),
+            EngineKind::Raft => working.iter().map(|id| (*id, last(&self.nodes[id].disk.log))).collect(),
+        };
+        move |voter, candidate| lasts.get(&voter) <= lasts.get(&candidate)
+    }
+}
+
+/// The end of a log, synced or not. It is never empty: the first entry is older than any fault.
+fn last(log: &SharedLog) -> LogId {
+    let none = LogId { term: 0, index: 0 };
+    let Ok(last) = log.last() else { return none };
+    let stored = log.read(last, last, usize::MAX).unwrap_or_default();
+    let decoded = stored.into_iter().next().map(|(index, bytes)| records::decode_entry(index, bytes));
+    decoded.and_then(Result::ok).map_or(none, |entry| entry.id)
+}
