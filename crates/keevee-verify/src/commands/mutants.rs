@@ -26,6 +26,7 @@ Examples:
   keevee-verify mutants --mutant stale-read-round --mutant poll-deadlock
   keevee-verify mutants --seeds-max 1000 --time-limit 10m --output json
   keevee-verify mutants --record
+  keevee-verify mutants --mutant acknowledgement-across-ballots --rule 'nothing chosen is lost' --record
 
 The recorded seeds are what the tests run. Record them anew when runs have changed their course.")]
 pub(crate) struct Arguments {
@@ -41,6 +42,9 @@ pub(crate) struct Arguments {
     /// How long to look for each of them at most
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     time_limit: Duration,
+    /// Go on until this rule is broken, whichever others are before
+    #[arg(long, value_name = "RULE")]
+    rule: Option<String>,
     /// How many threads run the seeds [default: as many as there are cores]
     #[arg(long, value_name = "COUNT", default_value_t = cores(), hide_default_value = true, value_parser = parse_jobs)]
     jobs: usize,
@@ -109,7 +113,9 @@ fn hunt(mutant: Mutant, range: Range<u64>, arguments: &Arguments) -> Hunt {
     seeds::in_order(range, arguments.jobs, work, |report| {
         seeds += 1;
         bar.inc(1);
-        caught = report.violation.map(|violation| (report.plan.seed, violation));
+        let is_it =
+            |violation: &Violation| arguments.rule.as_ref().is_none_or(|rule| rule == violation.oracle);
+        caught = report.violation.filter(is_it).map(|violation| (report.plan.seed, violation));
         let done = caught.is_some() || begin.elapsed() > arguments.time_limit;
         if done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
