@@ -103,8 +103,8 @@ impl SharedLog {
     }
 
     /// True if something holds of any submission that waits to be synced.
-    pub(crate) fn any_waiting(&self, mut holds: impl FnMut(&[LogRecord]) -> bool) -> bool {
-        self.lock().memory.unsynced().any(|records| holds(records))
+    pub(crate) fn any_waiting(&self, holds: impl FnMut(&[LogRecord]) -> bool) -> bool {
+        self.lock().memory.unsynced().any(holds)
     }
 
     pub(crate) fn sync_next(&self) -> Option<(u64, Vec<LogRecord>)> {
