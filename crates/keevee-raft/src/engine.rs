@@ -79,7 +79,7 @@ impl Config {
             // on in its old term would put others in their places.
             enable_leader_restore: Some(false),
             // A leader without a quorum falls silent, so that those who hear it look for another.
-            quorum_loss_probe_interval: Some(2 * millis(timeout_max)),
+            quorum_loss_probe_interval: Some(millis(SILENCES * timeout_max)),
             snapshot_policy: SnapshotPolicy::Never,
             replication_lag_threshold: u64::MAX,
             max_in_snapshot_log_to_keep: 0,
@@ -95,6 +95,10 @@ impl Config {
 /// How far a run goes beyond the time that it was told: openraft collects finished writes for a microsecond before
 /// it looks at them. Time that runs ahead so waits for the caller's clock.
 const GRAIN: Duration = Duration::from_micros(2);
+
+/// How many of the longest election timeouts a leader without a quorum is silent. For one nobody votes, within the
+/// next one somebody asks for votes; and clocks differ, so that two would at times be too few for ever.
+const SILENCES: u32 = 3;
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -330,7 +334,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             let acknowledged = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed_since_start());
             let reached = self.now.saturating_sub(self.origin);
             let unheard = |at: Duration| reached.saturating_sub(at).checked_sub(timeout_max);
-            let phase = |unheard: Duration| unheard.as_nanos() / (2 * timeout_max).as_nanos();
+            let phase = |unheard: Duration| unheard.as_nanos() / (SILENCES * timeout_max).as_nanos();
             metrics.state == ServerState::Leader
                 && self.members.len() > 1
                 && acknowledged.and_then(unheard).is_some_and(|unheard| phase(unheard) % 2 == 0)

@@ -423,11 +423,9 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             self.next_proposal.sequence += 1;
             let waiters = waiters.into_iter().map(Some).collect();
             self.proposed_bytes += payload.len();
-            let earlier = self.proposed.insert(index, Proposed { payload, entry, waiters });
-            assert!(
-                earlier.is_none(),
-                "a leader's log keeps what it proposed, so an index is not proposed twice"
-            );
+            if let Some(earlier) = self.proposed.insert(index, Proposed { payload, entry, waiters }) {
+                self.displace(earlier);
+            }
         }
     }
 
@@ -496,6 +494,16 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             entry.to_mut().stamp = self.clock.last();
         }
         apply::apply(&self.state, &self.meta, &mut self.memory, index, &entry)
+    }
+
+    /// Another entry is proposed in its place: in between a leader had this one dropped from the log (Raft, section
+    /// 5.3). Others may hold it, and choose it yet.
+    fn displace(&mut self, proposed: Proposed) {
+        self.proposed_bytes -= proposed.payload.len();
+        let refusal = Refusal::OutcomeUnknown("leadership changed before it was known to be chosen");
+        for waiter in proposed.waiters.into_iter().flatten() {
+            self.refuse(waiter.ticket, refusal);
+        }
     }
 
     /// Another entry was chosen in its place, and an entry is proposed in one place only.
