@@ -50,6 +50,8 @@ macro_rules! conformance {
             a_leader_cut_off_serves_no_read_and_a_new_one_serves_what_was_written
             a_log_that_has_lost_its_end_is_refused
             a_replica_refuses_proposals_while_leadership_is_handed_over
+            a_leader_that_lost_what_it_had_sent_puts_nothing_else_in_its_place
+            a_leader_whose_disk_stalls_leads_no_more
         }
     };
     (@ $maker:expr; $($case:ident)*) => {

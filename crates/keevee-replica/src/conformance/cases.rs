@@ -331,3 +331,34 @@ pub fn a_replica_refuses_proposals_while_leadership_is_handed_over<M: Maker>(mak
         Err(Refusal::OutcomeUnknown(why)) => panic!("the cluster was whole all the time: {why}"),
     }
 }
+
+pub fn a_leader_that_lost_what_it_had_sent_puts_nothing_else_in_its_place<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "0")).expect("written");
+    // The others hold the entry, its proposer's disk never gets it.
+    cluster.node(leader).is_stalled = true;
+    cluster.submit(leader, put("a", "sent"));
+    cluster.settle();
+    cluster.restart(leader, 2);
+    cluster.elapse(Duration::from_secs(3));
+    let next = cluster.wait_for_leader();
+    cluster.run(next, put("b", "later")).expect("written");
+    cluster.elapse(Duration::from_secs(3));
+    let chains: BTreeSet<u128> = cluster.nodes.values().map(|node| node.shard.status().chain).collect();
+    assert_eq!(chains.len(), 1, "all replicas hold the same");
+    for node in 1..=3 {
+        assert_eq!(value_of(cluster.run(node, get("a"))), Some(Bytes::from("sent")), "a majority held it");
+    }
+}
+
+pub fn a_leader_whose_disk_stalls_leads_no_more<M: Maker>(maker: &M) {
+    let (mut cluster, old) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(old, put("a", "0")).expect("written");
+    cluster.node(old).is_stalled = true;
+    cluster.submit(old, put("a", "1"));
+    cluster.elapse(Duration::from_secs(8));
+    let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    let leads = |id: &&u64| cluster.nodes[*id].shard.status().engine.role == Role::Leader;
+    let new = *others.iter().find(leads).expect("another leads");
+    cluster.run(new, put("a", "2")).expect("written");
+}
