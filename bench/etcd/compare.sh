@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measures keevee beside a three-node etcd on this machine: the same requests over HTTP, made by wrk, to the
 # leader of each, in turn, with the same disk. Needs etcd, wrk and curl (Debian: etcd-server, wrk).
-# Usage: bench/etcd/compare.sh [SECONDS]   (takes KEEVEE_BIN, else target/release/keevee)
+# Usage: bench/etcd/compare.sh [SECONDS]   (takes KEEVEE_BIN, else target/release/keevee; KEEVEE_CONSENSUS: paxos or raft)
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -62,7 +62,7 @@ run() { # run STORE OPERATION CONNECTIONS PORT
     wrk -t1 -c"$3" -d"$seconds" -s "$here/load.lua" "http://127.0.0.1:$4" -- "$1" "$2" | tail -n 1
 }
 
-"$keevee" cluster start --data "$folder/keevee" --http-port 18001 --peer-port 19001 >/dev/null
+"$keevee" cluster start --data "$folder/keevee" --consensus "${KEEVEE_CONSENSUS:-paxos}" --http-port 18001 --peer-port 19001 >/dev/null
 start_etcd
 etcd_port=$(etcd_leader)
 keevee_port=$(keevee_leader)
