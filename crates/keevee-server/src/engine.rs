@@ -67,8 +67,8 @@ impl From<EngineMessage> for PeerMessage {
 
 /// One of the two.
 pub(crate) enum ShardEngine {
-    Paxos(PaxosEngine<RocksLog>),
-    Raft(RaftEngine<RocksLog>),
+    Paxos(Box<PaxosEngine<RocksLog>>),
+    Raft(Box<RaftEngine<RocksLog>>),
 }
 
 impl ShardEngine {
@@ -88,12 +88,14 @@ impl ShardEngine {
             Consensus::Paxos => {
                 let mut config = keevee_paxos::Config::new(node.0, QuorumSystem::majority(members), seed);
                 config.timing = keevee_paxos::Timing { heartbeat, timeout_min, timeout_max };
-                PaxosEngine::open(config, log, applied, Duration::ZERO).map(ShardEngine::Paxos)
+                let engine = PaxosEngine::open(config, log, applied, Duration::ZERO)?;
+                Ok(ShardEngine::Paxos(Box::new(engine)))
             }
             Consensus::Raft => {
                 let mut config = keevee_raft::Config::new(node.0, members.collect(), seed);
                 config.timing = keevee_raft::Timing { heartbeat, timeout_min, timeout_max };
-                RaftEngine::open(config, log, applied, Duration::ZERO).map(ShardEngine::Raft)
+                let engine = RaftEngine::open(config, log, applied, Duration::ZERO)?;
+                Ok(ShardEngine::Raft(Box::new(engine)))
             }
         }
     }
