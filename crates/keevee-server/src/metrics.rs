@@ -82,6 +82,8 @@ pub struct Metrics {
     elections: IntCounterVec,
     queued: IntGaugeVec,
     dropped: IntCounterVec,
+    sent: IntCounterVec,
+    sent_bytes: IntCounterVec,
     forwards: IntCounterVec,
     /// What was refused of peers.
     pub refusals: RefusalMetrics,
@@ -128,6 +130,10 @@ pub struct LaneMetrics {
     pub queued: IntGauge,
     /// Messages given up: the peer could not be reached, or the queue was full.
     pub dropped: IntCounter,
+    /// Messages taken from the queue to be sent.
+    pub sent: IntCounter,
+    /// Bytes written to their connections, over gRPC.
+    pub sent_bytes: IntCounter,
 }
 
 /// Why something that a peer sent, or somebody who is none, was refused.
@@ -233,6 +239,16 @@ impl Metrics {
                 "Messages to a peer given up, since it was not reached or its queue was full.",
                 &["peer", "lane"],
             ),
+            sent: register.counters(
+                "keevee_peer_sent_messages_total",
+                "Messages given to connections with a peer.",
+                &["peer", "lane"],
+            ),
+            sent_bytes: register.counters(
+                "keevee_peer_sent_bytes_total",
+                "Bytes written to connections with a peer, over gRPC.",
+                &["peer", "lane"],
+            ),
             forwards: register.counters(
                 "keevee_forwards_total",
                 "Batches of commands handed to a leader, by what the connection said: ok, not_sent, no_answer.",
@@ -284,6 +300,8 @@ impl Metrics {
         LaneMetrics {
             queued: self.queued.with_label_values(&labels),
             dropped: self.dropped.with_label_values(&labels),
+            sent: self.sent.with_label_values(&labels),
+            sent_bytes: self.sent_bytes.with_label_values(&labels),
         }
     }
 
@@ -383,6 +401,8 @@ mod tests {
         metrics.shard(ShardId(1)).applied.set(7);
         metrics.shard(ShardId(1)).leader.set(1);
         metrics.lane(NodeId(2), "log").dropped.inc_by(3);
+        metrics.lane(NodeId(2), "log").sent.inc_by(4);
+        metrics.lane(NodeId(2), "log").sent_bytes.inc_by(500);
         metrics.forwards(NodeId(2), "ok").inc();
         metrics.log.sync_records.observe(128.0);
         metrics.refusals.count(RefusalReason::UnknownShard);
@@ -391,6 +411,8 @@ mod tests {
             "keevee_applied_index{shard=\"1\"} 7\n",
             "keevee_leader{shard=\"1\"} 1\n",
             "keevee_peer_dropped_messages_total{lane=\"log\",peer=\"2\"} 3\n",
+            "keevee_peer_sent_messages_total{lane=\"log\",peer=\"2\"} 4\n",
+            "keevee_peer_sent_bytes_total{lane=\"log\",peer=\"2\"} 500\n",
             "keevee_forwards_total{peer=\"2\",result=\"ok\"} 1\n",
             "keevee_log_sync_records_sum 128\n",
             "keevee_peer_refused_total{reason=\"unknown_shard\"} 1\n",

@@ -6,7 +6,7 @@
 mod benchmarks;
 mod cross_nodes;
 mod crud;
-mod failover;
+pub(crate) mod failover;
 
 use std::path::Path;
 use std::time::Duration;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::Message;
 use keevee_raft::RaftMessage;
+use prometheus::IntCounter;
 
 use super::PeerMessage;
 use crate::metrics::{LaneMetrics, Metrics};
@@ -163,8 +164,14 @@ impl Lane {
         let bytes = taken.iter().map(|(_, message)| message_bytes(message)).sum();
         queue.bytes -= bytes;
         queue.progress.took(bytes);
+        self.metrics.sent.inc_by(count as u64);
         self.metrics.queued.set(queue.messages.len() as i64);
         Poll::Ready(taken)
+    }
+
+    /// Counts what is written to its connection.
+    pub(super) fn sent_bytes(&self) -> IntCounter {
+        self.metrics.sent_bytes.clone()
     }
 
     /// As [`Lane::poll_take`].

@@ -35,8 +35,24 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let program = std::env::current_exe()?;
     let mut cluster =
         TemporaryCluster::start_with(&program, arguments.nodes, &arguments.consensus.choices()).await?;
+    let told = |round: u32, leader: u64, took: Duration| {
+        println!("round {round:>3}: node {leader} killed, writes again after {:>6} ms", took.as_millis());
+    };
+    let times = kill_leaders(&mut cluster, arguments.rounds, told).await?;
+    let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("median {} ms, worst {} ms", median.as_millis(), worst.as_millis());
+    Ok(())
+}
+
+/// Kills the leader so often, and tells each time how long it took until a write succeeded: the times, the shortest
+/// first.
+pub(crate) async fn kill_leaders(
+    cluster: &mut TemporaryCluster,
+    rounds: u32,
+    mut told: impl FnMut(u32, u64, Duration),
+) -> Result<Vec<Duration>, Failure> {
     let mut times = Vec::new();
-    for round in 1..=arguments.rounds {
+    for round in 1..=rounds {
         let leader = cluster.wait_ready(PATIENCE).await?;
         let survivors: Vec<Endpoint> = {
             let others = cluster.nodes().iter().filter(|node| node.id != leader);
@@ -51,14 +67,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             return Err(Failure::other(format!("no write succeeded within {PATIENCE:?}")));
         };
         let took = end - start;
-        println!("round {round:>3}: node {leader} killed, writes again after {:>6} ms", took.as_millis());
+        told(round, leader, took);
         times.push(took);
         cluster.start_node(leader)?;
     }
     times.sort();
-    let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
-    println!("median {} ms, worst {} ms", median.as_millis(), worst.as_millis());
-    Ok(())
+    Ok(times)
 }
 
 /// Tries each node once: when the first write succeeded.

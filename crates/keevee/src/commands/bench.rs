@@ -1,6 +1,9 @@
 //! `keevee bench`: measures a running cluster.
 
+mod compare;
+
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +14,7 @@ use keevee_client::{Client, Endpoint, Options};
 use serde_json::json;
 use tokio::time::{interval, timeout};
 
+use crate::commands::cluster::Consensus;
 use crate::commands::{Consistency, NodeArguments, Output, parse_duration};
 use crate::failure::Failure;
 use crate::load::{self, Distribution, Extent, Progress, Report, Workload};
@@ -24,6 +28,7 @@ Examples:
   keevee bench --reads 0.95 --keys 1000000 --distribution zipf
   keevee bench --operations 100000 --warm-up 0s --output json
   keevee bench --target leader --duration 30s
+  keevee bench --compare paxos,raft --plot engines.svg     each engine on a cluster of its own
 
 Closed loop: a connection sends its next request when it has the answer to the last one. A slow
 answer delays the requests behind it, and their wait is not in the figures.")]
@@ -72,6 +77,15 @@ pub(crate) struct Arguments {
     /// How many threads make the load
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: u32,
+    /// Compare engines: each gets a cluster of its own on this machine, in turn
+    #[arg(long, value_name = "ENGINES", value_enum, value_delimiter = ',', conflicts_with_all = ["target", "reads", "operations"])]
+    compare: Vec<Consensus>,
+    /// With --compare: how often to kill the leader of each
+    #[arg(long, value_name = "COUNT", requires = "compare", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    kills: u32,
+    /// With --compare: draw the figures into this file
+    #[arg(long, value_name = "FILE.svg", requires = "compare", value_parser = compare::parse_plot)]
+    plot: Option<PathBuf>,
     /// How to print the figures
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -105,12 +119,32 @@ fn parse_exponent(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    if !arguments.compare.is_empty() {
+        return compare::run(&arguments).await;
+    }
     let endpoints = match arguments.target {
         Target::All => answering(&arguments.nodes.endpoints).await?,
         Target::Leader => vec![leader(&arguments.nodes.endpoints).await?],
     };
+    let workload = Arc::new(workload(&arguments, endpoints));
+    if workload.reads > 0.0 && !arguments.no_fill {
+        let report = watch(&workload, "filling", workload.keys, load::fill).await?;
+        if report.operations == 0 {
+            return Err(failed(&report));
+        }
+    }
+    let expected = match workload.extent {
+        Extent::Operations(count) => count,
+        Extent::Time(_) => 0,
+    };
+    let report = watch(&workload, "measuring", expected, load::run).await?;
+    print(&report, &workload, arguments.output)?;
+    if report.operations == 0 { Err(failed(&report)) } else { Ok(()) }
+}
+
+fn workload(arguments: &Arguments, endpoints: Vec<Endpoint>) -> Workload {
     let connections = arguments.connections as usize;
-    let workload = Arc::new(Workload {
+    Workload {
         endpoints,
         connections,
         threads: (arguments.threads as usize).min(connections),
@@ -130,20 +164,20 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             Some(count) => Extent::Operations(count),
             None => Extent::Time(arguments.duration),
         },
-    });
-    if workload.reads > 0.0 && !arguments.no_fill {
-        let report = watch(&workload, "filling", workload.keys, load::fill).await?;
-        if report.operations == 0 {
-            return Err(failed(&report));
-        }
     }
-    let expected = match workload.extent {
-        Extent::Operations(count) => count,
-        Extent::Time(_) => 0,
-    };
-    let report = watch(&workload, "measuring", expected, load::run).await?;
-    print(&report, &workload, arguments.output)?;
-    if report.operations == 0 { Err(failed(&report)) } else { Ok(()) }
+}
+
+/// Measures one share of reads for so long, without warm-up. Keys that were not written are absent.
+async fn measure(
+    arguments: &Arguments,
+    endpoints: Vec<Endpoint>,
+    reads: f64,
+    duration: Duration,
+) -> Result<Report, Failure> {
+    let plain = workload(arguments, endpoints);
+    let workload = Workload { reads, warm_up: Duration::ZERO, extent: Extent::Time(duration), ..plain };
+    let report = watch(&Arc::new(workload), "measuring", 0, load::run).await?;
+    if report.operations == 0 { Err(failed(&report)) } else { Ok(report) }
 }
 
 fn failed(report: &Report) -> Failure {

@@ -113,3 +113,29 @@ fn every_command_shows_examples() {
         assert!(stdout.contains("Examples:\n"), "keevee {} --help", command.join(" "));
     }
 }
+
+#[test]
+fn engines_are_compared_on_clusters_of_their_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plot = folder.path().join("engines.svg");
+    let output = Command::new(program())
+        .args(["bench", "--compare", "paxos,raft", "--duration", "300ms", "--warm-up", "0s", "--kills", "1"])
+        .args(["--connections", "8", "--keys", "50", "--output", "json", "--plot"])
+        .arg(&plot)
+        .output()
+        .expect("the program");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let engines = document["engines"].as_array().expect("a list");
+    assert_eq!(engines.iter().map(|one| &one["engine"]).collect::<Vec<_>>(), ["paxos", "raft"]);
+    for one in engines {
+        for figure in ["messages", "bytes", "syncs"] {
+            assert!(one["per_write"][figure].as_f64().is_some_and(|figure| figure > 0.0), "{one}");
+        }
+        assert!(one["write"]["put"]["count"].as_u64().is_some_and(|count| count > 0), "{one}");
+        assert!(one["read"]["get"]["count"].as_u64().is_some_and(|count| count > 0), "{one}");
+        assert!(one["failover_ms"]["worst"].as_u64().is_some_and(|worst| worst > 0), "{one}");
+    }
+    let drawn = fs::read_to_string(&plot).expect("a plot");
+    assert!(drawn.starts_with("<svg") && drawn.contains("failover"), "{drawn}");
+}

@@ -13,6 +13,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::IntCounter;
 use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
@@ -42,6 +43,10 @@ pub(super) trait Load: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// True if the peer counts as reachable while this connection stands.
     fn tells_reachable(&self) -> bool;
+    /// Counts what is written to its connection.
+    fn sent_bytes(&self) -> Option<IntCounter> {
+        None
+    }
     /// The next item, as soon as something waits.
     fn poll_item(&self, context: &mut Context<'_>) -> Poll<proto::Item>;
     /// An attempt to connect starts.
@@ -63,6 +68,10 @@ impl Load for Lane {
 
     fn tells_reachable(&self) -> bool {
         self.kind == LaneKind::Control
+    }
+
+    fn sent_bytes(&self) -> Option<IntCounter> {
+        Some(Lane::sent_bytes(self))
     }
 
     fn poll_item(&self, context: &mut Context<'_>) -> Poll<proto::Item> {
@@ -113,7 +122,7 @@ impl Caller {
 
     /// One connection's life.
     async fn connect<L: Load>(&self, load: &Arc<L>) -> Result<Infallible, LinkError> {
-        let (socket, fate) = Socket::new(self.remote.connect().await?);
+        let (socket, fate) = Socket::new(self.remote.connect().await?, load.sent_bytes());
         let mut work = Work::default();
         let handshake = http2::Builder::new(work.crew.clone())
             .timer(TokioTimer::new())

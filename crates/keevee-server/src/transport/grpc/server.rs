@@ -42,7 +42,7 @@ const FORWARDS_MAX: usize = 1024;
 
 /// Answers what comes on a connection until it ends.
 pub(in crate::transport) async fn serve(stream: TcpStream, caller: Caller, inbound: Arc<Inbound>) {
-    let (socket, fate) = Socket::new(stream);
+    let (socket, fate) = Socket::new(stream, None);
     let caller = Arc::new(caller);
     let mut work = Work::default();
     let service = {

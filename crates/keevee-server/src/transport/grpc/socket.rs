@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
+use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -42,12 +43,21 @@ impl Fate {
 pub(super) struct Socket {
     stream: TcpStream,
     fate: Arc<Fate>,
+    /// Counts what is written.
+    sent_bytes: Option<IntCounter>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream) -> (Socket, Arc<Fate>) {
+    pub(super) fn new(stream: TcpStream, sent_bytes: Option<IntCounter>) -> (Socket, Arc<Fate>) {
         let fate = Arc::new(Fate::default());
-        (Socket { stream, fate: fate.clone() }, fate)
+        (Socket { stream, fate: fate.clone(), sent_bytes }, fate)
+    }
+
+    fn written(&self, result: io::Result<usize>) -> Poll<io::Result<usize>> {
+        if let (Ok(count), Some(sent_bytes)) = (&result, &self.sent_bytes) {
+            sent_bytes.inc_by(*count as u64);
+        }
+        self.noted(result)
     }
 
     fn noted<T>(&self, result: io::Result<T>) -> Poll<io::Result<T>> {
@@ -82,7 +92,7 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        self.noted(result)
+        self.written(result)
     }
 
     fn poll_write_vectored(
@@ -91,7 +101,7 @@ impl AsyncWrite for Socket {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices));
-        self.noted(result)
+        self.written(result)
     }
 
     fn is_write_vectored(&self) -> bool {
