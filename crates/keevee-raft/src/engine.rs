@@ -144,7 +144,9 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         let log = SharedLog::open(log, applied, &members, config.page_bytes_max, config.cache_bytes_max)?;
         // Index 0 holds the members, and means the same as nothing.
         let applied_id = if applied > 0 { Some(log.id_at(applied)?) } else { None };
-        let exchange = Exchange::default();
+        // Far below where counting on would overflow.
+        let first_number = config.seed >> 2;
+        let exchange = Exchange::new(first_number);
         let network = Network { exchange: exchange.clone(), append_timeout: config.timing.timeout_max };
         let machine = Machine::new(log.clone(), members.clone(), applied_id);
         let mut runtime = SimRuntime::with_seed(config.seed);
@@ -167,7 +169,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             now,
             tasks: Vec::new(),
             is_stirred: true,
-            reads: Reads::default(),
+            reads: Reads::new(first_number),
             tag: 0,
             applied,
             flushed: BTreeMap::new(),

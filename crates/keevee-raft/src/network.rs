@@ -40,7 +40,7 @@ pub(crate) enum Answer {
 }
 
 /// What goes out, and who waits for an answer. Shared by the engine and openraft's tasks.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Exchange(Arc<Mutex<Desk>>);
 
 #[derive(Default)]
@@ -55,6 +55,12 @@ struct Desk {
 }
 
 impl Exchange {
+    /// Numbers requests from `first` on. It must differ from life to life, so that an answer to a request of an earlier
+    /// one, which comes late, is not taken for one to a request of this.
+    pub(crate) fn new(first: u64) -> Exchange {
+        Exchange(Arc::new(Mutex::new(Desk { calls: first, ..Desk::default() })))
+    }
+
     pub(crate) fn send(&self, to: NodeId, message: RaftMessage) {
         self.desk().outgoing.push((to, message));
     }
@@ -349,6 +355,10 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Stream for Pipeline<
         // have lost that, and want to send a snapshot.
         if std::mem::replace(&mut pipeline.has_answers, true) && result == AppendResult::Conflict {
             return Poll::Ready(None);
+        }
+        // Nothing comes before the first entry, so nothing can conflict with that: it is no answer to this.
+        if previous.is_none() && result == AppendResult::Conflict {
+            return Poll::Ready(Some(Err(no_answer())));
         }
         let response = their_append_response(result);
         Poll::Ready(Some(Ok(response.into_stream_result(previous, last))))

@@ -31,6 +31,11 @@ struct Round {
 }
 
 impl Reads {
+    /// Numbers rounds from `first` on, which must differ from life to life as those of requests do.
+    pub(crate) fn new(first: u64) -> Reads {
+        Reads { rounds: first, ..Reads::default() }
+    }
+
     pub(crate) fn push(&mut self, read: u64) {
         self.waiting.push(read);
     }
