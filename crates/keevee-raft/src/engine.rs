@@ -13,13 +13,14 @@ use keevee_replica::storage::{LogStore, StorageError};
 use keevee_replica::{Engine, EngineStatus, Events, EventsFailure, Role};
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::AppendEntriesRequest;
 use openraft::{AsyncRuntime, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 
 use crate::log::SharedLog;
 use crate::machine::Machine;
-use crate::message::{LogId, RaftMessage};
-use crate::network::{Answer, Exchange, Network};
+use crate::message::{AppendResult, LogId, RaftMessage};
+use crate::network::{Answer, Exchange, Network, ReadIndex};
 use crate::reads::Reads;
 use crate::types::{
     Proposal, Types, our_append_result, our_vote, ours, their_append, their_transfer, their_vote_request,
@@ -130,6 +131,8 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     told_flushed: Option<Duration>,
     /// The oldest write that the log has not reported, and since when it is the oldest.
     oldest_write: Option<(u64, Duration)>,
+    /// The term in which it leads, and since when on the runtime's clock.
+    leads_since: Option<(u64, Duration)>,
     too_far_behind: bool,
 }
 
@@ -175,6 +178,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             flushed: BTreeMap::new(),
             told_flushed: None,
             oldest_write: None,
+            leads_since: None,
             too_far_behind: false,
         })
     }
@@ -193,8 +197,9 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             // The runtime's clock moves only when nothing else is left to do.
             SimRuntime::sleep(GRAIN).await;
         });
-        for (round, index) in self.exchange.take_read_indexes() {
-            self.reads.end(round, index, self.applied);
+        self.note_leadership();
+        for ReadIndex { from, round, index } in self.exchange.take_read_indexes() {
+            self.reads.answered(from, round, index, self.applied);
         }
     }
 
@@ -224,7 +229,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             return self.exchange.send(leader, RaftMessage::ReadIndex { call: round });
         }
         let (raft, exchange) = (self.raft.clone(), self.exchange.clone());
-        self.spawn(async move { exchange.answer_read(round, read_index(&raft).await) });
+        self.spawn(async move { exchange.answer_read(leader, round, read_index(&raft).await) });
     }
 
     fn take(&mut self, from: NodeId, message: RaftMessage) {
@@ -232,21 +237,11 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         match message {
             RaftMessage::Append { call, vote, previous, entries, committed } => {
                 let request = their_append(vote, previous, entries, committed);
-                self.spawn(async move {
-                    if let Ok(response) = raft.append_entries(request).await {
-                        let result = our_append_result(&response);
-                        exchange.send(from, RaftMessage::Appended { call, result });
-                    }
-                });
+                self.append(from, request, move |result| RaftMessage::Appended { call, result });
             }
             RaftMessage::Heartbeat { call, vote, previous, committed } => {
                 let request = their_append(vote, previous, Vec::new(), committed);
-                self.spawn(async move {
-                    if let Ok(response) = raft.append_entries(request).await {
-                        let result = our_append_result(&response);
-                        exchange.send(from, RaftMessage::HeartbeatReply { call, result });
-                    }
-                });
+                self.append(from, request, move |result| RaftMessage::HeartbeatReply { call, result });
             }
             RaftMessage::RequestVote { call, poll, vote, last, transfer } => {
                 let request = their_vote_request(vote, last, transfer);
@@ -259,8 +254,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                     }
                 });
             }
-            RaftMessage::TransferLeader { vote, last } => {
-                let request = their_transfer(vote, self.node.0, last);
+            RaftMessage::TransferLeader { vote, to, last } => {
+                let request = their_transfer(vote, to, last);
                 self.spawn(async move { drop(raft.handle_transfer_leader(request).await) });
             }
             RaftMessage::ReadIndex { call } => self.spawn(async move {
@@ -273,18 +268,32 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             RaftMessage::Voted { call, vote, granted, last } => {
                 exchange.answer(from, call, Answer::Voted { vote, granted, last });
             }
-            RaftMessage::ReadIndexReply { call, index } => exchange.answer_read(call, index),
+            RaftMessage::ReadIndexReply { call, index } => exchange.answer_read(from, call, index),
             RaftMessage::Flushed { index } => self.note_flushed(from.0, index),
-            RaftMessage::TooFarBehind => self.too_far_behind = true,
+            // A leader of long ago may know less than its successor.
+            RaftMessage::TooFarBehind { vote } => {
+                self.too_far_behind |= self.log.hard_state().vote == Some(vote);
+            }
         }
         self.is_stirred = true;
     }
 
+    fn append(
+        &mut self,
+        from: NodeId,
+        request: AppendEntriesRequest<Types>,
+        answer: impl FnOnce(AppendResult) -> RaftMessage + Send + 'static,
+    ) {
+        let (raft, exchange) = (self.raft.clone(), self.exchange.clone());
+        self.spawn(async move {
+            if let Ok(response) = raft.append_entries(request).await {
+                exchange.send(from, answer(our_append_result(&response)));
+            }
+        });
+    }
+
     /// Drops the log below what every member has flushed.
     fn note_flushed(&mut self, member: u64, index: u64) {
-        if !self.members.contains(&member) {
-            return;
-        }
         let flushed = self.flushed.entry(member).or_default();
         *flushed = index.max(*flushed);
         let by_all = |member: &u64| self.flushed.get(member).copied().unwrap_or(0);
@@ -331,17 +340,29 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     /// which are signs of life as well.
     fn fall_silent_or_speak(&mut self) {
         let timeout_max = self.timing.timeout_max;
-        let is_silent = {
+        let phase = |unheard: Duration| unheard.as_nanos() / (SILENCES * timeout_max).as_nanos();
+        let unheard = self.unheard(&self.metrics.borrow_watched());
+        let over = unheard.and_then(|unheard| unheard.checked_sub(timeout_max));
+        self.exchange.be_silent(over.is_some_and(|over| phase(over) % 2 == 0));
+    }
+
+    /// Of a leader that needs others: how long no quorum has answered.
+    fn unheard(&self, metrics: &RaftMetrics<Types>) -> Option<Duration> {
+        let (_, since) = self.leads_since.filter(|_| self.members.len() > 1)?;
+        let acknowledged = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed_since_start());
+        let reached = self.now.saturating_sub(self.origin);
+        Some(reached.saturating_sub(acknowledged.map_or(since, |acknowledged| acknowledged.max(since))))
+    }
+
+    fn note_leadership(&mut self) {
+        let term = {
             let metrics = self.metrics.borrow_watched();
-            let acknowledged = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed_since_start());
-            let reached = self.now.saturating_sub(self.origin);
-            let unheard = |at: Duration| reached.saturating_sub(at).checked_sub(timeout_max);
-            let phase = |unheard: Duration| unheard.as_nanos() / (SILENCES * timeout_max).as_nanos();
-            metrics.state == ServerState::Leader
-                && self.members.len() > 1
-                && acknowledged.and_then(unheard).is_some_and(|unheard| phase(unheard) % 2 == 0)
+            (metrics.state == ServerState::Leader).then_some(metrics.current_term)
         };
-        self.exchange.be_silent(is_silent);
+        if self.leads_since.map(|(known, _)| known) != term {
+            let reached = self.now.saturating_sub(self.origin);
+            self.leads_since = term.map(|term| (term, reached));
+        }
     }
 
     fn hand_over(&mut self) {
@@ -354,13 +375,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
 
     /// Whether it leads, and a quorum has told so within twice the longest timeout. Slow disks hold answers back.
     fn leads(&self, metrics: &RaftMetrics<Types>) -> bool {
-        let reached = self.now.saturating_sub(self.origin);
-        let is_fresh = |acknowledged: SimInstant| {
-            reached.saturating_sub(acknowledged.elapsed_since_start()) <= 2 * self.timing.timeout_max
-        };
-        metrics.state == ServerState::Leader
-            && (self.members.len() == 1
-                || metrics.last_quorum_acked.as_ref().is_none_or(|acknowledged| is_fresh(**acknowledged)))
+        let is_fresh = |unheard: Duration| unheard <= 2 * self.timing.timeout_max;
+        metrics.state == ServerState::Leader && self.unheard(metrics).is_none_or(is_fresh)
     }
 
     fn failure(&self) -> Option<EventsFailure> {
@@ -386,7 +402,9 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
 
     fn message(&mut self, now: Duration, from: NodeId, message: RaftMessage) {
         self.now = self.now.max(now);
-        self.take(from, message);
+        if self.members.contains(&from.0) && message.is_plausible(from.0, &self.members) {
+            self.take(from, message);
+        }
     }
 
     fn tick(&mut self, now: Duration) {
@@ -403,8 +421,12 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         self.is_stirred = true;
     }
 
-    /// openraft has no use for it: nobody votes while a leader may lead, and that is a matter of time.
-    fn disconnected(&mut self, _now: Duration, _node: NodeId) {}
+    /// Nobody votes while a leader may lead, and that is a matter of time; but a leader need not wait for answers.
+    fn disconnected(&mut self, now: Duration, node: NodeId) {
+        self.now = self.now.max(now);
+        self.exchange.disconnected(node);
+        self.is_stirred = true;
+    }
 
     fn propose(&mut self, now: Duration, payload: Bytes) -> Option<u64> {
         self.run_with_reads(now);

@@ -109,8 +109,15 @@ impl<L: LogStore> SharedLog<L> {
             failed: None,
         };
         // What is applied needs no second look, but for the place of the last of it.
-        for entry in log.read(first.max(applied), last)? {
-            log.remember(their_entry(entry));
+        let mut next = first.max(applied);
+        while next <= last {
+            let page = log.read(next, last, page_bytes_max)?;
+            next += page.len() as u64;
+            if page.is_empty() {
+                // The check that follows says what that means.
+                break;
+            }
+            page.into_iter().for_each(|entry| log.remember(their_entry(entry)));
         }
         log.check_restored(applied)?;
         if log.last.is_none() {
@@ -184,7 +191,8 @@ impl<L: LogStore> SharedLog<L> {
 
     /// The place of the entry at an index, or of the end of what was dropped.
     pub(crate) fn id_at(&self, index: u64) -> Result<LogId, StorageError> {
-        self.lock().id_at(index)
+        let mut log = self.lock();
+        log.id_at(index).inspect_err(|error| drop(log.fail(error.clone())))
     }
 
     /// How far the log may be dropped.
@@ -233,18 +241,17 @@ impl<L: LogStore> Log<L> {
         }
         let corrupt =
             || StorageError::Corrupt { what: "the log", cause: format!("index {index} is missing") };
-        self.read(index, index)?.first().map(|entry| entry.id).ok_or_else(corrupt)
+        self.read(index, index, usize::MAX)?.first().map(|entry| entry.id).ok_or_else(corrupt)
     }
 
-    fn read(&self, from: u64, to: u64) -> Result<Vec<LogEntry>, StorageError> {
-        let stored = self.store.read(from, to, usize::MAX)?;
+    /// Entries from an index on, without a hole; one at least if there is any, then no more than so many bytes.
+    fn read(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<LogEntry>, StorageError> {
+        let stored = self.store.read(from, to, bytes_max)?;
         let decode = |(index, bytes)| records::decode_entry(index, bytes);
         let entries: Vec<LogEntry> = stored.into_iter().map(decode).collect::<Result<_, _>>()?;
-        let is_next = |pair: &[LogEntry]| pair[0].id.index + 1 == pair[1].id.index;
-        match entries.windows(2).find(|pair| !is_next(pair)) {
-            Some(pair) => {
-                let cause = format!("index {} is missing", pair[0].id.index + 1);
-                Err(StorageError::Corrupt { what: "the log", cause })
+        match (from..).zip(&entries).find(|(index, entry)| entry.id.index != *index) {
+            Some((index, _)) => {
+                Err(StorageError::Corrupt { what: "the log", cause: format!("index {index} is missing") })
             }
             None => Ok(entries),
         }
@@ -255,10 +262,9 @@ impl<L: LogStore> Log<L> {
         let first_recent = self.recent.front().map_or(u64::MAX, |entry| entry.log_id.index);
         if start < first_recent {
             let to = end.min(first_recent).saturating_sub(1);
-            let stored = self.store.read(start, to, bytes_max);
-            let decode = |(index, bytes)| records::decode_entry(index, bytes).map(their_entry);
-            let entries = stored.and_then(|stored| stored.into_iter().map(decode).collect());
-            return entries.map_err(|error| self.fail(error));
+            let entries = self.read(start, to, bytes_max);
+            let theirs = |entries: Vec<LogEntry>| entries.into_iter().map(their_entry).collect();
+            return entries.map(theirs).map_err(|error| self.fail(error));
         }
         let mut bytes_left = bytes_max;
         let skipped = (start - first_recent) as usize;

@@ -139,10 +139,12 @@ pub enum RaftMessage {
         /// The last entry of the replica.
         last: Option<LogId>,
     },
-    /// Hands leadership to the receiver (Ongaro's dissertation, 3.10).
+    /// The leader hands leadership over (Ongaro's dissertation, 3.10).
     TransferLeader {
         /// The leader's vote.
         vote: Vote,
+        /// Who is to lead: it gets what the others get, who only stop protecting the leader.
+        to: u64,
         /// The last entry of the leader.
         last: Option<LogId>,
     },
@@ -164,7 +166,68 @@ pub enum RaftMessage {
         index: u64,
     },
     /// The receiver lacks entries that the sender no longer has.
-    TooFarBehind,
+    TooFarBehind {
+        /// The leader's vote.
+        vote: Vote,
+    },
+}
+
+/// No group gets so far: a number above it is a mistake, and arithmetic on it could overflow.
+const PLAUSIBLE_MAX: u64 = 1 << 62;
+
+impl RaftMessage {
+    /// False if no correct replica of these members can have sent it. openraft trusts what it is told.
+    pub(crate) fn is_plausible(&self, from: u64, members: &BTreeSet<u64>) -> bool {
+        let sane = |id: &LogId| id.term < PLAUSIBLE_MAX && id.index < PLAUSIBLE_MAX;
+        let all_sane = |ids: &[&Option<LogId>]| ids.iter().all(|id| id.as_ref().is_none_or(sane));
+        // Before the first election nobody has voted for anybody.
+        let votes =
+            |vote: &Vote| vote.term < PLAUSIBLE_MAX && (vote.term == 0 || members.contains(&vote.node));
+        let own = |vote: &Vote, committed| votes(vote) && vote.node == from && vote.committed == committed;
+        match self {
+            RaftMessage::Append { vote, previous, entries, committed, .. } => {
+                own(vote, true)
+                    && all_sane(&[previous, committed])
+                    && entries.iter().all(|entry| sane(&entry.id) && entry.id.term <= vote.term)
+                    && follow(previous, entries)
+                    && entries.iter().all(|entry| holds_what_it_may(entry, members))
+            }
+            RaftMessage::Heartbeat { vote, previous, committed, .. } => {
+                own(vote, true) && all_sane(&[previous, committed])
+            }
+            RaftMessage::RequestVote { vote, last, .. } => own(vote, false) && all_sane(&[last]),
+            RaftMessage::TransferLeader { vote, to, last } => {
+                own(vote, true) && members.contains(to) && all_sane(&[last])
+            }
+            RaftMessage::TooFarBehind { vote } => own(vote, true),
+            RaftMessage::Voted { vote, last, .. } => votes(vote) && all_sane(&[last]),
+            RaftMessage::Appended { result, .. } | RaftMessage::HeartbeatReply { result, .. } => match result
+            {
+                AppendResult::HigherVote(vote) => votes(vote),
+                AppendResult::Success | AppendResult::Conflict => true,
+            },
+            RaftMessage::ReadIndex { .. } => true,
+            RaftMessage::ReadIndexReply { index, .. } => index.is_none_or(|index| index < PLAUSIBLE_MAX),
+            RaftMessage::Flushed { index } => *index < PLAUSIBLE_MAX,
+        }
+    }
+}
+
+/// Whether entries stand in a row behind `previous`, in terms that do not fall.
+fn follow(previous: &Option<LogId>, entries: &[LogEntry]) -> bool {
+    let before = std::iter::once(*previous).chain(entries.iter().map(|entry| Some(entry.id)));
+    before.zip(entries).all(|(before, entry)| match before {
+        Some(before) => entry.id.index == before.index + 1 && entry.id.term >= before.term,
+        None => entry.id.index == 0,
+    })
+}
+
+/// Members do not change yet: the first entry names them, and no other does.
+fn holds_what_it_may(entry: &LogEntry, members: &BTreeSet<u64>) -> bool {
+    match &entry.payload {
+        Payload::Members(voters) => entry.id.index == 0 && voters == members,
+        Payload::Blank | Payload::Data(_) => entry.id.index > 0,
+    }
 }
 
 /// What became of an append.
@@ -172,10 +235,71 @@ pub enum RaftMessage {
 pub enum AppendResult {
     /// All entries are on disk.
     Success,
-    /// Those up to here are.
-    Partial(Option<LogId>),
     /// The log does not hold what should come before them.
     Conflict,
     /// The replica has voted for somebody else since.
     HigherVote(Vote),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOTE: Vote = Vote { term: 3, node: 2, committed: true };
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId { term, index }
+    }
+
+    fn entry(term: u64, index: u64) -> LogEntry {
+        LogEntry { id: id(term, index), payload: Payload::Blank }
+    }
+
+    fn append(vote: Vote, previous: Option<LogId>, entries: Vec<LogEntry>) -> RaftMessage {
+        RaftMessage::Append { call: 1, vote, previous, entries, committed: None }
+    }
+
+    #[test]
+    fn only_what_a_correct_replica_may_say_is_plausible() {
+        let members: BTreeSet<u64> = [1, 2, 3].into();
+        let first = |voters| LogEntry { id: id(0, 0), payload: Payload::Members(voters) };
+        let candidate = Vote { committed: false, ..VOTE };
+        let ask = |vote| RaftMessage::RequestVote { call: 1, poll: false, vote, last: None, transfer: false };
+        let voted = |vote| RaftMessage::Voted { call: 1, vote, granted: false, last: None };
+        let transfer = |to| RaftMessage::TransferLeader { vote: VOTE, to, last: None };
+        let nobody = Vote { term: 0, node: 0, committed: false };
+        for right in [
+            append(VOTE, None, vec![first(members.clone()), entry(1, 1)]),
+            append(VOTE, Some(id(1, 4)), vec![entry(1, 5), entry(3, 6)]),
+            append(VOTE, Some(id(1, 4)), Vec::new()),
+            ask(candidate),
+            voted(nobody),
+            voted(Vote { node: 3, ..VOTE }),
+            transfer(1),
+            RaftMessage::TooFarBehind { vote: VOTE },
+        ] {
+            assert!(right.is_plausible(2, &members), "{right:?}");
+        }
+        for wrong in [
+            append(VOTE, Some(id(1, u64::MAX)), vec![entry(1, 0)]),
+            append(Vote { term: u64::MAX, ..VOTE }, None, Vec::new()),
+            append(Vote { node: 3, ..VOTE }, None, Vec::new()),
+            append(candidate, None, Vec::new()),
+            append(VOTE, Some(id(1, 4)), vec![entry(1, 6)]),
+            append(VOTE, Some(id(2, 4)), vec![entry(1, 5)]),
+            append(VOTE, Some(id(1, 4)), vec![entry(4, 5)]),
+            append(VOTE, None, vec![entry(1, 0)]),
+            append(VOTE, None, vec![first([1, 2, 3, 4].into())]),
+            append(VOTE, Some(id(1, 4)), vec![LogEntry { id: id(1, 5), ..first(members.clone()) }]),
+            ask(VOTE),
+            ask(Vote { node: 1, ..candidate }),
+            voted(Vote { node: 9, ..VOTE }),
+            transfer(9),
+            RaftMessage::TooFarBehind { vote: candidate },
+            RaftMessage::Flushed { index: u64::MAX },
+            RaftMessage::ReadIndexReply { call: 1, index: Some(u64::MAX) },
+        ] {
+            assert!(!wrong.is_plausible(2, &members), "{wrong:?}");
+        }
+    }
 }

@@ -49,9 +49,22 @@ struct Desk {
     /// True while appends are not sent.
     is_silent: bool,
     calls: u64,
-    waiting: BTreeMap<u64, (NodeId, OneshotSenderOf<Types, Answer>)>,
-    /// Of read rounds: their number, and the index if there is one.
-    read_indexes: Vec<(u64, Option<u64>)>,
+    waiting: BTreeMap<u64, Waiting>,
+    read_indexes: Vec<ReadIndex>,
+}
+
+struct Waiting {
+    asked: NodeId,
+    is_append: bool,
+    waiter: OneshotSenderOf<Types, Answer>,
+}
+
+/// What a replica answered to a round of reads.
+pub(crate) struct ReadIndex {
+    pub(crate) from: NodeId,
+    pub(crate) round: u64,
+    /// None if it does not lead.
+    pub(crate) index: Option<u64>,
 }
 
 impl Exchange {
@@ -77,18 +90,23 @@ impl Exchange {
     /// An answer came. Late ones find nobody.
     pub(crate) fn answer(&self, from: NodeId, call: u64, answer: Answer) {
         let mut desk = self.desk();
-        if desk.waiting.get(&call).is_some_and(|(asked, _)| *asked == from)
-            && let Some((_, waiter)) = desk.waiting.remove(&call)
+        if desk.waiting.get(&call).is_some_and(|waiting| waiting.asked == from)
+            && let Some(Waiting { waiter, .. }) = desk.waiting.remove(&call)
         {
             drop(waiter.send(answer));
         }
     }
 
-    pub(crate) fn answer_read(&self, round: u64, index: Option<u64>) {
-        self.desk().read_indexes.push((round, index));
+    /// The connection to a node was reset: appends on their way are lost, and nobody need wait for their answers.
+    pub(crate) fn disconnected(&self, node: NodeId) {
+        self.desk().waiting.retain(|_, waiting| !(waiting.is_append && waiting.asked == node));
     }
 
-    pub(crate) fn take_read_indexes(&self) -> Vec<(u64, Option<u64>)> {
+    pub(crate) fn answer_read(&self, from: NodeId, round: u64, index: Option<u64>) {
+        self.desk().read_indexes.push(ReadIndex { from, round, index });
+    }
+
+    pub(crate) fn take_read_indexes(&self) -> Vec<ReadIndex> {
         std::mem::take(&mut self.desk().read_indexes)
     }
 
@@ -97,10 +115,10 @@ impl Exchange {
         let mut desk = self.desk();
         desk.calls += 1;
         let number = desk.calls;
-        desk.waiting.insert(number, (to, sender));
         let message = message(number);
-        if !(desk.is_silent && matches!(message, RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. }))
-        {
+        let is_append = matches!(message, RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. });
+        desk.waiting.insert(number, Waiting { asked: to, is_append, waiter: sender });
+        if !(desk.is_silent && is_append) {
             desk.outgoing.push((to, message));
         }
         Call { exchange: self.clone(), number, answer }
@@ -262,12 +280,12 @@ impl RaftNetworkV2<Types> for Peer {
 
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<Types>,
+        vote: VoteOf<Types>,
         _snapshot: SnapshotOf<Types, ()>,
         _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        self.exchange.send(self.node, RaftMessage::TooFarBehind);
+        self.exchange.send(self.node, RaftMessage::TooFarBehind { vote: our_vote(&vote) });
         let error = io::Error::other("it lacks entries that were dropped, and snapshots are not built yet");
         Err(StreamingError::Unreachable(Unreachable::new(&error)))
     }
@@ -278,8 +296,8 @@ impl RaftNetworkV2<Types> for Peer {
         _option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         let vote = our_vote(request.from_leader());
-        let last = request.last_log_id().map(ours);
-        self.exchange.send(self.node, RaftMessage::TransferLeader { vote, last });
+        let (to, last) = (*request.to_node_id(), request.last_log_id().map(ours));
+        self.exchange.send(self.node, RaftMessage::TransferLeader { vote, to, last });
         Ok(Ok(()))
     }
 }

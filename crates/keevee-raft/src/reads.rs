@@ -60,8 +60,15 @@ impl Reads {
         Some(self.rounds)
     }
 
+    /// A replica answered a round. That counts if the round asked it.
+    pub(crate) fn answered(&mut self, from: NodeId, number: u64, index: Option<u64>, applied: u64) {
+        if self.round.as_ref().is_some_and(|round| round.leader == from) {
+            self.end(number, index, applied);
+        }
+    }
+
     /// A round has an index, or none: then its reads wait for another.
-    pub(crate) fn end(&mut self, number: u64, index: Option<u64>, applied: u64) {
+    fn end(&mut self, number: u64, index: Option<u64>, applied: u64) {
         let Some(round) = self.round.take_if(|round| round.number == number) else { return };
         match index {
             Some(index) if index <= applied => self.ready.extend(round.reads),
@@ -133,9 +140,10 @@ mod tests {
         reads.tick(NOW, Some(NodeId(3)), Duration::from_secs(1));
         reads.push(2);
         let next = reads.start(NOW, NodeId(3)).expect("another");
-        reads.end(lost, Some(1), 9);
+        reads.answered(NodeId(3), lost, Some(1), 9);
+        reads.answered(LEADER, next, Some(1), 9);
         assert!(reads.take_ready().is_empty());
-        reads.end(next, Some(9), 9);
+        reads.answered(NodeId(3), next, Some(9), 9);
         assert_eq!(reads.take_ready(), [1, 2]);
     }
 

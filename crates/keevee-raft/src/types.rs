@@ -106,7 +106,8 @@ pub(crate) fn their_append(
 pub(crate) fn our_append_result(response: &AppendEntriesResponse<Types>) -> AppendResult {
     match response {
         AppendEntriesResponse::Success => AppendResult::Success,
-        AppendEntriesResponse::PartialSuccess(through) => AppendResult::Partial(through.as_ref().map(ours)),
+        // Only a receiver that stops early says so, and openraft's never does. Sent again, the rest does no harm.
+        AppendEntriesResponse::PartialSuccess(_) => AppendResult::Conflict,
         AppendEntriesResponse::Conflict => AppendResult::Conflict,
         AppendEntriesResponse::HigherVote(vote) => AppendResult::HigherVote(our_vote(vote)),
     }
@@ -115,7 +116,6 @@ pub(crate) fn our_append_result(response: &AppendEntriesResponse<Types>) -> Appe
 pub(crate) fn their_append_response(result: AppendResult) -> AppendEntriesResponse<Types> {
     match result {
         AppendResult::Success => AppendEntriesResponse::Success,
-        AppendResult::Partial(through) => AppendEntriesResponse::PartialSuccess(through.map(theirs)),
         AppendResult::Conflict => AppendEntriesResponse::Conflict,
         AppendResult::HigherVote(vote) => AppendEntriesResponse::HigherVote(their_vote(vote)),
     }

@@ -42,6 +42,7 @@ macro_rules! conformance {
             a_retry_after_a_failover_takes_effect_once
             a_failed_precondition_changes_nothing
             a_deposed_leader_answers_its_proposals_truly
+            a_leader_that_leads_again_answers_what_it_proposed_before_truly
             a_replica_that_differs_from_a_majority_stops
             leadership_is_handed_over_without_an_election_timeout
             a_replica_that_was_away_catches_up_page_by_page

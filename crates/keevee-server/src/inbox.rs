@@ -14,7 +14,10 @@ use keevee_replica::Refusal;
 use tokio::sync::oneshot;
 
 use crate::executor::{Answer, Job, Jobs, Submission};
+use crate::metrics::RefusalReason;
 use crate::node::describe;
+use crate::transport::refusals::Refusals;
+use crate::transport::throttle::Party;
 use crate::transport::{BoxFuture, Forward, ForwardReply, PeerHandler, PeerMessage, message_bytes};
 
 /// Payload from peers that may wait for the executor. A disk that stalls holds the executor up; peers repeat
@@ -27,13 +30,15 @@ pub(crate) struct Inbox {
     pub(crate) limits: Limits,
     /// What waits now: the executor takes off what it has taken in.
     pub(crate) waiting_bytes: Arc<AtomicUsize>,
+    pub(crate) refusals: Refusals,
 }
 
 impl PeerHandler for Inbox {
     fn receive(&self, from: NodeId, shard: ShardId, messages: Vec<PeerMessage>) {
         let bytes = messages.iter().map(message_bytes).sum();
         if self.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX {
-            return;
+            let detail = "its messages are dropped: so much waits here, perhaps for the disk";
+            return self.refusals.note(Party::Node(from), RefusalReason::Overloaded, &detail);
         }
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.jobs.send(Job::Peer { from, shard, messages, bytes });
@@ -95,5 +100,34 @@ fn into_reply(answer: Result<Answer, oneshot::error::RecvError>) -> ForwardReply
         Err(_) => {
             error(ErrorKind::OutcomeUnknown, "the leader stopped before it knew the outcome".to_owned())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use keevee_replica::ChainHash;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn what_comes_while_too_much_waits_is_dropped_and_counted() {
+        let metrics = Metrics::new();
+        let (sender, receiver) = mpsc::channel();
+        let inbox = Inbox {
+            jobs: Jobs(sender),
+            limits: Limits::default(),
+            waiting_bytes: Arc::new(AtomicUsize::new(WAITING_BYTES_MAX)),
+            refusals: Refusals::new(&metrics),
+        };
+        let message = || vec![PeerMessage::ChainHash(ChainHash { index: 1, chain: 2 })];
+        inbox.receive(NodeId(2), ShardId(1), message());
+        assert!(receiver.try_recv().is_ok(), "up to the bound it is taken in");
+        inbox.waiting_bytes.store(WAITING_BYTES_MAX + 1, Ordering::Relaxed);
+        inbox.receive(NodeId(2), ShardId(1), message());
+        assert!(receiver.try_recv().is_err());
+        assert!(metrics.text().contains("keevee_peer_refused_total{reason=\"overloaded\"} 1\n"));
     }
 }

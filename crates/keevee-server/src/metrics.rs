@@ -155,10 +155,12 @@ pub enum RefusalReason {
     UnknownKind,
     /// It is for a shard that this node does not hold.
     UnknownShard,
+    /// More waits for this node's replicas than may; peers repeat what matters.
+    Overloaded,
 }
 
 impl RefusalReason {
-    const ALL: [RefusalReason; 8] = [
+    const ALL: [RefusalReason; 9] = [
         RefusalReason::Secret,
         RefusalReason::Cluster,
         RefusalReason::Identity,
@@ -167,6 +169,7 @@ impl RefusalReason {
         RefusalReason::TooLarge,
         RefusalReason::UnknownKind,
         RefusalReason::UnknownShard,
+        RefusalReason::Overloaded,
     ];
 
     /// The name in metrics and logs.
@@ -180,6 +183,7 @@ impl RefusalReason {
             RefusalReason::TooLarge => "too_large",
             RefusalReason::UnknownKind => "unknown_kind",
             RefusalReason::UnknownShard => "unknown_shard",
+            RefusalReason::Overloaded => "overloaded",
         }
     }
 }

@@ -143,7 +143,12 @@ impl Server {
         };
         // The last that can fail.
         let threads = Threads::start(config, &members, &folder, &jobs, executor)?;
-        let inbox = Inbox { jobs: jobs.clone(), limits: config.limits(), waiting_bytes: peer_bytes };
+        let inbox = Inbox {
+            jobs: jobs.clone(),
+            limits: config.limits(),
+            waiting_bytes: peer_bytes,
+            refusals: Refusals::new(&metrics),
+        };
         transport.start(Arc::new(inbox), peer_listener);
 
         let others = members.iter().copied().filter(|node| *node != config.node_id());

@@ -191,6 +191,46 @@ pub fn a_deposed_leader_answers_its_proposals_truly<M: Maker>(maker: &M) {
     }
 }
 
+pub fn a_leader_that_leads_again_answers_what_it_proposed_before_truly<M: Maker>(maker: &M) {
+    let (mut cluster, old) = Cluster::led(maker, 3, Bounds { unsynced_entries_max: 9, ..Bounds::default() });
+    let increment = |key: &str| Command::single(Action::Increment { key: key.to_owned().into(), by: 1 });
+    let early: Vec<u64> = (0..6).map(|_| cluster.submit(old, increment("early"))).collect();
+    cluster.network.clear();
+    let node = cluster.nodes.remove(&old).expect("it exists");
+    let next = cluster.wait_for_leader();
+    cluster.nodes.retain(|id, _| *id == next);
+    cluster.nodes.insert(old, node);
+    cluster.elapse(Duration::from_secs(3));
+    // Nobody else holds this, so that nobody else can lead.
+    cluster.run(next, put("a", "1")).expect("written");
+    let now = cluster.now;
+    cluster.node(next).shard.engine().transfer_leadership(now);
+    cluster.advance(next).expect("it goes on");
+    cluster.settle();
+    assert_eq!(cluster.wait_for_leader(), old);
+    // In places where the early ones stood.
+    for value in 1..=8 {
+        let outcome = cluster.run(old, increment("late")).expect("written");
+        let Outcome::Done(results) = outcome else { panic!("{outcome:?}") };
+        assert!(matches!(results[..], [OperationResult::Incremented { value: found, .. }] if found == value));
+    }
+    cluster.elapse(Duration::from_secs(6));
+    let (mut done, mut unknown) = (0, 0);
+    for ticket in early {
+        match &cluster.replies[&ticket].result {
+            Ok(_) => done += 1,
+            Err(Refusal::OutcomeUnknown(_)) => unknown += 1,
+            Err(Refusal::Unavailable(_) | Refusal::NotLeader(_)) => {}
+        }
+    }
+    let value = value_of(cluster.run(old, get("early"))).map_or("0".into(), |value| value);
+    let applied: u64 = String::from_utf8_lossy(&value).parse().expect("a number");
+    assert!(
+        done <= applied && applied <= done + unknown,
+        "{done} done, {unknown} unknown, {applied} applied"
+    );
+}
+
 pub fn a_replica_that_differs_from_a_majority_stops<M: Maker>(maker: &M) {
     let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
     for _ in 0..70 {
@@ -203,8 +243,9 @@ pub fn a_replica_that_differs_from_a_majority_stops<M: Maker>(maker: &M) {
     assert_eq!(shard.compare_hash(others[1], wrong), Err(Failure::Diverged { index: 64 }));
 }
 
+/// Five, so that followers which all wanted to lead would split the votes.
 pub fn leadership_is_handed_over_without_an_election_timeout<M: Maker>(maker: &M) {
-    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    let (mut cluster, leader) = Cluster::led(maker, 5, Bounds::default());
     cluster.run(leader, put("a", "1")).expect("written");
     let now = cluster.now;
     cluster.node(leader).shard.engine().transfer_leadership(now);

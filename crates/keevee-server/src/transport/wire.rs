@@ -224,10 +224,17 @@ pub(super) fn read_shard(
     messages: proto::ShardMessages,
 ) -> Result<(ShardId, Vec<PeerMessage>, usize), WireError> {
     let count = messages.messages.len();
-    let known = messages.messages.into_iter().filter_map(|message| message.kind);
+    let known = messages.messages.into_iter().filter_map(|message| message.kind).filter(Kind::is_known);
     let read = known.map(Kind::check).collect::<Result<Vec<_>, _>>()?;
     let unknown = count - read.len();
     Ok((ShardId(messages.shard), read, unknown))
+}
+
+impl Kind {
+    /// False for a kind of a kind that came later.
+    fn is_known(&self) -> bool {
+        !matches!(self, Kind::Raft(proto::Raft { kind: None }))
+    }
 }
 
 /// An item with commands for a leader.

@@ -41,7 +41,6 @@ pub(crate) fn tag(message: &RaftMessage) -> u64 {
         RaftMessage::Appended { call, result } | RaftMessage::HeartbeatReply { call, result } => match result
         {
             AppendResult::Success => *call,
-            AppendResult::Partial(through) => call ^ index(through) << 16,
             AppendResult::Conflict => call ^ 1 << 40,
             AppendResult::HigherVote(vote) => call ^ vote.term << 32,
         },
@@ -55,7 +54,7 @@ pub(crate) fn tag(message: &RaftMessage) -> u64 {
         RaftMessage::ReadIndex { call } => *call,
         RaftMessage::ReadIndexReply { call, index } => call ^ index.unwrap_or(0) << 16,
         RaftMessage::Flushed { index } => *index,
-        RaftMessage::TooFarBehind => 1,
+        RaftMessage::TooFarBehind { .. } => 1,
     }
 }
 
@@ -76,7 +75,6 @@ pub(crate) fn describe(message: &RaftMessage) -> String {
         }
         RaftMessage::Appended { result, .. } | RaftMessage::HeartbeatReply { result, .. } => match result {
             AppendResult::Success => "Appended".to_owned(),
-            AppendResult::Partial(through) => format!("Appended ..{}", place(through)),
             AppendResult::Conflict => "Conflict".to_owned(),
             AppendResult::HigherVote(vote) => format!("Refused, voted {vote}"),
         },
@@ -89,14 +87,16 @@ pub(crate) fn describe(message: &RaftMessage) -> String {
             let what = if *granted { "granted" } else { "refused" };
             format!("Vote {what}, voted {vote} at {}", place(last))
         }
-        RaftMessage::TransferLeader { vote, last } => format!("TransferLeader {vote} at {}", place(last)),
+        RaftMessage::TransferLeader { vote, to, last } => {
+            format!("TransferLeader {vote} to {to} at {}", place(last))
+        }
         RaftMessage::ReadIndex { call } => format!("ReadIndex {call}"),
         RaftMessage::ReadIndexReply { call, index } => match index {
             Some(index) => format!("ReadIndex {call} is {index}"),
             None => format!("ReadIndex {call} refused"),
         },
         RaftMessage::Flushed { index } => format!("Flushed ..{index}"),
-        RaftMessage::TooFarBehind => "TooFarBehind".to_owned(),
+        RaftMessage::TooFarBehind { vote } => format!("TooFarBehind {vote}"),
     }
 }
 

@@ -31,15 +31,17 @@ impl From<RaftMessage> for super::Kind {
             RaftMessage::Voted { call, vote, granted, last } => {
                 Kind::Voted(proto::RaftVoted { call, vote: write_vote(vote), granted, last: id(last) })
             }
-            RaftMessage::TransferLeader { vote, last } => {
-                Kind::TransferLeader(proto::RaftTransferLeader { vote: write_vote(vote), last: id(last) })
+            RaftMessage::TransferLeader { vote, to, last } => {
+                Kind::TransferLeader(proto::RaftTransferLeader { vote: write_vote(vote), to, last: id(last) })
             }
             RaftMessage::ReadIndex { call } => Kind::ReadIndex(proto::RaftReadIndex { call }),
             RaftMessage::ReadIndexReply { call, index } => {
                 Kind::ReadIndexReply(proto::RaftReadIndexReply { call, index })
             }
             RaftMessage::Flushed { index } => Kind::Flushed(proto::RaftFlushed { index }),
-            RaftMessage::TooFarBehind => Kind::TooFarBehind(proto::RaftTooFarBehind {}),
+            RaftMessage::TooFarBehind { vote } => {
+                Kind::TooFarBehind(proto::RaftTooFarBehind { vote: write_vote(vote) })
+            }
         };
         super::Kind::Raft(proto::Raft { kind: Some(kind) })
     }
@@ -70,15 +72,17 @@ impl Received for proto::Raft {
             Kind::Voted(proto::RaftVoted { call, vote, granted, last }) => {
                 RaftMessage::Voted { call, vote: read_vote(vote)?, granted, last: id(last) }
             }
-            Kind::TransferLeader(proto::RaftTransferLeader { vote, last }) => {
-                RaftMessage::TransferLeader { vote: read_vote(vote)?, last: id(last) }
+            Kind::TransferLeader(proto::RaftTransferLeader { vote, to, last }) => {
+                RaftMessage::TransferLeader { vote: read_vote(vote)?, to, last: id(last) }
             }
             Kind::ReadIndex(proto::RaftReadIndex { call }) => RaftMessage::ReadIndex { call },
             Kind::ReadIndexReply(proto::RaftReadIndexReply { call, index }) => {
                 RaftMessage::ReadIndexReply { call, index }
             }
             Kind::Flushed(proto::RaftFlushed { index }) => RaftMessage::Flushed { index },
-            Kind::TooFarBehind(proto::RaftTooFarBehind {}) => RaftMessage::TooFarBehind,
+            Kind::TooFarBehind(proto::RaftTooFarBehind { vote }) => {
+                RaftMessage::TooFarBehind { vote: read_vote(vote)? }
+            }
         };
         Ok(PeerMessage::Raft(message))
     }
@@ -102,40 +106,40 @@ fn read_vote(vote: Option<proto::RaftVote>) -> Result<Vote, WireError> {
 }
 
 fn write_entry(entry: LogEntry) -> proto::RaftEntry {
-    let (data, voters) = match entry.payload {
-        Payload::Blank => (None, Vec::new()),
-        Payload::Data(data) => (Some(data), Vec::new()),
-        Payload::Members(voters) => (None, voters.into_iter().collect()),
+    let (data, voters, blank) = match entry.payload {
+        Payload::Blank => (None, Vec::new(), true),
+        Payload::Data(data) => (Some(data), Vec::new(), false),
+        Payload::Members(voters) => (None, voters.into_iter().collect(), false),
     };
-    proto::RaftEntry { id: Some(write_id(entry.id)), data, voters }
+    proto::RaftEntry { id: Some(write_id(entry.id)), data, voters, blank }
 }
 
 fn read_entry(entry: proto::RaftEntry) -> Result<LogEntry, WireError> {
     let id = read_id(entry.id.ok_or(WireError::Missing("id"))?);
     let voters: BTreeSet<u64> = entry.voters.into_iter().collect();
-    let payload = match (entry.data, voters.is_empty()) {
-        (Some(data), true) => Payload::Data(data),
-        (None, false) => Payload::Members(voters),
-        (None, true) => Payload::Blank,
-        (Some(_), false) => return Err(WireError::Malformed("voters")),
+    let payload = match (entry.data, voters.is_empty(), entry.blank) {
+        (Some(data), true, false) => Payload::Data(data),
+        (None, false, false) => Payload::Members(voters),
+        (None, true, true) => Payload::Blank,
+        // Perhaps of a kind that came later: an entry can't be skipped.
+        (None, true, false) => return Err(WireError::Missing("data")),
+        _ => return Err(WireError::Malformed("data")),
     };
     Ok(LogEntry { id, payload })
 }
 
 fn write_appended(call: u64, result: AppendResult) -> proto::RaftAppended {
-    let (result, through, vote) = match result {
-        AppendResult::Success => (proto::RaftAppendResult::Success, None, None),
-        AppendResult::Partial(through) => (proto::RaftAppendResult::Part, through.map(write_id), None),
-        AppendResult::Conflict => (proto::RaftAppendResult::Conflict, None, None),
-        AppendResult::HigherVote(vote) => (proto::RaftAppendResult::HigherVote, None, write_vote(vote)),
+    let (result, vote) = match result {
+        AppendResult::Success => (proto::RaftAppendResult::Success, None),
+        AppendResult::Conflict => (proto::RaftAppendResult::Conflict, None),
+        AppendResult::HigherVote(vote) => (proto::RaftAppendResult::HigherVote, write_vote(vote)),
     };
-    proto::RaftAppended { call, result: result.into(), through, vote }
+    proto::RaftAppended { call, result: result.into(), vote }
 }
 
 fn read_result(appended: proto::RaftAppended) -> Result<AppendResult, WireError> {
     match appended.result() {
         proto::RaftAppendResult::Success => Ok(AppendResult::Success),
-        proto::RaftAppendResult::Part => Ok(AppendResult::Partial(appended.through.map(read_id))),
         proto::RaftAppendResult::Conflict => Ok(AppendResult::Conflict),
         proto::RaftAppendResult::HigherVote => Ok(AppendResult::HigherVote(read_vote(appended.vote)?)),
         proto::RaftAppendResult::Unspecified => Err(WireError::Malformed("result")),
@@ -148,7 +152,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::transport::wire::Kind as AnyKind;
+    use crate::transport::wire::{Kind as AnyKind, read_shard};
 
     /// Today's bytes of every message, as hexadecimal text: one on each line.
     const MESSAGES: &str = include_str!("raft_v1.txt");
@@ -163,13 +167,7 @@ mod tests {
             entry(9, Payload::Data(Bytes::new())),
             entry(10, Payload::Members([1, 2, 300].into())),
         ];
-        let results = [
-            AppendResult::Success,
-            AppendResult::Partial(id(5)),
-            AppendResult::Partial(None),
-            AppendResult::Conflict,
-            AppendResult::HigherVote(vote),
-        ];
+        let results = [AppendResult::Success, AppendResult::Conflict, AppendResult::HigherVote(vote)];
         let appended = results.map(|result| RaftMessage::Appended { call: 1, result });
         let rest = [
             RaftMessage::Append { call: 2, vote, previous: id(6), entries, committed: id(5) },
@@ -179,12 +177,12 @@ mod tests {
             RaftMessage::RequestVote { call: 4, poll: true, vote, last: id(6), transfer: false },
             RaftMessage::RequestVote { call: 4, poll: false, vote, last: None, transfer: true },
             RaftMessage::Voted { call: 4, vote, granted: true, last: id(6) },
-            RaftMessage::TransferLeader { vote, last: id(6) },
+            RaftMessage::TransferLeader { vote, to: 3, last: id(6) },
             RaftMessage::ReadIndex { call: 5 },
             RaftMessage::ReadIndexReply { call: 5, index: Some(0) },
             RaftMessage::ReadIndexReply { call: 5, index: None },
             RaftMessage::Flushed { index: 6 },
-            RaftMessage::TooFarBehind,
+            RaftMessage::TooFarBehind { vote },
         ];
         appended.into_iter().chain(rest).collect()
     }
@@ -217,16 +215,28 @@ mod tests {
     }
 
     #[test]
+    fn a_message_of_a_later_version_is_skipped_and_counted() {
+        let later = message_of(AnyKind::Raft(proto::Raft { kind: None }));
+        let known = message_of(RaftMessage::ReadIndex { call: 5 }.into());
+        let messages = proto::ShardMessages { shard: 1, messages: vec![later, known] };
+        let (_, read, skipped) = read_shard(messages).unwrap();
+        assert_eq!((read, skipped), (vec![PeerMessage::Raft(RaftMessage::ReadIndex { call: 5 })], 1));
+    }
+
+    #[test]
     fn what_lacks_a_part_or_contradicts_itself_is_refused() {
         let no_kind = proto::Raft { kind: None };
         let no_vote = proto::Raft { kind: Some(Kind::Heartbeat(proto::RaftHeartbeat::default())) };
         let no_result = proto::Raft { kind: Some(Kind::Appended(proto::RaftAppended::default())) };
         let id = Some(proto::RaftLogId::default());
-        let both = proto::RaftEntry { id, data: Some(Bytes::new()), voters: vec![1] };
-        let vote = Some(proto::RaftVote::default());
-        let append = proto::RaftAppend { vote, entries: vec![both], ..proto::RaftAppend::default() };
-        let contradiction = proto::Raft { kind: Some(Kind::Append(append)) };
-        for raft in [no_kind, no_vote, no_result, contradiction] {
+        let both = proto::RaftEntry { id, data: Some(Bytes::new()), voters: vec![1], blank: false };
+        let unknown = proto::RaftEntry { id, ..proto::RaftEntry::default() };
+        let append = |entry| {
+            let vote = Some(proto::RaftVote::default());
+            let append = proto::RaftAppend { vote, entries: vec![entry], ..proto::RaftAppend::default() };
+            proto::Raft { kind: Some(Kind::Append(append)) }
+        };
+        for raft in [no_kind, no_vote, no_result, append(both), append(unknown)] {
             assert!(raft.clone().check().is_err(), "{raft:?}");
         }
     }
