@@ -133,6 +133,8 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     oldest_write: Option<(u64, Duration)>,
     /// The term in which it leads, and since when on the runtime's clock.
     leads_since: Option<(u64, Duration)>,
+    /// When to ask the others for a new leader.
+    poll_at: Option<Duration>,
     too_far_behind: bool,
 }
 
@@ -179,6 +181,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             told_flushed: None,
             oldest_write: None,
             leads_since: None,
+            poll_at: None,
             too_far_behind: false,
         })
     }
@@ -365,6 +368,28 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         }
     }
 
+    /// The connection to the leader was reset, so its process has probably died: this replica protects it no more, and
+    /// asks the others whether they do. One after the other, so that they do not split the votes. The next heartbeat
+    /// makes up for all of it.
+    fn doubt_leader(&mut self, leader: NodeId) {
+        let Some(vote) = self.log.hard_state().vote else { return };
+        // To whoever hears that leadership goes to another, openraft's protection of the leader ends.
+        let request = their_transfer(vote, leader.0, None);
+        let raft = self.raft.clone();
+        self.spawn(async move { drop(raft.handle_transfer_leader(request).await) });
+        let before = self.members.iter().filter(|member| ![leader.0, self.node.0].contains(member));
+        let rank = before.filter(|member| **member < self.node.0).count() as u32;
+        self.poll_at = Some(self.now + rank * self.timing.heartbeat / 2);
+        self.poll_if_due();
+    }
+
+    fn poll_if_due(&mut self) {
+        if self.poll_at.take_if(|at| *at <= self.now).is_some() {
+            let raft = self.raft.clone();
+            self.spawn(async move { drop(raft.trigger().elect(true).await) });
+        }
+    }
+
     fn hand_over(&mut self) {
         let replication = self.metrics.borrow_watched().replication.clone().unwrap_or_default();
         let others = replication.into_iter().filter(|(member, _)| *member != self.node.0);
@@ -410,6 +435,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
     fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
         self.reads.tick(self.now, self.leader(), self.timing.timeout_min);
+        self.poll_if_due();
         self.leave_if_stalled();
         self.fall_silent_or_speak();
         self.is_stirred = true;
@@ -421,10 +447,12 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         self.is_stirred = true;
     }
 
-    /// Nobody votes while a leader may lead, and that is a matter of time; but a leader need not wait for answers.
     fn disconnected(&mut self, now: Duration, node: NodeId) {
         self.now = self.now.max(now);
         self.exchange.disconnected(node);
+        if self.leader() == Some(node) && node != self.node {
+            self.doubt_leader(node);
+        }
         self.is_stirred = true;
     }
 

@@ -45,6 +45,8 @@ macro_rules! conformance {
             a_leader_that_leads_again_answers_what_it_proposed_before_truly
             a_replica_that_differs_from_a_majority_stops
             leadership_is_handed_over_without_an_election_timeout
+            a_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout
+            a_leader_that_only_one_replica_has_lost_stays
             a_replica_that_was_away_catches_up_page_by_page
             a_log_is_dropped_below_what_every_member_has_flushed_and_no_further
             a_crash_in_the_middle_of_apply_loses_and_repeats_nothing

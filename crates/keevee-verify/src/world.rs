@@ -332,7 +332,7 @@ impl World {
         self.after(LOOK, Event::Look);
         let sight = Sight {
             now: self.now,
-            is_quiet: self.afflictions.are_quiet(),
+            is_quiet: self.afflictions.are_quiet() && self.network.is_prompt(self.now),
             patience: self.afflictions.patience(self.plan.engine),
             has_connected: self.has_connected(),
             leader: self.leading(),

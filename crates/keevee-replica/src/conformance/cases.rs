@@ -10,7 +10,7 @@ use keevee_core::command::{
 use keevee_core::ids::NodeId;
 use keevee_core::requests::RequestId;
 
-use super::{Cluster, Maker, SharedLog};
+use super::{Cluster, Maker, Node, SharedLog};
 use crate::storage::{LogRecord, LogStore};
 use crate::{Bounds, ChainHash, Engine, Failure, Refusal, Role};
 
@@ -260,6 +260,32 @@ pub fn leadership_is_handed_over_without_an_election_timeout<M: Maker>(maker: &M
     assert_eq!(leaders.len(), 1);
     assert_ne!(leaders[0], leader);
     assert_eq!(cluster.now, now);
+}
+
+pub fn a_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout<M: Maker>(maker: &M) {
+    for size in [3, 5] {
+        let (mut cluster, leader) = Cluster::led(maker, size, Bounds::default());
+        cluster.run(leader, put("a", "1")).expect("written");
+        cluster.nodes.remove(&leader);
+        let now = cluster.now;
+        cluster.nodes.values_mut().for_each(|node| node.shard.engine().disconnected(now, NodeId(leader)));
+        cluster.elapse(Duration::from_millis(300));
+        let leads = |node: &Node<M>| node.shard.status().engine.role == Role::Leader;
+        assert_eq!(cluster.nodes.values().filter(|node| leads(node)).count(), 1);
+    }
+}
+
+pub fn a_leader_that_only_one_replica_has_lost_stays<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    let ballot = cluster.node(leader).shard.status().engine.ballot;
+    for _ in 0..20 {
+        let (follower, now) = (cluster.follower(leader), cluster.now);
+        cluster.node(follower).shard.engine().disconnected(now, NodeId(leader));
+        cluster.elapse(Duration::from_millis(100));
+    }
+    assert_eq!(cluster.node(leader).shard.status().engine.ballot, ballot);
+    assert_eq!(cluster.run(leader, put("a", "2")), written(2));
 }
 
 pub fn a_replica_that_was_away_catches_up_page_by_page<M: Maker>(maker: &M) {

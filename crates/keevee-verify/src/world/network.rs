@@ -20,6 +20,8 @@ pub(crate) struct Network {
     pub(crate) delay_max: u64,
     /// Of an ordered link: when its last message arrives.
     arrives: BTreeMap<(Place, Place), u64>,
+    /// When the last message arrives that took longer than the settings say.
+    late_until: u64,
 }
 
 /// What the network does with one message.
@@ -41,6 +43,7 @@ impl Network {
             delay_percent: 0,
             delay_max: 0,
             arrives: BTreeMap::new(),
+            late_until: 0,
         }
     }
 
@@ -61,9 +64,17 @@ impl Network {
             at = at.max(*last + 1);
             *last = at;
         }
+        if at > now + self.latency_max {
+            self.late_until = self.late_until.max(at);
+        }
         let again = self.duplicate_percent > 0 && random.percent(self.duplicate_percent);
         let again_at = again.then(|| at + random.below(40 * self.latency_max));
         Way::Arrives { at, again_at }
+    }
+
+    /// False while something is on its way that a fault held up, though the fault may have ended.
+    pub(crate) fn is_prompt(&self, now: u64) -> bool {
+        now > self.late_until
     }
 
     pub(crate) fn heal(&mut self) {
