@@ -8,6 +8,11 @@ use serde_json::Value;
 
 use crate::{program, start};
 
+with_both_engines! {
+    keys_are_put_read_and_deleted
+    a_load_is_measured
+}
+
 /// Runs the program against a cluster: exit code, standard output, standard error.
 fn run(cluster: &TemporaryCluster, arguments: &[&str]) -> (i32, String, String) {
     let endpoints: Vec<String> = cluster.endpoints().iter().map(ToString::to_string).collect();
@@ -24,9 +29,8 @@ fn texts(output: Output) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_are_put_read_and_deleted() {
-    let mut cluster = start(3, "paxos").await;
+async fn keys_are_put_read_and_deleted(engine: &str) {
+    let mut cluster = start(3, engine).await;
     let (code, stdout, stderr) = run(&cluster, &["put", "a/b c", "grün", "--output", "json"]);
     assert_eq!(code, 0, "{stderr}");
     let answer: Value = serde_json::from_str(&stdout).expect("JSON");
@@ -58,9 +62,8 @@ async fn keys_are_put_read_and_deleted() {
     assert!(stderr.contains("keevee cluster start"), "the error names the fix: {stderr}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_load_is_measured() {
-    let cluster = start(3, "paxos").await;
+async fn a_load_is_measured(engine: &str) {
+    let cluster = start(3, engine).await;
     let load = ["bench", "--operations", "500", "--connections", "8", "--keys", "100"];
     let mixed = ["--reads", "0.5", "--distribution", "zipf", "--output", "json"];
     let (code, stdout, stderr) = run(&cluster, &[&load[..], &mixed].concat());

@@ -9,6 +9,11 @@ use keevee_cluster::{process, until};
 
 use crate::{PATIENCE, client, client_of, get, program, put, start};
 
+with_both_engines! {
+    sigterm_ends_a_node_with_0_and_its_data_stays
+    a_folder_that_was_wiped_is_refused
+}
+
 /// Runs a node that is expected to refuse: returns what it says.
 async fn refusal(config: &Path) -> String {
     let mut child = spawn(config);
@@ -45,9 +50,8 @@ async fn a_second_process_on_a_folder_is_refused() {
     put(&client_of(&mut cluster, 1), "key", "value").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folder_that_was_not_formatted_is_refused() {
-    let mut cluster = start(3, "paxos").await;
+async fn a_folder_that_was_wiped_is_refused(engine: &str) {
+    let mut cluster = start(3, engine).await;
     let patience = Duration::from_secs(30);
     cluster.stop_node(2, patience).await.expect("stopped");
     let config = cluster.node(2).expect("a node").config();
@@ -77,9 +81,8 @@ async fn a_folder_without_first_members_is_refused() {
     assert_eq!(again.status.code(), Some(1), "a formatted folder is not formatted again");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sigterm_ends_a_node_with_0_and_its_data_stays() {
-    let mut cluster = start(1, "paxos").await;
+async fn sigterm_ends_a_node_with_0_and_its_data_stays(engine: &str) {
+    let mut cluster = start(1, engine).await;
     let node = cluster.node(1).expect("a node");
     let (config, endpoint) = (node.config(), node.endpoint());
     cluster.stop_node(1, PATIENCE).await.expect("stopped");
