@@ -1,7 +1,7 @@
 #!/bin/sh
-# Measures keevee beside a three-node etcd on this machine: the same requests over HTTP, made by wrk, to the
-# leader of each, in turn, with the same disk. Needs etcd, wrk and curl (Debian: etcd-server, wrk).
-# Usage: bench/etcd/compare.sh [SECONDS]   (takes KEEVEE_BIN, else target/release/keevee; KEEVEE_CONSENSUS: paxos or raft)
+# Measures keevee, with each of its engines, beside a three-node etcd on this machine: the same requests over HTTP, made
+# by wrk, to the leader of each, in turn, on the same disk. Needs etcd, wrk and curl (Debian: etcd-server, wrk).
+# Usage: bench/etcd/compare.sh [SECONDS]   (seconds of each measurement; takes KEEVEE_BIN, else target/release/keevee)
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,7 +14,7 @@ folder=$(mktemp -d "${TMPDIR:-/tmp}/keevee-compare.XXXXXX")
 etcd_pids=
 
 clean_up() {
-    "$keevee" cluster stop --data "$folder/keevee" >/dev/null 2>&1 || true
+    for engine in paxos raft; do "$keevee" cluster stop --data "$folder/$engine" >/dev/null 2>&1 || true; done
     for pid in $etcd_pids; do kill "$pid" 2>/dev/null || true; done
     for pid in $etcd_pids; do wait "$pid" 2>/dev/null || true; done
     rm -rf "$folder"
@@ -50,37 +50,40 @@ etcd_leader() {
     exit 1
 }
 
-keevee_leader() {
-    for port in 18001 18002 18003; do
+keevee_leader() { # keevee_leader FIRST_PORT
+    for port in "$1" $(($1 + 1)) $(($1 + 2)); do
         if [ "$(curl -s "http://127.0.0.1:$port/is_leader")" = true ]; then echo "$port"; return; fi
     done
     echo "keevee has no leader" >&2
     exit 1
 }
 
-run() { # run STORE OPERATION CONNECTIONS PORT
+run() { # run STORE OPERATION CONNECTIONS PORT: operations per second, p50 and p99 in ms, failed ones
     wrk -t1 -c"$3" -d"$seconds" -s "$here/load.lua" "http://127.0.0.1:$4" -- "$1" "$2" | tail -n 1
 }
 
-"$keevee" cluster start --data "$folder/keevee" --consensus "${KEEVEE_CONSENSUS:-paxos}" --http-port 18001 --peer-port 19001 >/dev/null
+"$keevee" cluster start --data "$folder/paxos" --consensus paxos --http-port 18001 --peer-port 19001 >/dev/null
+"$keevee" cluster start --data "$folder/raft" --consensus raft --http-port 18011 --peer-port 19011 >/dev/null
 start_etcd
 etcd_port=$(etcd_leader)
-keevee_port=$(keevee_leader)
+paxos_port=$(keevee_leader 18001)
+raft_port=$(keevee_leader 18011)
+
+printf '%-4s %5s  %22s  %29s  %29s\n' '' '' 'etcd' 'keevee, Multi-Paxos' 'keevee, Raft'
+printf '%-4s %5s  %7s %6s %7s' '' conns '/s' 'p50 ms' 'p99 ms'
+for _ in paxos raft; do printf '  %7s %6s %7s %6s' '/s' 'p50 ms' 'p99 ms' 'ratio'; done
+printf '\n'
 for operation in put get; do
     for connections in 1 64 256; do
-        for store in etcd keevee; do
-            port=$etcd_port
-            [ "$store" = keevee ] && port=$keevee_port
-            run "$store" "$operation" "$connections" "$port" >"$folder/$store.result"
-        done
-        awk -v operation="$operation" -v connections="$connections" '
-            NR == FNR { rate = $1; p50 = $2; p99 = $3; failed = $4; next }
-            {
-                if (operation connections == "put1")
-                    printf "%-4s %5s  %9s %7s %7s %6s  %9s %7s %7s %6s  %5s\n", "", "conns", "etcd/s", "p50 ms",
-                        "p99 ms", "failed", "keevee/s", "p50 ms", "p99 ms", "failed", "ratio"
-                printf "%-4s %5d  %9d %7.2f %7.2f %6d  %9d %7.2f %7.2f %6d  %5.2f\n", operation, connections,
-                    rate, p50, p99, failed, $1, $2, $3, $4, $1 / rate
-            }' "$folder/etcd.result" "$folder/keevee.result"
+        # In turn, so that what else the machine does meets all of them.
+        { run etcd $operation $connections "$etcd_port"
+          run keevee $operation $connections "$paxos_port"
+          run keevee $operation $connections "$raft_port"
+        } | awk -v operation=$operation -v connections=$connections '
+            { if (NR == 1) { base = $1; printf "%-4s %5d", operation, connections }
+              printf "  %7d %6.2f %7.2f", $1, $2, $3
+              if (NR > 1) printf " %6.2f", $1 / base
+              failed += $4 }
+            END { print (failed > 0 ? "  " failed " failed" : "") }'
     done
 done
