@@ -2,15 +2,26 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
 /// A node of the cluster, from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 pub struct NodeId(pub u64);
 
-/// A shard. 0 is the system shard; data shards count from 1.
+/// A node's folder, as it was formatted: never used again for another. Node and store together are a
+/// voter, so that a wiped node cannot vote against what it promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreId(pub Uuid);
+
+/// A shard. 0 is the system shard; data shards count from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 pub struct ShardId(pub u32);
 
 impl ShardId {
+    /// The shard that holds the shard map. It owns no slots.
+    pub const SYSTEM: ShardId = ShardId(0);
+
     /// The first data shard: the only one of a default cluster.
     pub const FIRST_DATA: ShardId = ShardId(1);
 }
@@ -37,4 +48,4 @@ macro_rules! display_number {
         }
     )*};
 }
-display_number!(NodeId, ShardId, Namespace, Incarnation);
+display_number!(NodeId, StoreId, ShardId, Namespace, Incarnation);

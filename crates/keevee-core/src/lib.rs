@@ -11,6 +11,7 @@
 #![deny(clippy::iter_over_hash_type)]
 
 pub mod apply;
+pub mod carp;
 pub mod chain;
 pub mod codec;
 pub mod command;
