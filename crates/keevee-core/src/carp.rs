@@ -6,7 +6,7 @@
 //! - [`membership`] is the draft's table of members, as text.
 //! - [`ranking`] is what keevee places by: the same idea in 64 bits.
 //!
-//! It leaves out who owns what: scores only rank.
+//! It leaves out who owns what: scores only rank. [`crate::slot_table`] decides, and is the authority.
 
 pub mod membership;
 pub mod ranking;

@@ -17,7 +17,7 @@
 //! - Bytes above 127 count as 128 to 255. In C they are negative on some machines.
 //! - Squid hashes a peer's name, Traffic Server `name:port`. Here a name is what the caller says.
 //!
-//! It leaves out 64 bits and exact shares: that is [`super::ranking`]'s.
+//! It leaves out 64 bits and exact shares: that is [`super::ranking`] and [`crate::slot_table`].
 
 /// Spreads the hashes of names that are similar and combinations of hashes (section 3).
 const SPREAD: u32 = 0x6253_1965;
