@@ -161,15 +161,23 @@ pub fn decode_meta(bytes: Bytes) -> Result<ShardMeta, DecodeError> {
     })
 }
 
-/// Decodes strictly: `convert` refuses unknown kinds, and a length that does not come out the same
-/// again betrays fields that were skipped.
 fn decode<M: Message + Default, T>(
     bytes: Bytes,
     convert: impl FnOnce(M) -> Result<T, DecodeError>,
 ) -> Result<T, DecodeError> {
+    decode_known(bytes, FORMAT, convert)
+}
+
+/// Decodes strictly: `convert` refuses unknown kinds, and a length that does not come out the same
+/// again betrays fields that were skipped. `known` is the newest format that is known.
+pub(crate) fn decode_known<M: Message + Default, T>(
+    bytes: Bytes,
+    known: u32,
+    convert: impl FnOnce(M) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
     let message = match M::decode(bytes.clone()) {
         Ok(message) => message,
-        Err(error) => return Err(newer_format(bytes).unwrap_or(DecodeError::Malformed(error))),
+        Err(error) => return Err(newer_format(bytes, known).unwrap_or(DecodeError::Malformed(error))),
     };
     let is_all_known = message.encoded_len() == bytes.len();
     let value = convert(message)?;
@@ -177,20 +185,24 @@ fn decode<M: Message + Default, T>(
 }
 
 /// A newer format may give other types to known fields: if so, its number is the error to report.
-fn newer_format(bytes: Bytes) -> Option<DecodeError> {
+fn newer_format(bytes: Bytes, known: u32) -> Option<DecodeError> {
     let format = proto::Header::decode(bytes).ok()?.format;
-    (format > FORMAT).then_some(DecodeError::UnknownFormat(format))
+    (format > known).then_some(DecodeError::UnknownFormat(format))
 }
 
 fn check_format(format: u32) -> Result<(), DecodeError> {
+    check_format_is(FORMAT, format)
+}
+
+pub(crate) fn check_format_is(known: u32, format: u32) -> Result<(), DecodeError> {
     match format {
-        FORMAT => Ok(()),
         0 => Err(DecodeError::BadField("format version")),
+        format if format == known => Ok(()),
         newer => Err(DecodeError::UnknownFormat(newer)),
     }
 }
 
-fn each<M, T>(
+pub(crate) fn each<M, T>(
     messages: Vec<M>,
     convert: impl Fn(M) -> Result<T, DecodeError>,
 ) -> Result<Vec<T>, DecodeError> {

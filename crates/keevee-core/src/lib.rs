@@ -21,6 +21,7 @@ pub mod ids;
 pub mod kv;
 pub mod limits;
 pub mod requests;
+pub mod shard_map;
 pub mod slot_table;
 pub mod slots;
 pub mod stamp;

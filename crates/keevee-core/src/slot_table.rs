@@ -36,7 +36,7 @@ pub struct SlotTable {
 
 /// Slots that follow each other and have one owner: `[first, last, shard]` in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(from = "(u16, u16, ShardId)", into = "(u16, u16, ShardId)")]
+#[serde(from = "(Slot, Slot, ShardId)", into = "(Slot, Slot, ShardId)")]
 pub struct Run {
     /// The first of them.
     pub first: Slot,
@@ -46,15 +46,15 @@ pub struct Run {
     pub shard: ShardId,
 }
 
-impl From<(u16, u16, ShardId)> for Run {
-    fn from((first, last, shard): (u16, u16, ShardId)) -> Run {
-        Run { first: Slot(first), last: Slot(last), shard }
+impl From<(Slot, Slot, ShardId)> for Run {
+    fn from((first, last, shard): (Slot, Slot, ShardId)) -> Run {
+        Run { first, last, shard }
     }
 }
 
-impl From<Run> for (u16, u16, ShardId) {
-    fn from(run: Run) -> (u16, u16, ShardId) {
-        (run.first.0, run.last.0, run.shard)
+impl From<Run> for (Slot, Slot, ShardId) {
+    fn from(run: Run) -> (Slot, Slot, ShardId) {
+        (run.first, run.last, run.shard)
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// How many slots there are.
 pub const SLOTS: u16 = 16384;
@@ -16,7 +17,7 @@ pub const SLOTS: u16 = 16384;
 const BITMAP_BYTES: usize = SLOTS as usize / 8;
 
 /// A slot, below [`SLOTS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 pub struct Slot(pub u16);
 
 impl fmt::Display for Slot {

@@ -244,8 +244,10 @@ fn a_table_survives_its_runs_and_json() {
 #[test]
 fn runs_that_are_no_table_are_refused() {
     let refused = |runs: &[(u16, u16, u32)]| {
-        let runs: Vec<Run> =
-            runs.iter().map(|&(first, last, shard)| (first, last, ShardId(shard)).into()).collect();
+        let runs: Vec<Run> = runs
+            .iter()
+            .map(|&(first, last, shard)| (Slot(first), Slot(last), ShardId(shard)).into())
+            .collect();
         SlotTable::from_runs(&runs).unwrap_err()
     };
     assert_eq!(refused(&[]), SlotTableError::BadRuns(Slot(0)));
