@@ -106,11 +106,13 @@ impl Ranking {
 
     /// The shard that ranks best for an item, the lesser id of equals; `None` if all load factors are 0.
     pub fn best(&self, item: u64) -> Option<ShardId> {
-        let routable = (0..self.shards.len()).filter(|&position| self.shards[position].scale > 0);
-        let best = routable.max_by_key(|&position| {
-            (self.score(position, item), std::cmp::Reverse(self.shards[position].shard))
-        });
-        best.map(|position| self.shards[position].shard)
+        let scored = self.shards.iter().enumerate().filter(|(_, ranked)| ranked.scale > 0);
+        let scored = scored.map(|(position, ranked)| (self.score(position, item), ranked.shard));
+        let better = |one: (Score, ShardId), other: (Score, ShardId)| {
+            let is_other = other.0 > one.0 || (other.0 == one.0 && other.1 < one.1);
+            if is_other { other } else { one }
+        };
+        scored.reduce(better).map(|(_, shard)| shard)
     }
 
     /// All shards with their scores for a slot, best first, the lesser id first of equals.
