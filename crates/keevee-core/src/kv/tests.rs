@@ -90,6 +90,7 @@ fn sample_error() -> Error {
         precondition: Some(0),
         operation: Some(1),
         operation_error: OperationError::Overflow.into(),
+        hint: None,
     }
 }
 
@@ -112,6 +113,11 @@ fn sample_responses() -> Vec<Response> {
         response(response::Result::Get(found)),
         response(response::Result::Delete(DeleteResponse { deleted: true })),
         response(response::Result::Execute(sample_executed())),
+        response(response::Result::Error(Error {
+            kind: ErrorKind::NotLeader.into(),
+            hint: Some(Hint { shard: 3, epoch: 2, leader: 1, address: "h:1".into() }),
+            ..Error::default()
+        })),
     ]
 }
 
@@ -128,13 +134,14 @@ mod today {
         67120c120a0a0170120576616c756512051a030a0164120922050a0169100d7801120d2a0b0a01781206\
         7375666669781a046f6e63652001",
     ];
-    const RESPONSES: [&str; 5] = [
+    const RESPONSES: [&str; 6] = [
         "08ac02121708041208736f206974206973180220dc0b280030013802",
         "08ac021a020809",
         "08ac02220b0809120576616c75651801",
         "08ac022a020801",
         "08ac02323e0a020a000a070a050a017610090a041202080a0a041a0208010a0f220d08ffffffffffffff\
         ffff01100b0a062a04080c100d0a0230010a0230020a023003",
+        "08ac02120f0807420b0803100218012203683a31",
     ];
 
     fn to_hex(message: &impl Message) -> String {

@@ -306,7 +306,7 @@ fn the_view_is_the_apis_shape() {
             r#"{"epoch":1,"ttl_seconds":60,"shards":["#,
             r#"{"id":0,"name":"system","load_factor":0,"multiplier":0.0,"engine":"paxos","members":[1]},"#,
             r#"{"id":1,"name":"shard-1","load_factor":1,"multiplier":1.0,"engine":"paxos","members":[1],"leader":1}"#,
-            r#"],"slots":[[0,16383,1]]}"#
+            r#"],"nodes":[{"id":1,"http":"10.0.0.1:7001"}],"slots":[[0,16383,1]]}"#
         )
     );
     assert_eq!(serde_json::from_str::<view::CarpView>(&json).unwrap(), view);

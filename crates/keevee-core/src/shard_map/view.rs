@@ -5,10 +5,11 @@
 //!  "ttl_seconds": 60,
 //!  "shards": [{"id": 1, "name": "shard-1", "load_factor": 1, "multiplier": 1.0, "engine": "paxos",
 //!              "members": [2, 3, 1], "leader": 2}],
+//!  "nodes": [{"id": 1, "http": "10.0.0.1:8001"}, …],
 //!  "slots": [[0, 16383, 1]]}
 //! ```
 //!
-//! It leaves out the nodes and their addresses: those are in the status of the cluster.
+//! It leaves out what only nodes need of each other: stores and peer addresses.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +28,19 @@ pub struct CarpView {
     pub ttl_seconds: Option<u32>,
     /// The shards, the system shard too.
     pub shards: Vec<ShardView>,
+    /// The nodes.
+    pub nodes: Vec<NodeView>,
     /// Who owns the slots: [`SlotTable::from_runs`](crate::slot_table::SlotTable::from_runs) makes a table of them.
     pub slots: Vec<Run>,
+}
+
+/// A node as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct NodeView {
+    /// Its id.
+    pub id: NodeId,
+    /// Where clients reach it, over HTTP and gRPC: `host:port`.
+    pub http: String,
 }
 
 /// A shard as JSON.
@@ -69,6 +81,7 @@ impl ShardMap {
             epoch: self.epoch,
             ttl_seconds: self.ttl_seconds,
             shards: shards.collect(),
+            nodes: self.nodes.iter().map(|node| NodeView { id: node.id, http: node.http.clone() }).collect(),
             slots: self.slots.runs(),
         }
     }
