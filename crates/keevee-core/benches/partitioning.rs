@@ -58,9 +58,10 @@ fn main() -> Fallible {
             let (markdown, plot) = (format!("{}.md", page.name), format!("{}.svg", page.name));
             fs::write(folder.join(markdown), &page.markdown)?;
             (page.plot)(&folder.join(&plot))?;
-            // SVG has no other place for it.
+            // Not as a comment: those of XML may not hold the two hyphens of an option.
             let svg = fs::read_to_string(folder.join(&plot))?;
-            fs::write(folder.join(&plot), format!("<!-- Made by: {COMMAND} -->\n{svg}\n"))?;
+            let made_by = format!(">\n<desc>Made by: {COMMAND}</desc>");
+            fs::write(folder.join(&plot), svg.replacen('>', &made_by, 1) + "\n")?;
         }
         println!("written to {}", folder.display());
     }

@@ -36,6 +36,12 @@ pub(crate) fn equal(count: u32) -> Vec<Member> {
     (1..=count).map(|id| (id, 1)).collect()
 }
 
+/// So many members with load factors 1, 2, 3, 4, and again.
+#[allow(dead_code, reason = "not every benchmark needs it")]
+pub(crate) fn unequal(count: u32) -> Vec<Member> {
+    (1..=count).map(|id| (id, 1 + (id - 1) % 4)).collect()
+}
+
 pub(crate) fn shards(members: &[Member]) -> Vec<(ShardId, u32)> {
     members.iter().map(|&(id, load_factor)| (ShardId(id), load_factor)).collect()
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use super::keys::Kind;
-use super::methods::{CarpV1, METHODS, Member, Method, equal};
+use super::methods::{CarpV1, METHODS, Member, Method, equal, unequal};
 use super::{Fallible, Page, head};
 
 const MEMBERS: u32 = 16;
@@ -31,13 +31,12 @@ pub(crate) fn page(keys: u64) -> Page {
             });
         }
     }
-    // Load factors 1, 2, 3, 4, and again.
-    let unequal: Vec<Member> = (1..=MEMBERS).map(|id| (id, 1 + (id - 1) % 4)).collect();
+    let unequal = unequal(MEMBERS);
     for (method, made) in methods(&unequal) {
         let ratios = ratios(&*made, &unequal, Kind::Random, keys);
         results.push(Division { method, what: "random, unequal loads".to_owned(), ratios });
     }
-    let markdown = markdown(keys, &results);
+    let markdown = markdown(keys, &results) + &by_members(keys);
     Page { name: "evenness", markdown, plot: Box::new(move |path| plot(path, &results)) }
 }
 
@@ -80,6 +79,32 @@ fn markdown(keys: u64, results: &[Division]) -> String {
     out
 }
 
+/// The coefficient of variation by number of members, without the one method that is too slow for it.
+fn by_members(keys: u64) -> String {
+    const COUNTS: [u32; 5] = [4, 16, 64, 256, 1024];
+    let chance = COUNTS.map(|count| (f64::from(count) / keys as f64).sqrt());
+    let mut rows: Vec<(&str, Vec<f64>)> = vec![("chance", chance.to_vec())];
+    rows.extend(methods(&equal(1)).iter().map(|(name, _)| (*name, Vec::new())));
+    rows.retain(|(name, _)| *name != "rendezvous sha256");
+    for count in COUNTS {
+        let members = equal(count);
+        for (name, method) in methods(&members) {
+            if let Some((_, row)) = rows.iter_mut().find(|(row, _)| *row == name) {
+                row.push(variation(&ratios(&*method, &members, Kind::Random, keys)));
+            }
+        }
+    }
+    let mut out =
+        format!("\nCoefficients of variation by number of members, {keys} random keys:\n\n| method |");
+    COUNTS.iter().for_each(|count| out.push_str(&format!(" {count} |")));
+    out.push_str("\n| --- | --- | --- | --- | --- | --- |\n");
+    for (name, row) in rows {
+        let cells: Vec<String> = row.iter().map(|variation| format!("{variation:.4}")).collect();
+        let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
+    }
+    out
+}
+
 /// The standard deviation over the mean.
 fn variation(ratios: &[f64]) -> f64 {
     let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
@@ -98,7 +123,7 @@ fn plot(path: &Path, results: &[Division]) -> Fallible {
         let top = panel.iter().flat_map(|result| &result.ratios).copied().fold(1.0, f64::max);
         let names: Vec<&str> = panel.iter().map(|result| result.method).collect();
         let mut chart = ChartBuilder::on(area)
-            .caption(format!("{kind} keys: each member's part (1 = fair)"), ("sans-serif", 16))
+            .caption(format!("{kind}: each member's part (1 = fair)"), ("sans-serif", 16))
             .margin(10)
             .y_label_area_size(40)
             .build_cartesian_2d(-0.5..names.len() as f64 - 0.5, 0.0..top * 1.08)?;

@@ -7,7 +7,7 @@ use keevee_core::slot_table::SlotTable;
 use plotters::prelude::*;
 
 use super::keys::Kind;
-use super::methods::{METHODS, Member, Method, equal, shards};
+use super::methods::{METHODS, Member, Method, equal, shards, unequal};
 use super::{Fallible, Page, head};
 
 const MEMBERS: u32 = 16;
@@ -20,19 +20,24 @@ struct Moved {
 }
 
 pub(crate) fn page(keys: u64) -> Page {
-    let before = equal(MEMBERS);
-    let mut changes = vec![("a member comes", equal(MEMBERS + 1))];
-    changes.push(("a member goes", before.iter().copied().filter(|(id, _)| *id != 7).collect()));
-    let reweighed = before.iter().map(|&(id, load_factor)| (id, load_factor + u32::from(id == 3)));
-    changes.push(("a load factor from 1 to 2", reweighed.collect()));
+    let (same, unequal) = (equal(MEMBERS), unequal(MEMBERS));
+    let without =
+        |members: &[Member], gone: u32| members.iter().copied().filter(|(id, _)| *id != gone).collect();
+    let reweighed = same.iter().map(|&(id, load_factor)| (id, load_factor + u32::from(id == 3)));
+    let changes: [(&str, &[Member], Vec<Member>); 4] = [
+        ("a member comes", &same, equal(MEMBERS + 1)),
+        ("a member goes", &same, without(&same, 7)),
+        ("a load factor from 1 to 2", &same, reweighed.collect()),
+        ("one of unequal members goes", &unequal, without(&unequal, 7)),
+    ];
     let mut results = Vec::new();
-    for (change, after) in &changes {
+    for (change, before, after) in &changes {
         for (method, make) in METHODS {
-            let (old, new) = (make(&before), next(method, make, &before, after));
+            let (old, new) = (make(before), next(method, make, before, after));
             let mut moved = 0_u64;
             Kind::Url.each(keys, |key| moved += u64::from(old.member(key) != new.member(key)));
             let moved = moved as f64 / keys as f64;
-            results.push(Moved { method, change, moved, least: least(&before, after) });
+            results.push(Moved { method, change, moved, least: least(before, after) });
         }
     }
     let markdown = markdown(keys, &results);
@@ -62,7 +67,8 @@ fn markdown(keys: u64, results: &[Moved]) -> String {
     let mut out = head("Movement", "movement");
     let _ = writeln!(
         out,
-        "\n{MEMBERS} members of equal load, {keys} URL-like keys. The least is what any method must move to reach the new \
+        "\n{MEMBERS} members, {keys} URL-like keys. Members have equal loads, but for the last change: there, load \
+         factors are 1, 2, 3, 4, and again, and one of 3 goes. The least is what any method must move to reach the new \
          shares from exact old ones; who starts unevenly may move less, and stays uneven. Jump hash can drop \
          its last member only: another's place is taken by those after it.\n"
     );
@@ -81,11 +87,11 @@ fn markdown(keys: u64, results: &[Moved]) -> String {
 
 /// A panel for each change, a bar for each method.
 fn plot(path: &Path, results: &[Moved]) -> Fallible {
-    let root = SVGBackend::new(path, (1200, 380)).into_drawing_area();
+    let root = SVGBackend::new(path, (1100, 640)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut changes: Vec<&str> = results.iter().map(|result| result.change).collect();
     changes.dedup();
-    for (area, change) in root.split_evenly((1, changes.len())).iter().zip(changes) {
+    for (area, change) in root.split_evenly((2, 2)).iter().zip(changes) {
         let panel: Vec<&Moved> = results.iter().filter(|result| result.change == change).collect();
         let least = panel[0].least * 100.0;
         // Jump hash may be far beyond all others: its bar is cut, its number stands.

@@ -67,6 +67,22 @@ fn multipliers_give_the_shares_that_they_were_made_for() {
     }
 }
 
+/// Why the draft's 32 bits are not enough here.
+#[test]
+fn multipliers_of_32_bits_put_thousands_of_shares_off_by_thousandths() {
+    let mut random = Random::new(3);
+    let mut load_factors: Vec<u32> = (0..2048).map(|_| 1 + random.below(1000) as u32).collect();
+    load_factors.sort();
+    let total: f64 = load_factors.iter().map(|&load| f64::from(load)).sum();
+    let rounded: Vec<f64> = v1::multipliers(&load_factors).into_iter().map(f64::from).collect();
+    let scale = (rounded.iter().map(|multiplier| multiplier.ln()).sum::<f64>() / 2048.0).exp();
+    let shares = shares(&rounded.iter().map(|multiplier| multiplier / scale).collect::<Vec<_>>());
+    let off =
+        shares.iter().zip(&load_factors).map(|(share, load)| (share / f64::from(*load) * total - 1.0).abs());
+    let worst = off.fold(0.0, f64::max);
+    assert!((1e-3..1e-2).contains(&worst), "{worst}");
+}
+
 #[test]
 fn multipliers_are_sound_for_the_most_unequal_members() {
     let powers: Vec<u32> = (0..2048).map(|member| 1 << (member % 32)).collect();
