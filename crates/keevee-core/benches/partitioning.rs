@@ -5,8 +5,8 @@
 //! cargo bench -p keevee-core --bench partitioning -- --write docs/benchmarks
 //! ```
 //!
-//! Without `--write` the tables are printed and nothing is written. A folder that is not absolute is one of the
-//! repository. Unless `cargo bench` runs it, it goes through fewer keys, to see that it works.
+//! Without `--write` the tables are printed and nothing is written. A folder that is not absolute is one of
+//! the repository. Unless `cargo bench` runs it, it goes through fewer keys, to see that it works.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark may read arguments and write files")]
 

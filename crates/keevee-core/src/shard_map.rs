@@ -1,8 +1,8 @@
 //! The shard map: nodes, shards, and which shard owns each slot.
 //!
-//! It is data in the system shard, and changes only through its log: each change is the next map, with the next
-//! epoch ([`change`]). Nodes and clients route by copies. A copy may be old and does no harm: what a shard owns is
-//! checked where commands are applied.
+//! It is data in the system shard, and changes only through its log: each change is the next map, with the
+//! next epoch ([`change`]). Nodes and clients route by copies. A copy may be old and does no harm: what a
+//! shard owns is checked where commands are applied.
 //!
 //! It leaves out who leads now (that is each shard's to know), and how slots, replicas and leaders move.
 
@@ -51,7 +51,8 @@ pub enum Consensus {
 pub struct ShardMap {
     /// Counts the maps of the cluster, from 1. The higher one is the newer one.
     pub epoch: u64,
-    /// How long a client may use a copy before it asks again, in seconds; `None`: until it is sent elsewhere.
+    /// How long a client may use a copy before it asks again, in seconds; `None`: until it is sent
+    /// elsewhere.
     pub ttl_seconds: Option<u32>,
     /// The shards, the system shard first.
     pub shards: Vec<ShardInfo>,
@@ -159,8 +160,8 @@ pub struct Explanation {
     pub name: String,
     /// Its members, the preferred leader first.
     pub replicas: Vec<NodeId>,
-    /// How the data shards rank for the slot, best first. The owner need not be the first: the table gives exact
-    /// shares and moves few slots, the ranking chooses among tables that do.
+    /// How the data shards rank for the slot, best first. The owner need not be the first: the table gives
+    /// exact shares and moves few slots, the ranking chooses among tables that do.
     pub scores: Vec<ShardScore>,
 }
 

@@ -2,16 +2,18 @@
 //!
 //! A table is computed from the one in force and the shards with their load factors:
 //!
-//! 1. Each shard's quota is its share of the 16384 slots, a fraction of integers. It gets the floor of it, or
-//!    one more: the slots left over go, one each, to those who hold the most above their floor, then to those
-//!    who hold any, then by id. That leaves the fewest slots to move.
-//! 2. Whoever holds more than it gets gives up the difference; slots of shards that are gone are all given up.
-//! 3. Of all pairs of a slot that may move and a shard with room, the one with the highest score is taken, again
-//!    and again. So the slots that move are those that CARP would have moved first.
+//! 1. Each shard's quota is its share of the 16384 slots, a fraction of integers. It gets the floor of it,
+//!    or one more: the slots left over go, one each, to those who hold the most above their floor, then to
+//!    those who hold any, then by id. That leaves the fewest slots to move.
+//! 2. Whoever holds more than it gets gives up the difference; slots of shards that are gone are all given
+//!    up.
+//! 3. Of all pairs of a slot that may move and a shard with room, the one with the highest score is taken,
+//!    again and again. So the slots that move are those that CARP would have moved first.
 //!
 //! A table without a predecessor is the same with every slot given up.
 //!
-//! It leaves out how slots move from shard to shard, and who may own nothing: that is the shard map's to say.
+//! It leaves out how slots move from shard to shard, and who may own nothing: that is the shard map's to
+//! say.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -82,7 +84,7 @@ pub enum SlotTableError {
     #[error("shard {0} is listed twice: list each shard once")]
     DuplicateShard(ShardId),
     /// Runs leave a slot out, name one twice, or name one that does not exist.
-    #[error("slot {0} is where the runs have a gap, an overlap or an end: they must cover 0 to {max} in order", max = SLOTS - 1)]
+    #[error("at slot {0} the runs have a gap, an overlap or an end: they must cover all slots in order")]
     BadRuns(Slot),
 }
 
@@ -160,8 +162,8 @@ impl SlotTable {
         Ok(SlotTable { owners: owners.into() })
     }
 
-    /// The table that gives these shards their shares, and that the fewest slots must move for from the one in
-    /// force.
+    /// The table that gives these shards their shares, and that the fewest slots must move for from the one
+    /// in force.
     pub fn compute(
         in_force: Option<&SlotTable>,
         shards: &[(ShardId, u32)],
@@ -223,8 +225,8 @@ fn targets(shards: &[(ShardId, u32)], held: &[usize]) -> Result<Vec<usize>, Slot
 /// The pairs of slots and shards with the highest scores first, until everybody has what it shall have.
 ///
 /// Not all pairs are sorted: a heap holds for each slot the best shard that had room when it was looked
-/// for. Rooms only shrink, so that is never less than what the slot would find now, and the top of the heap, if
-/// its shard still has room, is the best pair of all.
+/// for. Rooms only shrink, so that is never less than what the slot would find now, and the top of the
+/// heap, if its shard still has room, is the best pair of all.
 struct Matching<'a> {
     ranking: &'a Ranking,
     /// The position of the shard that has each slot; `None` if it must move.

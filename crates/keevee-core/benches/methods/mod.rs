@@ -116,8 +116,8 @@ impl Method for Ring {
     }
 }
 
-/// Jump consistent hash (Lamping and Veach, 2014): numbered buckets, which can only be added and dropped at the end.
-/// A member has as many buckets as its load factor: first one for each, then the second ones.
+/// Jump consistent hash (Lamping and Veach, 2014): numbered buckets, which can only be added and dropped at
+/// the end. A member has as many buckets as its load factor: first one for each, then the second ones.
 pub(crate) struct Jump(Vec<u32>);
 
 impl Jump {

@@ -1,4 +1,5 @@
-//! What the other benchmark, `lookup`, measured, as a table and a plot. Criterion leaves its estimates in files.
+//! What the other benchmark, `lookup`, measured, as a table and a plot. Criterion leaves its estimates in
+//! files.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

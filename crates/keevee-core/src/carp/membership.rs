@@ -1,5 +1,5 @@
-//! The Proxy Array Membership Table of the draft (draft-vinod-carp-v1-03, section 2): the text that tells clients
-//! and proxies who the members of an array are.
+//! The Proxy Array Membership Table of the draft (draft-vinod-carp-v1-03, section 2): the text that tells
+//! clients and proxies who the members of an array are.
 //!
 //! ```text
 //! Proxy Array Information/1.0
@@ -11,8 +11,8 @@
 //! proxy1.isp.net 10.2.3.4 3128 http://proxy.isp.net/carp.txt SmartCache-v1 21600 UP 1 2048
 //! ```
 //!
-//! The example is Wessels's (*Web Caching*, O'Reilly 2001, appendix C). Reading is strict, but for white space:
-//! lines may end in CR LF or LF. It leaves out how the text travels.
+//! The example is Wessels's (*Web Caching*, O'Reilly 2001, appendix C). Reading is strict, but for white
+//! space: lines may end in CR LF or LF. It leaves out how the text travels.
 
 use std::fmt;
 use std::net::IpAddr;

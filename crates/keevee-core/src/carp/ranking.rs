@@ -1,11 +1,11 @@
 //! CARP in 64 bits: what keevee ranks shards by for each slot, and nodes for each shard.
 //!
-//! It keeps the idea of the draft and mends what its age made weak: xxh3 instead of the hand-made 32-bit hash,
-//! numeric ids instead of names, multipliers by logarithms, so that thousands of members with unequal
+//! It keeps the idea of the draft and mends what its age made weak: xxh3 instead of the hand-made 32-bit
+//! hash, numeric ids instead of names, multipliers by logarithms, so that thousands of members with unequal
 //! load factors lose no precision, and integer scores, so that ties are ties on every machine.
 //!
-//! Multipliers are floating-point numbers, and the last bit of a logarithm may differ between machines. That does
-//! no harm: one node computes a slot table, and the table is what is logged.
+//! Multipliers are floating-point numbers, and the last bit of a logarithm may differ between machines.
+//! That does no harm: one node computes a slot table, and the table is what is logged.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -29,9 +29,10 @@ impl Score {
 
 /// The multipliers `X` of the draft (section 3.3), in the order of the load factors; 0 for load factor 0.
 ///
-/// With them, each member has the highest score for a share of all items that is its load factor over the sum of
-/// all. Equal load factors have equal multipliers. The recursion of [`super::v1::multipliers`] is computed in
-/// logarithms, since its product and its powers leave the range of any float for unequal factors.
+/// With them, each member has the highest score for a share of all items that is its load factor over the
+/// sum of all. Equal load factors have equal multipliers. The recursion of [`super::v1::multipliers`] is
+/// computed in logarithms, since its product and its powers leave the range of any float for unequal
+/// factors.
 pub fn multipliers(load_factors: &[u32]) -> Vec<f64> {
     logarithms(load_factors).into_iter().map(f64::exp).collect()
 }
@@ -73,7 +74,8 @@ pub struct Ranking {
 #[derive(Clone, Copy, Debug)]
 struct RankedShard {
     shard: ShardId,
-    /// The multiplier over the largest one, of 2^64 - 1. The order of scores is the same for all common factors.
+    /// The multiplier over the largest one, of 2^64 - 1. The order of scores is the same for all common
+    /// factors.
     scale: u64,
 }
 

@@ -1,19 +1,19 @@
 //! CARP v1.0 to the letter: draft-vinod-carp-v1-03 (Valloppillil and Ross, February 1998), section 3.
 //!
-//! All arithmetic on hashes is modulo 2^32, and `rotl` rotates a 32-bit number to the left. The draft has long
-//! expired; its formulas are taken from where they are quoted word by word, and agree: the `carp` plugin of
-//! Apache Traffic Server (section 3.3), Squid's `carp.cc`, and Wessels (*Web Caching*, O'Reilly 2001,
-//! appendix C), whose published numbers the tests hold this module to.
+//! All arithmetic on hashes is modulo 2^32, and `rotl` rotates a 32-bit number to the left. The draft has
+//! long expired; its formulas are taken from where they are quoted word by word, and agree: the `carp`
+//! plugin of Apache Traffic Server (section 3.3), Squid's `carp.cc`, and Wessels (*Web Caching*, O'Reilly
+//! 2001, appendix C), whose published numbers the tests hold this module to.
 //!
 //! Where sources differ:
 //!
-//! - Squid up to 2.5 shifted where the draft rotates (`url_hash << 19`). Squid from 2.6 on, Traffic Server and
-//!   Wessels rotate, as we do.
+//! - Squid up to 2.5 shifted where the draft rotates (`url_hash << 19`). Squid from 2.6 on, Traffic Server
+//!   and Wessels rotate, as we do.
 //! - The draft takes the multipliers for 32-bit floating-point numbers and says nothing of the product;
 //!   the three others calculate in doubles. Here multipliers are rounded to 32 bits, and scores are not.
 //! - The draft says nothing of equal scores (others take the first in their list), nor of load factors of 0
-//!   (Squid leaves such members out). Here the lesser name wins, so that the order of a list means nothing, and
-//!   load factor 0 gets nothing.
+//!   (Squid leaves such members out). Here the lesser name wins, so that the order of a list means nothing,
+//!   and load factor 0 gets nothing.
 //! - Bytes above 127 count as 128 to 255. In C they are negative on some machines.
 //! - Squid hashes a peer's name, Traffic Server `name:port`. Here a name is what the caller says.
 //!
@@ -28,7 +28,8 @@ pub fn url_hash(url: &[u8]) -> u32 {
         .fold(0, |hash: u32, &byte| hash.wrapping_add(hash.rotate_left(19)).wrapping_add(u32::from(byte)))
 }
 
-/// The hash of a member's name (section 3): as of a URL, and spread, because names of hosts are often similar.
+/// The hash of a member's name (section 3): as of a URL, and spread, because names of hosts are often
+/// similar.
 pub fn member_hash(name: &[u8]) -> u32 {
     spread(url_hash(name))
 }

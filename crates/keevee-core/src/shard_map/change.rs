@@ -1,5 +1,5 @@
-//! Making maps: the first one, and the next one of a change. Each change gives a map with the next epoch, or says
-//! what to do instead; the map at hand stays as it is.
+//! Making maps: the first one, and the next one of a change. Each change gives a map with the next epoch,
+//! or says what to do instead; the map at hand stays as it is.
 //!
 //! It leaves out what is not built yet, and refuses it by name: moving slots from shard to shard, and
 //! removing shards or nodes.
@@ -76,23 +76,22 @@ pub enum ChangeError {
     #[error("there is no node {0}: see the map for those there are")]
     UnknownNode(NodeId),
     /// Shards cannot be removed yet.
-    #[error(
-        "shard {0} cannot be removed: removing shards is not possible yet; leave it, without slots it costs little"
-    )]
+    #[error("shard {0} cannot be removed: that is not possible yet; leave it: without slots it costs little")]
     CannotRemoveShard(ShardId),
     /// Nodes cannot be removed yet.
     #[error(
-        "node {0} cannot be removed: removing nodes is not possible yet; stop it if its shards have a majority without it"
+        "node {0} cannot be removed: that is not possible yet; stop it, if its shards have majorities without it"
     )]
     CannotRemoveNode(NodeId),
 }
 
 impl ShardMap {
-    /// The first map, of epoch 1. The system shard is on up to five nodes, the data shards get ids from 1 in the
-    /// order of the specs.
+    /// The first map, of epoch 1. The system shard is on up to five nodes, the data shards get ids from 1
+    /// in the order of the specs.
     ///
-    /// Of data shards that are not pinned, nodes hold equally many replicas to within one. Preferred leaders are as
-    /// even as the members allow: to within one, if all shards have equally many replicas and none is pinned.
+    /// Of data shards that are not pinned, nodes hold equally many replicas to within one. Preferred
+    /// leaders are as even as the members allow: to within one, if all shards have equally many replicas
+    /// and none is pinned.
     pub fn bootstrap(mut nodes: Vec<NodeInfo>, specs: &[ShardSpec]) -> Result<ShardMap, ChangeError> {
         nodes.sort_by_key(|node| node.id);
         let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();

@@ -1,5 +1,6 @@
-//! The shard map as bytes, for the system shard's log and state and between nodes. `proto/shard_map.proto` holds
-//! the layout. Decoding is strict, as everywhere ([`crate::codec`]), and what is decoded is a valid map.
+//! The shard map as bytes, for the system shard's log and state and between nodes. `proto/shard_map.proto`
+//! holds the layout. Decoding is strict, as everywhere ([`crate::codec`]), and what is decoded is a valid
+//! map.
 
 use bytes::Bytes;
 use prost::Message;

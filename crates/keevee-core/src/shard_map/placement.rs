@@ -1,8 +1,8 @@
 //! Which nodes hold a shard, and which of them shall lead.
 //!
-//! Nodes are ranked for each shard by CARP, so that the shards of a node have their other replicas on many different
-//! nodes; the least loaded come before the best ranked, so that nobody holds more than others. The system
-//! shard counts for nothing here: it is nearly idle.
+//! Nodes are ranked for each shard by CARP, so that the shards of a node have their other replicas on many
+//! different nodes; the least loaded come before the best ranked, so that nobody holds more than others.
+//! The system shard counts for nothing here: it is nearly idle.
 //!
 //! It leaves out moving replicas that are placed already.
 
@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::carp::ranking::rank_nodes;
 use crate::ids::{NodeId, ShardId};
 
-/// Chooses `count` nodes for a shard: those with the fewest replicas (`replicas` holds all nodes there are), and
-/// of these the ones that rank best for it. `None` if there are not as many nodes.
+/// Chooses `count` nodes for a shard: those with the fewest replicas (`replicas` holds all nodes there
+/// are), and of these the ones that rank best for it. `None` if there are not as many nodes.
 ///
 /// Placing shard after shard so keeps the numbers of replicas within one of each other if they were before.
 pub fn place_replicas(
@@ -26,8 +26,8 @@ pub fn place_replicas(
     (count <= nodes.len()).then(|| nodes[..count].to_vec())
 }
 
-/// Puts the preferred leader of each shard first in its list of members, so that the numbers of shards that nodes
-/// lead are as even as the members allow.
+/// Puts the preferred leader of each shard first in its list of members, so that the numbers of shards that
+/// nodes lead are as even as the members allow.
 ///
 /// If all shards have equally many members and the nodes' replicas are within one of each other, nodes
 /// lead equally many shards to within one: giving each member an equal part of the leadership is such a

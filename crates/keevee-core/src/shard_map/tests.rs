@@ -238,7 +238,8 @@ fn a_new_shard_has_no_slots_and_goes_to_the_least_loaded() {
     let added = next.shard(ShardId(2)).unwrap();
     assert_eq!((added.name.as_str(), added.load_factor), ("shard-2", 0));
     assert!(added.members.iter().all(|member| member.0 > 3));
-    // The next ones level the replicas out. Nobody's preferred leader changes for it, so leaders may lag by one.
+    // The next ones level the replicas out. Nobody's preferred leader changes for it, so leaders may lag by
+    // one.
     let mut last = next;
     for _ in 0..4 {
         last = last.add_shard(&empty(spread(3))).unwrap();

@@ -30,7 +30,8 @@ pub struct CarpView {
     pub shards: Vec<ShardView>,
     /// The nodes.
     pub nodes: Vec<NodeView>,
-    /// Who owns the slots: [`SlotTable::from_runs`](crate::slot_table::SlotTable::from_runs) makes a table of them.
+    /// Who owns the slots: [`SlotTable::from_runs`](crate::slot_table::SlotTable::from_runs) makes a table
+    /// of them.
     pub slots: Vec<Run>,
 }
 

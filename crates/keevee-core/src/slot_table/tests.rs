@@ -37,8 +37,8 @@ fn assert_exact(table: &SlotTable, shards: &[(ShardId, u32)]) {
     assert!(counts.keys().all(|owner| shards.iter().any(|(shard, _)| shard == owner)));
 }
 
-/// The fewest moves that any table with exact shares can do with. Each shard keeps at most its floor, and one
-/// slot more if it may have the ceiling; of the ceilings there are only so many.
+/// The fewest moves that any table with exact shares can do with. Each shard keeps at most its floor, and
+/// one slot more if it may have the ceiling; of the ceilings there are only so many.
 fn fewest_moves(in_force: &SlotTable, shards: &[(ShardId, u32)]) -> usize {
     let total: u64 = shards.iter().map(|(_, load_factor)| u64::from(*load_factor)).sum();
     let counts = in_force.counts();

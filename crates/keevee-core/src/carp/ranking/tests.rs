@@ -37,9 +37,9 @@ fn equal_load_factors_have_equal_multipliers() {
     }
 }
 
-/// The shares that multipliers give, calculated back: the chance that `X_k * U_k` is the largest is, in ascending
-/// order, the sum over `j <= k` of `(X_j^r - X_{j-1}^r) / r * X_1 * ... * X_{j-1}`, with `r = K - j + 1`, in units
-/// where the product of all is 1.
+/// The shares that multipliers give, calculated back. The chance that `X_k * U_k` is the largest is, in
+/// ascending order and in units where the product of all is 1, the sum over `j <= k` of
+/// `(X_j^r - X_{j-1}^r) / r * X_1 * ... * X_{j-1}`, where `r` is `K - j + 1`.
 fn shares(ascending: &[f64]) -> Vec<f64> {
     let (mut share, mut last, mut product) = (0.0, 0.0_f64, 1.0_f64);
     let step = |(at, &multiplier): (usize, &f64)| {

@@ -171,8 +171,9 @@ fn multipliers_give_shares_near_the_load_factors() {
     assert!(deviations(&counts) < 5.0, "{counts:?}");
 }
 
-/// The draft's hashes are not independent: those of two members differ by a fixed pattern of bits before they are
-/// spread. `docs/carp.md` shows how much that costs; this holds it to being the draft's, and no bug of ours.
+/// The factor is even, and the rotation puts the product's lowest bits on top: ten bits of the URL's hash
+/// decide nearly alone, the same ten for all members. `docs/carp.md` shows how much that costs; this holds
+/// it to being the draft's, and no bug of ours.
 #[test]
 fn the_drafts_hashes_give_shares_far_from_the_load_factors() {
     let router = Router::new(&UNEQUAL).unwrap();
