@@ -5,7 +5,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={file}");
         let descriptors = protox::compile([file], ["proto"])?;
         // `Bytes` fields share the buffer they are decoded from: values are not copied.
-        prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+        let mut config = prost_build::Config::new();
+        // Few errors have one, and errors are returned by value.
+        config.bytes(["."]).boxed(".keevee.v1.Error.hint").compile_fds(descriptors)?;
     }
     Ok(())
 }

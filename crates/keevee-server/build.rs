@@ -10,11 +10,12 @@ const BASE64_FIELDS: [(&str, &str); 4] = [
 ];
 
 /// Left out of the JSON where they say nothing.
-const QUIET_FIELDS: [(&str, &str); 4] = [
+const QUIET_FIELDS: [(&str, &str); 5] = [
     ("Entry.data", "Option::is_none"),
     ("Entry.noop", "std::ops::Not::not"),
     ("ForwardReply.outcome", "Option::is_none"),
     ("ForwardReply.error", "Option::is_none"),
+    ("ForwardFailure.leader", "Option::is_none"),
 ];
 
 /// What travels as JSON too; the rest is gRPC's alone.

@@ -38,6 +38,16 @@ pub enum Consensus {
     Raft,
 }
 
+impl Consensus {
+    /// The name, as configurations and statuses show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Consensus::Paxos => "paxos",
+            Consensus::Raft => "raft",
+        }
+    }
+}
+
 /// The nodes and shards of a cluster.
 ///
 /// What holds of every map that [`ShardMap::validate`] lets pass:

@@ -362,11 +362,12 @@ impl Replica {
 
     /// Picks the follower that is furthest along, and stops proposing until it took over or an election
     /// timeout has passed.
-    pub(crate) fn transfer(&mut self) {
+    pub(crate) fn transfer(&mut self, wanted: Option<NodeId>) {
         let (id, now, timing) = (self.id, self.now, self.timing.clone());
         let Role::Leading(leading) = &mut self.role else { return };
         let answers = |node: &NodeId| *node != id && leading.answered_within(*node, now, timing.timeout_min);
-        let candidates = leading.followers.iter().filter(|(node, _)| answers(node));
+        let may_lead = |node: &NodeId| answers(node) && wanted.is_none_or(|wanted| wanted == *node);
+        let candidates = leading.followers.iter().filter(|(node, _)| may_lead(node));
         let Some((to, _)) = candidates.max_by_key(|(_, follower)| follower.acknowledged) else {
             return;
         };

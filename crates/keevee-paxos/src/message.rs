@@ -222,8 +222,8 @@ pub enum Input {
     Flushed(Index),
     /// The connection to a node was reset.
     Disconnected(NodeId),
-    /// Hand leadership to the member that is furthest along.
-    TransferLeadership,
+    /// Hand leadership to this member, or to the one that is furthest along.
+    TransferLeadership(Option<NodeId>),
 }
 
 /// What an input brought about. The caller carries it out in the order of the fields.

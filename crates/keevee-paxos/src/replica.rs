@@ -214,7 +214,7 @@ impl Replica {
             Input::Applied(index) => self.applied(index),
             Input::Flushed(index) => self.flushed = self.flushed.max(index.min(self.applied)),
             Input::Disconnected(node) => self.disconnected(node, disk),
-            Input::TransferLeadership => self.transfer(),
+            Input::TransferLeadership(to) => self.transfer(to),
         }
         self.finish()
     }

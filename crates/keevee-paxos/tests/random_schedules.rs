@@ -494,7 +494,7 @@ impl Simulation {
                 self.nodes.get_mut(&id).expect("a member").stalled_until = self.now + stall;
             }
             15 if self.faults.disturbances => {
-                self.step(id, Input::TransferLeadership);
+                self.step(id, Input::TransferLeadership(None));
             }
             16 if self.faults.disturbances => {
                 let other = self.pick_node();

@@ -226,7 +226,7 @@ impl goldenscript::Runner for Runner {
             Command::Status(nodes) => self.for_each(nodes, Cluster::status),
             Command::Disk(nodes) => self.for_each(nodes, Cluster::durable_log),
             Command::Transfer(node) => {
-                self.cluster.step(*node, keevee_paxos::Input::TransferLeadership);
+                self.cluster.step(*node, keevee_paxos::Input::TransferLeadership(None));
             }
             Command::Disconnect(node, other) => {
                 self.cluster.step(*node, keevee_paxos::Input::Disconnected(*other));

@@ -334,7 +334,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         {
             // Once more if it leads still, so much later.
             *since = self.now;
-            self.hand_over();
+            self.hand_over(None);
         }
     }
 
@@ -390,9 +390,10 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         }
     }
 
-    fn hand_over(&mut self) {
+    fn hand_over(&mut self, wanted: Option<NodeId>) {
         let replication = self.metrics.borrow_watched().replication.clone().unwrap_or_default();
-        let others = replication.into_iter().filter(|(member, _)| *member != self.node.0);
+        let may_lead = |member: u64| member != self.node.0 && wanted.is_none_or(|wanted| wanted.0 == member);
+        let others = replication.into_iter().filter(|(member, _)| may_lead(*member));
         let Some((to, _)) = others.max_by_key(|(_, matched)| *matched) else { return };
         let raft = self.raft.clone();
         self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
@@ -500,9 +501,9 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         self.note_flushed(self.node.0, index);
     }
 
-    fn transfer_leadership(&mut self, now: Duration) {
+    fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
         self.now = self.now.max(now);
-        self.hand_over();
+        self.hand_over(to);
     }
 
     fn unsynced(&self) -> usize {

@@ -44,6 +44,7 @@ macro_rules! conformance {
             a_deposed_leader_answers_its_proposals_truly
             a_leader_that_leads_again_answers_what_it_proposed_before_truly
             a_replica_that_differs_from_a_majority_stops
+            leadership_goes_to_the_member_that_is_named
             leadership_is_handed_over_without_an_election_timeout
             a_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout
             a_leader_that_only_one_replica_has_lost_stays

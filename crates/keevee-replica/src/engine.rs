@@ -44,8 +44,8 @@ pub trait Engine {
     /// Tells that everything up to an index survives a crash without the log.
     fn flushed(&mut self, now: Duration, index: u64);
 
-    /// Hands leadership to the member that is furthest along, if this replica leads.
-    fn transfer_leadership(&mut self, now: Duration);
+    /// Hands leadership to a member, or to the one that is furthest along, if this replica leads.
+    fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>);
 
     /// How many writes of entries are not on this node's disk yet.
     fn unsynced(&self) -> usize;

@@ -198,8 +198,8 @@ impl<L: LogStore> Engine for PaxosEngine<L> {
         self.step(now, Input::Flushed(index));
     }
 
-    fn transfer_leadership(&mut self, now: Duration) {
-        self.step(now, Input::TransferLeadership);
+    fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
+        self.step(now, Input::TransferLeadership(to.map(|to| to.0)));
     }
 
     fn unsynced(&self) -> usize {

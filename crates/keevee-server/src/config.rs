@@ -4,13 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keevee_core::ids::NodeId;
+use keevee_core::ids::{NodeId, StoreId};
 use keevee_core::limits::Limits;
+use keevee_core::shard_map::change::{ChangeError, Placement, ShardSpec};
+use keevee_core::shard_map::{Consensus, NodeInfo, ShardMap};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::engine::{Consensus, Timing};
+use crate::engine::Timing;
+use crate::storage::FirstMember;
 use crate::transport::PeerProtocol;
+
+/// More replicas than this make a shard slower and hardly safer; who wants them names the nodes.
+const REPLICAS_MAX: usize = 5;
 
 /// A node's configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -208,6 +214,44 @@ impl Config {
         let folder = path.parent().unwrap_or(Path::new(""));
         config.node.data = folder.join(&config.node.data);
         Ok(config)
+    }
+
+    /// The first shard map of a cluster of these nodes and stores: with these data shards, or with one on all nodes, five
+    /// at most.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError`] if there is no such map.
+    pub fn first_map(&self, stores: &[FirstMember], shards: &[ShardSpec]) -> Result<ShardMap, ChangeError> {
+        let store = |id: u64| stores.iter().find(|(node, _)| node.0 == id).map(|(_, store)| *store);
+        let node = |member: &MemberConfig| {
+            let (id, peer, http) = (NodeId(member.id), member.peer.clone(), member.http.clone());
+            store(member.id).map(|store| NodeInfo { id, store, peer, http })
+        };
+        let nodes: Vec<NodeInfo> = self.members.iter().filter_map(node).collect();
+        let alone = [self.shard(nodes.len())];
+        let shards = if shards.is_empty() { &alone } else { shards };
+        ShardMap::bootstrap(nodes, self.engine.consensus, shards)
+    }
+
+    /// A data shard on so many nodes, five at most.
+    pub fn shard(&self, nodes: usize) -> ShardSpec {
+        ShardSpec {
+            name: None,
+            load_factor: 1,
+            consensus: self.engine.consensus,
+            placement: Placement::Spread { replicas: nodes.min(REPLICAS_MAX) },
+        }
+    }
+
+    /// This node, whose folder has this store, where others reach it.
+    pub fn own_node(&self, store: StoreId) -> NodeInfo {
+        let listed = self.members.iter().find(|member| member.id == self.node.id);
+        let (peer, http) = match listed {
+            Some(member) => (&member.peer, &member.http),
+            None => (&self.node.peer, &self.node.http),
+        };
+        NodeInfo { id: self.node_id(), store, peer: peer.clone(), http: http.clone() }
     }
 
     /// The timing of elections.

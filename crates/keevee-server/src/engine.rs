@@ -8,35 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keevee_core::ids::NodeId;
+use keevee_core::shard_map::Consensus;
 use keevee_paxos::QuorumSystem;
 use keevee_raft::{RaftEngine, RaftMessage};
 use keevee_replica::storage::StorageError;
 use keevee_replica::{Engine, EngineStatus, Events, PaxosEngine};
-use serde::{Deserialize, Serialize};
 
 use crate::storage::RocksLog;
 use crate::transport::PeerMessage;
-
-/// How a shard's replicas agree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Consensus {
-    /// keevee's own Multi-Paxos.
-    #[default]
-    Paxos,
-    /// Raft, by openraft.
-    Raft,
-}
-
-impl Consensus {
-    /// The name, as configurations and statuses show it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Consensus::Paxos => "paxos",
-            Consensus::Raft => "raft",
-        }
-    }
-}
 
 /// How leaders are kept and replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,8 +136,8 @@ impl Engine for ShardEngine {
         each!(self, engine => engine.flushed(now, index));
     }
 
-    fn transfer_leadership(&mut self, now: Duration) {
-        each!(self, engine => engine.transfer_leadership(now));
+    fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
+        each!(self, engine => engine.transfer_leadership(now, to));
     }
 
     fn unsynced(&self) -> usize {

@@ -13,14 +13,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keevee_core::command::{Command, Outcome};
 use keevee_core::ids::{NodeId, ShardId};
+use keevee_core::shard_map::{ShardInfo, ShardMap};
+use keevee_core::slot_table::SlotTable;
 use keevee_replica::storage::{StateStore, StorageError};
 use keevee_replica::{
     Effects, Engine, Failure, Now, Refusal, Request, Role, Shard, ShardStatus as ReplicaStatus,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
+use crate::directory::Directory;
 use crate::engine::{EngineMessage, ShardEngine};
-use crate::metrics::{LogMetrics, RefusalReason, ShardMetrics};
+use crate::metrics::{Metrics, RefusalReason, ShardMetrics};
+use crate::server::ServerError;
 use crate::storage::LogEvent;
 use crate::storage::RocksState;
 use crate::transport::refusals::Refusals;
@@ -34,6 +38,10 @@ pub(crate) type Replica = Shard<ShardEngine, RocksState>;
 const TICK: Duration = Duration::from_millis(20);
 /// How often late requests are looked for, flushes noted and gauges set.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How often leaderships are spread over the nodes.
+const SPREADING: Duration = Duration::from_secs(2);
+/// Who is further behind, in entries, is not made a leader.
+const LAG_MAX: u64 = 64;
 /// Inputs taken from the queue before their effects are carried out.
 const ROUND_MAX: usize = 4096;
 
@@ -61,6 +69,8 @@ pub(crate) enum Job {
     Log(LogEvent),
     Disconnected(NodeId),
     Status(oneshot::Sender<Vec<(ShardId, ReplicaStatus)>>),
+    /// Hosts the replicas that a newer map gives to this node.
+    Host(Arc<ShardMap>),
     TransferLeadership,
     /// Ends the thread once no answer is owed, or at this time.
     Stop {
@@ -79,12 +89,6 @@ impl Job {
     }
 }
 
-/// What the rest of the node may see of a shard at any time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LeaderView {
-    pub(crate) leader: Option<NodeId>,
-}
-
 /// Why an executor ended before it was told to.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FatalError {
@@ -99,21 +103,40 @@ pub enum FatalError {
     /// The log can't be written.
     #[error(transparent)]
     Log(StorageError),
+    /// A replica that a newer map gives to this node can't be made.
+    #[error("a shard that is new here: {cause}")]
+    Host {
+        /// Why.
+        cause: String,
+    },
+}
+
+/// Opens the replica of a shard that has this node among its members, as its folder has it.
+pub(crate) type OpenReplica = Box<dyn FnMut(&ShardInfo, &SlotTable) -> Result<Replica, ServerError> + Send>;
+
+/// A replica, and what belongs to it on this node.
+pub(crate) struct Hosted {
+    replica: Replica,
+    metrics: ShardMetrics,
+    members: Vec<NodeId>,
 }
 
 pub(crate) struct Executor {
+    pub(crate) node: NodeId,
     pub(crate) origin: Instant,
     pub(crate) jobs: Receiver<Job>,
-    pub(crate) shards: BTreeMap<ShardId, Replica>,
-    pub(crate) views: BTreeMap<ShardId, watch::Sender<LeaderView>>,
+    pub(crate) shards: BTreeMap<ShardId, Hosted>,
+    pub(crate) open: OpenReplica,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) log_metrics: LogMetrics,
-    pub(crate) shard_metrics: BTreeMap<ShardId, ShardMetrics>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) tickets: Tickets,
     /// Shared with the inbox: what waits in `jobs`.
     pub(crate) peer_bytes: Arc<AtomicUsize>,
     pub(crate) refusals: Refusals,
     pub(crate) stop: Option<Instant>,
+    /// True once this node hands its leaderships over to end.
+    pub(crate) is_leaving: bool,
 }
 
 /// The answers that are owed.
@@ -149,6 +172,8 @@ impl Executor {
     fn run_until_stopped(&mut self) -> Result<(), FatalError> {
         let mut tick_at = Instant::now();
         let mut housekeeping_at = tick_at;
+        // Not at once: nodes that start together first find out who leads what.
+        let mut spreading_at = tick_at + SPREADING;
         loop {
             let wait = tick_at.saturating_duration_since(Instant::now());
             let mut touched = BTreeSet::new();
@@ -165,6 +190,10 @@ impl Executor {
             if now >= housekeeping_at {
                 housekeeping_at = now + HOUSEKEEPING;
                 self.keep_house()?;
+            }
+            if now >= spreading_at {
+                spreading_at = now + SPREADING;
+                touched.extend(self.spread_leaders());
             }
             for shard in touched {
                 self.advance(shard)?;
@@ -200,32 +229,37 @@ impl Executor {
                 touched.insert(shard);
             }
             Job::Log(LogEvent::Persisted { shard, token }) => {
-                if let Some(replica) = self.shards.get_mut(&shard) {
+                if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) {
                     replica.engine().persisted(now.monotonic, token);
                     touched.insert(shard);
                 }
             }
             Job::Log(LogEvent::Synced { took, records, .. }) => {
-                self.log_metrics.syncs.inc();
-                self.log_metrics.sync_seconds.observe(took.as_secs_f64());
-                self.log_metrics.sync_records.observe(records as f64);
+                self.metrics.log.syncs.inc();
+                self.metrics.log.sync_seconds.observe(took.as_secs_f64());
+                self.metrics.log.sync_records.observe(records as f64);
             }
             Job::Log(LogEvent::Failed { error }) => return Err(FatalError::Log(error)),
             Job::Disconnected(node) => {
-                for (id, replica) in &mut self.shards {
+                for (id, Hosted { replica, .. }) in &mut self.shards {
                     replica.engine().disconnected(now.monotonic, node);
                     touched.insert(*id);
                 }
             }
             Job::Status(answer) => {
-                let statuses = self.shards.iter().map(|(id, replica)| (*id, replica.status()));
+                let statuses = self.shards.iter().map(|(id, hosted)| (*id, hosted.replica.status()));
                 let _ = answer.send(statuses.collect());
             }
             Job::TransferLeadership => {
-                for (id, replica) in &mut self.shards {
-                    replica.engine().transfer_leadership(now.monotonic);
+                for (id, Hosted { replica, .. }) in &mut self.shards {
+                    replica.engine().transfer_leadership(now.monotonic, None);
                     touched.insert(*id);
                 }
+                self.is_leaving = true;
+            }
+            Job::Host(map) => {
+                let failed = |error: ServerError| FatalError::Host { cause: error.to_string() };
+                touched.extend(self.host(&map).map_err(failed)?);
             }
             Job::Stop { latest } => self.stop = Some(latest),
         }
@@ -234,8 +268,8 @@ impl Executor {
 
     fn submit(&mut self, shard: ShardId, submissions: Vec<Submission>) -> Result<(), FatalError> {
         let (now, origin) = (self.now(), self.origin);
-        let Some(replica) = self.shards.get_mut(&shard) else {
-            let refusal = Refusal::Unavailable("this node has no replica of the shard");
+        let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) else {
+            let refusal = Refusal::NotLeader(None);
             submissions.into_iter().for_each(|submission| {
                 let _ = submission.answer.send(Err(refusal));
             });
@@ -259,7 +293,7 @@ impl Executor {
         messages: Vec<PeerMessage>,
     ) -> Result<(), FatalError> {
         let now = self.now();
-        let Some(replica) = self.shards.get_mut(&shard) else {
+        let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) else {
             let detail = format!("this node has no replica of shard {shard}");
             self.refusals.note(Party::Node(from), RefusalReason::UnknownShard, &detail);
             return Ok(());
@@ -282,22 +316,15 @@ impl Executor {
 
     fn tick(&mut self) -> Vec<ShardId> {
         let now = self.now();
-        self.shards.values_mut().for_each(|replica| replica.engine().tick(now.monotonic));
+        self.shards.values_mut().for_each(|hosted| hosted.replica.engine().tick(now.monotonic));
         self.shards.keys().copied().collect()
     }
 
     fn advance(&mut self, shard: ShardId) -> Result<(), FatalError> {
         let now = self.now();
-        let Some(replica) = self.shards.get_mut(&shard) else { return Ok(()) };
+        let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) else { return Ok(()) };
         let effects = replica.advance(now).map_err(|failure| FatalError::Replica { shard, failure })?;
-        let view = LeaderView { leader: replica.leader() };
-        if let Some(sender) = self.views.get(&shard) {
-            sender.send_if_modified(|seen| {
-                let changed = *seen != view;
-                *seen = view;
-                changed
-            });
-        }
+        self.directory.set_leader(shard, replica.leader());
         self.carry_out(shard, effects);
         Ok(())
     }
@@ -321,20 +348,73 @@ impl Executor {
     /// What need not be done at every step: late requests, flushed marks, gauges.
     fn keep_house(&mut self) -> Result<(), FatalError> {
         let now = self.now();
-        for (id, replica) in &mut self.shards {
+        for (id, Hosted { replica, metrics, .. }) in &mut self.shards {
             replica.expire(now.monotonic);
             let flushed = replica.state().flushed();
             let failed = |error| FatalError::Replica { shard: *id, failure: Failure::Storage(error) };
             replica.engine().flushed(now.monotonic, flushed.map_err(failed)?);
-            if let Some(metrics) = self.shard_metrics.get(id) {
-                set_gauges(metrics, &replica.status());
-            }
+            set_gauges(metrics, &replica.status());
         }
         Ok(())
     }
 
+    /// Opens the replicas that a map gives to this node and that are not here yet.
+    pub(crate) fn host(&mut self, map: &ShardMap) -> Result<Vec<ShardId>, ServerError> {
+        let is_new =
+            |shard: &&ShardInfo| shard.members.contains(&self.node) && !self.shards.contains_key(&shard.id);
+        let new: Vec<&ShardInfo> = map.shards.iter().filter(is_new).collect();
+        for shard in &new {
+            let replica = (self.open)(shard, &map.slots)?;
+            let metrics = self.metrics.shard(shard.id);
+            self.shards.insert(shard.id, Hosted { replica, metrics, members: shard.members.clone() });
+        }
+        Ok(new.into_iter().map(|shard| shard.id).collect())
+    }
+
+    /// Hands leaderships to nodes that lead less, so that all do about equally much.
+    fn spread_leaders(&mut self) -> Vec<ShardId> {
+        if self.is_leaving {
+            return Vec::new();
+        }
+        let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for shard in &self.directory.map().shards {
+            if let Some(leader) = self.directory.leader(shard.id) {
+                *led.entry(leader).or_default() += 1;
+            }
+        }
+        let (now, own) = (self.now().monotonic, self.node);
+        let mut moved = Vec::new();
+        // Shards that would rather be led elsewhere go first.
+        let mut shards: Vec<_> = self.shards.iter_mut().collect();
+        shards.sort_by_key(|(_, hosted)| hosted.members.first() == Some(&own));
+        for (shard, Hosted { replica, members, .. }) in shards {
+            if replica.leader() != Some(own) {
+                continue;
+            }
+            let status = replica.status().engine;
+            let keeps_up = |node: &NodeId| {
+                let mut known = status.acknowledged.iter();
+                known.any(|(other, index)| other == node && index + LAG_MAX >= status.last)
+            };
+            let may_lead = |node: &&NodeId| self.transport.is_reachable(**node) && keeps_up(node);
+            let load = |node: &NodeId| led.get(node).copied().unwrap_or(0);
+            // In their order, so that the preferred one comes first among equals.
+            let Some(to) = members.iter().filter(may_lead).min_by_key(|node| load(node)).copied() else {
+                continue;
+            };
+            if load(&to) + 2 > load(&own) {
+                continue;
+            }
+            *led.entry(to).or_default() += 1;
+            *led.entry(own).or_default() -= 1;
+            replica.engine().transfer_leadership(now, Some(to));
+            moved.push(*shard);
+        }
+        moved
+    }
+
     fn is_idle(&self) -> bool {
-        self.shards.values().all(|replica| !replica.is_busy())
+        self.shards.values().all(|hosted| !hosted.replica.is_busy())
     }
 
     fn now(&self) -> Now {

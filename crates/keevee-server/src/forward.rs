@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,20 +38,29 @@ struct Parcel {
     answer: oneshot::Sender<Forwarded>,
 }
 
-/// A queue and a task per node.
+/// A queue and a task per node, from the first command on.
 pub(crate) struct Forwarder {
-    queues: BTreeMap<NodeId, mpsc::Sender<Parcel>>,
+    transport: Arc<dyn Transport>,
+    queues: RwLock<BTreeMap<NodeId, mpsc::Sender<Parcel>>>,
 }
 
 impl Forwarder {
-    /// Starts the tasks. They end when the forwarder is dropped.
-    pub(crate) fn start(transport: &Arc<dyn Transport>, nodes: impl Iterator<Item = NodeId>) -> Forwarder {
-        let start = |node| {
-            let (sender, receiver) = mpsc::channel(WAITING_MAX);
-            tokio::spawn(run(node, Arc::clone(transport), receiver));
-            (node, sender)
-        };
-        Forwarder { queues: nodes.map(start).collect() }
+    /// Its tasks end when the forwarder is dropped.
+    pub(crate) fn new(transport: Arc<dyn Transport>) -> Forwarder {
+        Forwarder { transport, queues: RwLock::default() }
+    }
+
+    fn queue(&self, node: NodeId) -> mpsc::Sender<Parcel> {
+        let known = self.queues.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&node).cloned();
+        known.unwrap_or_else(|| {
+            let mut queues = self.queues.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let start = || {
+                let (sender, receiver) = mpsc::channel(WAITING_MAX);
+                tokio::spawn(run(node, Arc::clone(&self.transport), receiver));
+                sender
+            };
+            queues.entry(node).or_insert_with(start).clone()
+        })
     }
 
     /// Hands a command to a node; what it answered. Nothing was sent if the error says so.
@@ -63,7 +72,7 @@ impl Forwarder {
         deadline: Instant,
     ) -> Forwarded {
         let not_sent = |cause: &str| ForwardError::NotSent { node: to, cause: cause.to_owned() };
-        let queue = self.queues.get(&to).ok_or_else(|| not_sent("it is not in the configuration"))?;
+        let queue = self.queue(to);
         let (answer, answered) = oneshot::channel();
         let sent = Arc::new(AtomicBool::new(false));
         let parcel = Parcel { shard, command, deadline, sent: Arc::clone(&sent), answer };

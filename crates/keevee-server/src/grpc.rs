@@ -41,10 +41,12 @@ use tokio::sync::watch;
 use self::failure::Failure;
 use self::health::Health;
 use self::messages::{Messages, Patience};
+use crate::http::conditions;
 use crate::http::kv::BODY_TIMEOUT;
 use crate::http::problem::Problem;
 use crate::http::query::TIMEOUT_MAX;
 use crate::http::{Api, Store};
+use crate::node::Context;
 
 /// Sent by every client, with or without the format of the messages.
 const MEDIA_TYPE: &str = "application/grpc";
@@ -84,7 +86,13 @@ impl<S: Store> Grpc<S> {
             "/keevee.v1.Kv/Delete" => Unary::Delete,
             "/keevee.v1.Kv/Execute" => Unary::Execute,
             "/keevee.v1.Kv/Pipeline" => {
-                return pipeline::respond(self.api.clone(), request.into_body(), self.stopping.clone());
+                return match conditions::redirect(request.headers()) {
+                    Ok(redirect) => {
+                        let (api, stopping) = (self.api.clone(), self.stopping.clone());
+                        pipeline::respond(api, request.into_body(), redirect, stopping)
+                    }
+                    Err(problem) => Failure::from(problem).into_response(),
+                };
             }
             path if path.starts_with("/grpc.health.v1.Health/") => return self.health.handle(request).await,
             _ => return Failure::unimplemented("there is no such method").into_response(),
@@ -110,7 +118,9 @@ impl<S: Store> Grpc<S> {
             // The message has its room until the answer.
             let (_room, operation) = (message.room, unary.decode(message.bytes)?);
             let deadline = started + timeout.unwrap_or(self.api.settings.timeout);
-            operations::carry_out(&self.api, operation, deadline).await
+            let redirect = conditions::redirect(&head.headers)?;
+            operations::carry_out(&self.api, operation, Context { redirect, ..Context::until(deadline) })
+                .await
         };
         let outcome = outcome.await;
         operations::count(&self.api, unary.metric(), &outcome, started);

@@ -6,6 +6,10 @@
 //! | `GET /kv/{key}`, `HEAD` | 200, the value's bytes and `ETag: "n"`; 404 |
 //! | `DELETE /kv/{key}` | 200 `{"deleted":true}` or `false` |
 //! | `GET /v1/cluster/status`, `/v1/cluster/nodes` | this node and its shards; all nodes |
+//! | `GET /v1/cluster/carp` | the shard map: what a client needs to route by itself |
+//! | `GET`, `POST /v1/cluster/shards` | the shards; one shard more |
+//! | `POST /v1/cluster/nodes` | one node more, which proves that it knows the secret |
+//! | `GET /v1/explain?key=` | where a key belongs, and why |
 //! | `GET /is_leader` | `true` or `false`: of the first data shard, or of `?shard=` |
 //! | `GET /healthz`, `/readyz`, `/metrics` | alive; able to serve; Prometheus text |
 //!
@@ -18,7 +22,7 @@
 
 pub(crate) mod body;
 mod cluster;
-mod conditions;
+pub(crate) mod conditions;
 pub(crate) mod kv;
 mod path;
 pub mod problem;
@@ -40,13 +44,17 @@ use keevee_core::command::{Command, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::ShardId;
 use keevee_core::limits::Limits;
+use keevee_core::shard_map::ShardMap;
+use keevee_core::shard_map::change::ChangeError;
+use keevee_core::shard_map::view::CarpView;
 use tokio::sync::Semaphore;
 
 pub use server::serve;
 
 use self::problem::Problem;
+use crate::map_keeper::MapError;
 use crate::metrics::Metrics;
-use crate::node::{Context, ExecuteError, Node, NodeStatus, PeerStatus};
+use crate::node::{Context, ExecuteError, Explained, Node, NodeStatus, PeerStatus};
 use crate::transport::is_peer_path;
 
 /// What the interface needs of a node; tests put something smaller in its place.
@@ -63,6 +71,18 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// As [`Node::nodes`].
     fn nodes(&self) -> impl Future<Output = Vec<PeerStatus>> + Send;
+
+    /// As [`Node::carp`].
+    fn carp(&self) -> CarpView;
+
+    /// As [`Node::explain`].
+    fn explain(&self, key: &[u8]) -> Explained;
+
+    /// As [`Node::change_map`].
+    fn change_map(
+        &self,
+        change: impl FnOnce(&ShardMap) -> Result<ShardMap, ChangeError> + Send,
+    ) -> impl Future<Output = Result<ShardMap, MapError>> + Send;
 
     /// As [`Node::is_leader`].
     fn is_leader(&self, shard: ShardId) -> Option<bool>;
@@ -86,6 +106,21 @@ impl Store for Node {
 
     fn nodes(&self) -> impl Future<Output = Vec<PeerStatus>> + Send {
         Node::nodes(self)
+    }
+
+    fn carp(&self) -> CarpView {
+        Node::carp(self)
+    }
+
+    fn explain(&self, key: &[u8]) -> Explained {
+        Node::explain(self, key)
+    }
+
+    fn change_map(
+        &self,
+        change: impl FnOnce(&ShardMap) -> Result<ShardMap, ChangeError> + Send,
+    ) -> impl Future<Output = Result<ShardMap, MapError>> + Send {
+        Node::change_map(self, change)
     }
 
     fn is_leader(&self, shard: ShardId) -> Option<bool> {
@@ -134,6 +169,9 @@ pub fn router<S: Store>(api: Api<S>) -> Router {
     Router::new()
         .route("/v1/cluster/status", get(cluster::status::<S>))
         .route("/v1/cluster/nodes", get(cluster::nodes::<S>))
+        .route("/v1/cluster/carp", get(cluster::carp::<S>))
+        .route("/v1/cluster/shards", get(cluster::shards::<S>).post(cluster::add_shard::<S>))
+        .route("/v1/explain", get(cluster::explain::<S>))
         .route("/is_leader", get(cluster::is_leader::<S>))
         .route("/healthz", get(cluster::healthz))
         .route("/readyz", get(cluster::readyz::<S>))

@@ -75,7 +75,7 @@ impl PeerHandler for Inbox {
 
 impl Inbox {
     fn check(&self, command: Bytes) -> Result<Command, ForwardReply> {
-        let refuse = |kind, detail: String| ForwardReply::Error { kind, detail };
+        let refuse = |kind, detail: String| ForwardReply::Error { kind, detail, leader: None };
         let command = codec::decode_command(command)
             .map_err(|error| refuse(ErrorKind::Invalid, format!("the forwarded command: {error}")))?;
         match command.validate(&self.limits) {
@@ -86,20 +86,20 @@ impl Inbox {
 }
 
 fn into_reply(answer: Result<Answer, oneshot::error::RecvError>) -> ForwardReply {
-    let error = |kind, detail| ForwardReply::Error { kind, detail };
     match answer {
         Ok(Ok(outcome)) => ForwardReply::Outcome(codec::encode_outcome(&outcome)),
         Ok(Err(refusal)) => {
-            let kind = match refusal {
-                Refusal::NotLeader(_) => ErrorKind::NotLeader,
-                Refusal::Unavailable(_) => ErrorKind::Unavailable,
-                Refusal::OutcomeUnknown(_) => ErrorKind::OutcomeUnknown,
+            let leader = match refusal {
+                Refusal::NotLeader(leader) => leader,
+                Refusal::Unavailable(_) | Refusal::OutcomeUnknown(_) => None,
             };
-            error(kind, describe(refusal))
+            ForwardReply::Error { kind: refusal.kind(), detail: describe(refusal), leader }
         }
-        Err(_) => {
-            error(ErrorKind::OutcomeUnknown, "the leader stopped before it knew the outcome".to_owned())
-        }
+        Err(_) => ForwardReply::Error {
+            kind: ErrorKind::OutcomeUnknown,
+            detail: "the leader stopped before it knew the outcome".to_owned(),
+            leader: None,
+        },
     }
 }
 

@@ -1,12 +1,14 @@
 //! All server I/O of keevee: node, log writer, RocksDB, transport, HTTP, gRPC, metrics.
 
 pub mod config;
+mod directory;
 pub mod engine;
 mod executor;
 mod forward;
 pub mod grpc;
 pub mod http;
 mod inbox;
+mod map_keeper;
 pub mod metrics;
 pub mod node;
 pub mod server;

@@ -3,7 +3,6 @@
 //! Every protocol is a thin adapter over [`Node::execute`]. It leaves out how a replica works
 //! (`executor.rs`) and how nodes reach each other ([`crate::transport`]).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,12 +12,14 @@ use keevee_core::command::{Command, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::limits::Limits;
+use keevee_core::shard_map::view::CarpView;
+use keevee_core::shard_map::{Explanation, NodeInfo};
 use keevee_replica::{Attempt, Attempts, Refusal, ShardStatus as ReplicaStatus};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
-use crate::config::MemberConfig;
-use crate::executor::{Answer, Job, Jobs, LeaderView, Submission};
-use crate::forward::Forwarder;
+use crate::directory::Directory;
+use crate::executor::{Answer, Job, Jobs, Submission};
+use crate::forward::{Forwarded, Forwarder};
 use crate::transport::{ForwardError, ForwardReply, Transport};
 
 /// How long an attempt waits before the next one, when nothing tells that it would go better now.
@@ -34,6 +35,15 @@ pub struct Context {
     pub deadline: Instant,
     /// What a read may return.
     pub consistency: Consistency,
+    /// True if the caller goes to the leader itself: it is told where that is, instead of being forwarded.
+    pub redirect: bool,
+}
+
+impl Context {
+    /// A linearizable request that is forwarded to wherever it is served.
+    pub fn until(deadline: Instant) -> Context {
+        Context { deadline, consistency: Consistency::Linearizable, redirect: false }
+    }
 }
 
 /// How fresh a read must be.
@@ -56,12 +66,27 @@ pub struct ExecuteError {
     pub detail: String,
     /// When to try again, if that can help.
     pub retry_after: Option<Duration>,
+    /// Of [`ErrorKind::NotLeader`] and [`ErrorKind::WrongShard`]: where to go instead.
+    pub hint: Option<Box<Hint>>,
+}
+
+/// Where a key's requests are served.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Hint {
+    /// The shard that owns the key.
+    pub shard: u32,
+    /// The epoch of the shard map that says so.
+    pub epoch: u64,
+    /// The node that leads it, if known.
+    pub leader: Option<u64>,
+    /// Where clients reach that node.
+    pub address: Option<String>,
 }
 
 impl ExecuteError {
     fn new(kind: ErrorKind, detail: impl Into<String>) -> ExecuteError {
         let retry_after = (kind == ErrorKind::Unavailable).then_some(Duration::from_secs(1));
-        ExecuteError { kind, detail: detail.into(), retry_after }
+        ExecuteError { kind, detail: detail.into(), retry_after, hint: None }
     }
 
     fn stopping() -> ExecuteError {
@@ -120,22 +145,33 @@ pub struct PeerStatus {
     pub peer: String,
     /// True if it answers (always true of the node asked).
     pub reachable: bool,
-    /// How many entries it is behind the leader in the first data shard. The leader knows it of all nodes,
-    /// a follower of itself and of the leader.
+    /// How many entries it is behind, in the shard where that is most. A leader knows it of all members, a follower of
+    /// itself and of the leader.
     pub lag: Option<u64>,
+}
+
+/// What `/v1/explain` says.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Explained {
+    /// Where the key belongs.
+    #[serde(flatten)]
+    pub explanation: Explanation,
+    /// Who leads that shard, if that is known.
+    pub leader: Option<NodeId>,
 }
 
 /// What a node is made of, handed to [`Node::new`].
 pub(crate) struct Parts {
     pub(crate) id: NodeId,
     pub(crate) cluster_id: String,
-    pub(crate) members: Vec<MemberConfig>,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) limits: Limits,
     pub(crate) leader_wait: Duration,
     pub(crate) jobs: Jobs,
-    pub(crate) views: BTreeMap<ShardId, watch::Receiver<LeaderView>>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) forwarder: Forwarder,
+    /// Told when this node has changed the cluster's shard map.
+    pub(crate) map_changed: Arc<Notify>,
 }
 
 /// The store, as every protocol reaches it. Cheap to clone.
@@ -156,41 +192,63 @@ impl Node {
         if let Err(invalid) = command.validate(&self.parts.limits) {
             return Err(ExecuteError::new(invalid.kind(), invalid.to_string()));
         }
-        let shard = ShardId::FIRST_DATA;
-        if command.is_read_only() {
-            return self.read(shard, context, command).await;
-        }
-        self.write(shard, context.deadline, command).await
+        let shard = self.shard_of(&command, context.redirect)?;
+        self.execute_in(shard, context, command).await
     }
 
-    async fn read(
+    /// The shard that owns all keys of a command.
+    fn shard_of(&self, command: &Command, redirect: bool) -> Result<ShardId, ExecuteError> {
+        let mut keys = command.keys();
+        let Some(first) = keys.next() else { return Ok(ShardId::FIRST_DATA) };
+        let shard = self.parts.directory.owner(first);
+        let Some(other) = keys.find(|key| self.parts.directory.owner(key) != shard) else { return Ok(shard) };
+        let name = |key: &[u8]| key.escape_ascii().to_string();
+        let detail = format!(
+            "the keys {:?} and {:?} are in different shards, {shard} and {}: one command is of one shard; keys with the \
+             same {{hash tag}} are",
+            name(first),
+            name(other),
+            self.parts.directory.owner(other)
+        );
+        // Whoever routes by itself may have an older map, in which they were together.
+        let kind = if redirect { ErrorKind::WrongShard } else { ErrorKind::Invalid };
+        Err(ExecuteError { hint: self.hint(shard), ..ExecuteError::new(kind, detail) })
+    }
+
+    fn hint(&self, shard: ShardId) -> Option<Box<Hint>> {
+        let leader = self.parts.directory.leader(shard);
+        let address = leader.and_then(|leader| self.parts.directory.node(leader)).map(|node| node.http);
+        let epoch = self.parts.directory.map().epoch;
+        Some(Box::new(Hint { shard: shard.0, epoch, leader: leader.map(|leader| leader.0), address }))
+    }
+
+    /// Carries out a command in a shard, whoever owns its keys.
+    pub(crate) async fn execute_in(
         &self,
         shard: ShardId,
         context: Context,
         command: Command,
     ) -> Result<Outcome, ExecuteError> {
-        let stale = context.consistency == Consistency::Stale;
-        if !stale {
-            self.wait_for_leader(shard, context.deadline).await?;
+        let Context { deadline, consistency, redirect } = context;
+        let is_read = command.is_read_only();
+        if is_read && consistency == Consistency::Stale && self.hosts(shard) {
+            return self.read_here(shard, deadline, command).await;
         }
-        match self.submit(shard, command, context.deadline, stale).await {
-            Some(Ok(outcome)) => Ok(outcome),
-            Some(Err(refusal)) => Err(ExecuteError::new(ErrorKind::Unavailable, describe(refusal))),
-            None => Err(ExecuteError::stopping()),
-        }
-    }
-
-    async fn write(
-        &self,
-        shard: ShardId,
-        deadline: Instant,
-        command: Command,
-    ) -> Result<Outcome, ExecuteError> {
-        let mut attempts = Attempts::new(command.request_id.is_some());
-        loop {
-            let attempt = match self.wait_for_leader(shard, deadline).await {
-                Ok(leader) => self.attempt(leader, shard, deadline, &command).await,
+        let mut attempts = Attempts::new(is_read || command.request_id.is_some());
+        for attempted in 0.. {
+            let attempt = match self.find(shard, attempted, deadline).await {
+                Ok(node) if redirect && node != self.parts.id => {
+                    let detail = format!("node {node} leads shard {shard}");
+                    let error = ExecuteError::new(ErrorKind::NotLeader, detail);
+                    return Err(ExecuteError { hint: self.hint(shard), ..error });
+                }
+                Ok(node) => self.attempt(node, shard, deadline, &command).await,
                 Err(ExecuteError { kind, detail, .. }) => Attempt::Refused { kind, detail },
+            };
+            let attempt = match attempt {
+                // Nothing has happened, whatever became of it.
+                Attempt::Unknown(why) if is_read => Attempt::Retry(why),
+                attempt => attempt,
             };
             if let Some(answer) = attempts.after(attempt) {
                 return answer.map_err(|(kind, detail)| ExecuteError::new(kind, detail));
@@ -201,11 +259,32 @@ impl Node {
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
+        unreachable!("the loop ends by its deadline")
+    }
+
+    async fn read_here(
+        &self,
+        shard: ShardId,
+        deadline: Instant,
+        command: Command,
+    ) -> Result<Outcome, ExecuteError> {
+        match self.submit(shard, command, deadline, true).await {
+            Some(Ok(outcome)) => Ok(outcome),
+            Some(Err(refusal)) => Err(ExecuteError::new(ErrorKind::Unavailable, describe(refusal))),
+            None => Err(ExecuteError::stopping()),
+        }
+    }
+
+    /// True if the map gives a replica of the shard to this node.
+    pub(crate) fn hosts(&self, shard: ShardId) -> bool {
+        let map = self.parts.directory.map();
+        map.shard(shard).is_some_and(|shard| shard.members.contains(&self.parts.id))
     }
 
     /// One hop at most: here, or at the leader, which does not forward again.
     async fn attempt(&self, leader: NodeId, shard: ShardId, deadline: Instant, command: &Command) -> Attempt {
-        if leader == self.parts.id {
+        // A replica here reads by itself, by asking the leader for the index alone.
+        if leader == self.parts.id || command.is_read_only() && self.hosts(shard) {
             return match self.submit(shard, command.clone(), deadline, false).await {
                 Some(answer) => Attempt::from(answer),
                 // The executor took it along when it ended.
@@ -214,42 +293,67 @@ impl Node {
         }
         let encoded = codec::encode_command(command);
         let forward = self.parts.forwarder.forward(leader, shard, encoded, deadline);
+        let may_ask_another = command.is_read_only() || command.request_id.is_some();
         let forwarded = tokio::select! {
             forwarded = forward => forwarded,
             // The old leader may be paused, and not answer before the time is up. Under a request id the new
             // one can be asked as well.
-            () = self.succeeded(shard, leader), if command.request_id.is_some() => {
+            () = self.succeeded(shard, leader), if may_ask_another => {
                 let cause = "another node leads now".to_owned();
                 Err(ForwardError::NoAnswer { node: leader, cause })
             }
         };
+        if !self.hosts(shard) {
+            self.learn(shard, leader, &forwarded);
+        }
         match forwarded {
             Ok(ForwardReply::Outcome(outcome)) => match codec::decode_outcome(outcome) {
                 Ok(outcome) => Attempt::Outcome(outcome),
                 Err(error) => Attempt::Unknown(format!("node {leader}'s answer: {error}")),
             },
-            Ok(ForwardReply::Error { kind, detail }) => Attempt::forwarded(Err((kind, detail))),
+            Ok(ForwardReply::Error { kind, detail, .. }) => Attempt::forwarded(Err((kind, detail))),
             Err(error @ ForwardError::NotSent { .. }) => Attempt::Retry(error.to_string()),
             Err(error @ ForwardError::NoAnswer { .. }) => Attempt::Unknown(error.to_string()),
         }
     }
 
-    /// The shard's leader, waiting a little while there is none.
-    async fn wait_for_leader(&self, shard: ShardId, deadline: Instant) -> Result<NodeId, ExecuteError> {
-        if self.stopping.load(Ordering::Relaxed) && self.leader(shard) == Some(self.parts.id) {
+    /// Notes what a forward tells of the leader of a shard that has no replica here.
+    fn learn(&self, shard: ShardId, asked: NodeId, forwarded: &Forwarded) {
+        let leader = match forwarded {
+            Ok(ForwardReply::Outcome(_)) => Some(asked),
+            Ok(ForwardReply::Error { kind: ErrorKind::NotLeader, leader, .. }) => *leader,
+            Ok(ForwardReply::Error { .. }) => return,
+            Err(_) => None,
+        };
+        self.parts.directory.set_leader(shard, leader);
+    }
+
+    /// Whom to ask: the shard's leader, waiting a little while there is none. Of a shard without a replica here nobody
+    /// tells of a leader: its members are asked in turn.
+    async fn find(
+        &self,
+        shard: ShardId,
+        attempted: usize,
+        deadline: Instant,
+    ) -> Result<NodeId, ExecuteError> {
+        let leader = self.parts.directory.leader(shard);
+        if self.stopping.load(Ordering::Relaxed) && leader == Some(self.parts.id) {
             return Err(ExecuteError::stopping());
         }
-        if let Some(leader) = self.leader(shard) {
+        if let Some(leader) = leader {
             return Ok(leader);
         }
-        let Some(view) = self.parts.views.get(&shard) else {
-            return Err(ExecuteError::new(ErrorKind::Unavailable, "this node has no replica of the shard"));
-        };
+        let map = self.parts.directory.map();
+        let unknown = || ExecuteError::new(ErrorKind::Unavailable, format!("there is no shard {shard} yet"));
+        let members = &map.shard(shard).ok_or_else(unknown)?.members;
+        if !members.contains(&self.parts.id) {
+            return Ok(members[attempted % members.len()]);
+        }
         let latest = deadline.min(Instant::now() + self.parts.leader_wait);
-        let mut view = view.clone();
-        let known = view.wait_for(|view| view.leader.is_some());
+        let mut view = self.parts.directory.watch_leader(shard).ok_or_else(unknown)?;
+        let known = view.wait_for(Option::is_some);
         match tokio::time::timeout_at(latest.into(), known).await {
-            Ok(Ok(view)) => view.leader.ok_or_else(ExecuteError::stopping),
+            Ok(Ok(leader)) => leader.ok_or_else(ExecuteError::stopping),
             Ok(Err(_)) => Err(ExecuteError::stopping()),
             Err(_) => {
                 let detail =
@@ -261,9 +365,10 @@ impl Node {
 
     /// Resolves once a node other than this leader leads.
     async fn succeeded(&self, shard: ShardId, old: NodeId) {
-        let Some(view) = self.parts.views.get(&shard) else { return std::future::pending().await };
-        let other = |view: &LeaderView| view.leader.is_some_and(|leader| leader != old);
-        if view.clone().wait_for(other).await.is_err() {
+        let Some(mut view) = self.parts.directory.watch_leader(shard) else {
+            return std::future::pending().await;
+        };
+        if view.wait_for(|leader| leader.is_some_and(|leader| leader != old)).await.is_err() {
             std::future::pending().await
         }
     }
@@ -285,9 +390,10 @@ impl Node {
         }
     }
 
-    /// The state of this node and its shards.
+    /// The state of this node and its shards: data shards first.
     pub async fn status(&self) -> Result<NodeStatus, ExecuteError> {
-        let shards = self.shards().await?;
+        let mut shards = self.shards().await?;
+        shards.sort_by_key(|(shard, _)| (*shard == ShardId::SYSTEM, *shard));
         Ok(NodeStatus {
             cluster_id: self.parts.cluster_id.clone(),
             node_id: self.parts.id.0,
@@ -296,32 +402,40 @@ impl Node {
         })
     }
 
-    /// Every node that the configuration names.
+    /// Every node of the cluster.
     pub async fn nodes(&self) -> Vec<PeerStatus> {
         let shards = self.shards().await.unwrap_or_default();
-        let first = shards.into_iter().find(|(shard, _)| *shard == ShardId::FIRST_DATA);
-        let lag = |node: NodeId| {
-            let (_, status) = first.as_ref()?;
-            if node == self.parts.id {
-                return Some(status.engine.chosen.saturating_sub(status.applied));
-            }
-            if status.engine.leader == Some(node) {
-                return Some(0);
-            }
-            let mut known = status.engine.acknowledged.iter();
-            known.find(|(id, _)| *id == node).map(|(_, index)| status.engine.last.saturating_sub(*index))
+        let describe = |node: &NodeInfo| PeerStatus {
+            id: node.id.0,
+            http: node.http.clone(),
+            peer: node.peer.clone(),
+            reachable: node.id == self.parts.id || self.parts.transport.is_reachable(node.id),
+            lag: shards.iter().filter_map(|(_, status)| self.lag(node.id, status)).max(),
         };
-        let describe = |member: &MemberConfig| {
-            let id = NodeId(member.id);
-            PeerStatus {
-                id: member.id,
-                http: member.http.clone(),
-                peer: member.peer.clone(),
-                reachable: id == self.parts.id || self.parts.transport.is_reachable(id),
-                lag: lag(id),
-            }
-        };
-        self.parts.members.iter().map(describe).collect()
+        self.parts.directory.map().nodes.iter().map(describe).collect()
+    }
+
+    /// How many entries a node is behind in a shard that has a replica here, if that is known.
+    fn lag(&self, node: NodeId, status: &ReplicaStatus) -> Option<u64> {
+        if node == self.parts.id {
+            return Some(status.engine.chosen.saturating_sub(status.applied));
+        }
+        if status.engine.leader == Some(node) {
+            return Some(0);
+        }
+        let mut known = status.engine.acknowledged.iter();
+        known.find(|(id, _)| *id == node).map(|(_, index)| status.engine.last.saturating_sub(*index))
+    }
+
+    /// The shard map, and who leads, as this node knows it.
+    pub fn carp(&self) -> CarpView {
+        self.parts.directory.map().carp_view(|shard| self.parts.directory.leader(shard))
+    }
+
+    /// Where a key belongs, and why.
+    pub fn explain(&self, key: &[u8]) -> Explained {
+        let explanation = self.parts.directory.map().explain(key);
+        Explained { leader: self.parts.directory.leader(explanation.shard), explanation }
     }
 
     async fn shards(&self) -> Result<Vec<(ShardId, ReplicaStatus)>, ExecuteError> {
@@ -332,15 +446,20 @@ impl Node {
 
     /// True if this node leads the shard; `None` if it holds no replica of it.
     pub fn is_leader(&self, shard: ShardId) -> Option<bool> {
-        let view = self.parts.views.get(&shard)?;
-        Some(view.borrow().leader == Some(self.parts.id))
+        self.hosts(shard).then(|| self.parts.directory.leader(shard) == Some(self.parts.id))
     }
 
-    /// True if a linearizable request could be served now: a leader is known, and this node is not
-    /// stopping.
+    /// True if a linearizable request could be served now: of all shards with a replica here a leader is known, and this
+    /// node is not stopping.
     pub fn is_ready(&self) -> bool {
-        let led = self.parts.views.values().all(|view| view.borrow().leader.is_some());
+        let led = self.hosted().all(|shard| self.parts.directory.leader(shard).is_some());
         led && !self.stopping.load(Ordering::Relaxed)
+    }
+
+    fn hosted(&self) -> impl Iterator<Item = ShardId> {
+        let (map, own) = (self.parts.directory.map(), self.parts.id);
+        let hosted = map.shards.iter().filter(|shard| shard.members.contains(&own)).map(|shard| shard.id);
+        hosted.collect::<Vec<ShardId>>().into_iter()
     }
 
     /// This node's id.
@@ -348,20 +467,26 @@ impl Node {
         self.parts.id
     }
 
-    fn leader(&self, shard: ShardId) -> Option<NodeId> {
-        self.parts.views.get(&shard)?.borrow().leader
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.parts.directory
     }
 
-    /// Hands leadership over, waits until another node leads or the time is up, and takes no more writes
+    pub(crate) fn map_changed(&self) -> &Notify {
+        &self.parts.map_changed
+    }
+
+    /// Hands leadership over, waits until other nodes lead or the time is up, and takes no more writes
     /// as a leader.
     pub(crate) async fn step_aside(&self, deadline: Instant) {
-        if self.parts.members.len() > 1 {
-            self.parts.jobs.send(Job::TransferLeadership);
-            for view in self.parts.views.values() {
-                let mut view = view.clone();
-                let other = view.wait_for(|view| view.leader != Some(self.parts.id));
-                let _ = tokio::time::timeout_at(deadline.into(), other).await;
-            }
+        self.parts.jobs.send(Job::TransferLeadership);
+        for shard in self.hosted() {
+            let map = self.parts.directory.map();
+            let is_alone = map.shard(shard).is_none_or(|shard| shard.members.len() < 2);
+            let Some(mut view) = self.parts.directory.watch_leader(shard).filter(|_| !is_alone) else {
+                continue;
+            };
+            let other = view.wait_for(|leader| *leader != Some(self.parts.id));
+            let _ = tokio::time::timeout_at(deadline.into(), other).await;
         }
         self.stopping.store(true, Ordering::Relaxed);
     }

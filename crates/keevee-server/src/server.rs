@@ -19,28 +19,35 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keevee_core::ids::{Incarnation, NodeId, ShardId};
+use keevee_core::shard_map::change::ChangeError;
+use keevee_core::shard_map::{NodeInfo, ShardInfo, ShardMap};
+use keevee_core::slot_table::SlotTable;
 use keevee_core::slots::SlotSet;
 use keevee_replica::storage::{StateStore, StorageError};
 use keevee_replica::{Bounds, Failure, Shard};
 use rand::Rng;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::config::{Config, NodeConfig};
-use crate::engine::{Consensus, ShardEngine};
-use crate::executor::{Executor, FatalError, Job, Jobs, LeaderView, Replica, Tickets};
+use crate::directory::Directory;
+use crate::engine::ShardEngine;
+use crate::executor::{Executor, FatalError, Job, Jobs, OpenReplica, Replica, Tickets};
 use crate::forward::Forwarder;
 use crate::http::{Api, Settings, serve};
 use crate::inbox::Inbox;
+use crate::map_keeper::MapKeeper;
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::storage::LogWriter;
+use crate::storage::LogWriterHandle;
 use crate::storage::RocksLog;
 use crate::storage::RocksState;
 use crate::storage::{DataFolder, FolderError, FolderLock, OpenFolder};
@@ -93,6 +100,18 @@ pub enum ServerError {
     /// A thread can't be started.
     #[error("can't start a thread: {0}")]
     Thread(std::io::Error),
+    /// The cluster began with other shards than this node's folder was told.
+    #[error(
+        "the cluster's shard map of epoch {epoch} is another than this node's: its folder was told other shards by \
+         `keevee init` than the other nodes' folders; format a new folder and join with it"
+    )]
+    OtherShards {
+        /// The epoch of both maps.
+        epoch: u64,
+    },
+    /// The configuration's nodes and shards make no map.
+    #[error("the first shard map: {0}")]
+    FirstMap(#[from] ChangeError),
     /// The running node had to stop.
     #[error("the node stopped: {0}")]
     Fatal(#[from] FatalError),
@@ -107,6 +126,7 @@ pub struct Server {
     api: Api<Node>,
     http: TcpListener,
     transport: Arc<dyn PeerTransport>,
+    keeper: MapKeeper,
     threads: Threads,
     lock: FolderLock,
 }
@@ -119,30 +139,35 @@ impl Server {
         let http = listen(&config.node.http).await?;
         let peer_listener = listen(&config.node.peer).await?;
 
+        let map = match &folder.shard_map {
+            Some(map) => map.clone(),
+            // Of a folder of the first versions.
+            None => config.first_map(&folder.first_members, &[])?,
+        };
         let metrics = Arc::new(Metrics::new());
         let protocol = config.cluster.peer_transport;
-        let transport = transport::open(protocol, peer_config(config, &folder), &metrics)?;
-        let members: BTreeSet<NodeId> = folder.first_members.iter().map(|(node, _)| *node).collect();
-        let shard = ShardId::FIRST_DATA;
-        let (view, seen) = watch::channel(LeaderView { leader: None });
+        let transport = transport::open(protocol, peer_config(config, &folder, &map), &metrics)?;
+        let directory = Arc::new(Directory::new(map));
         let (sender, receiver) = mpsc::channel();
         let jobs = Jobs(sender);
         let peer_bytes = Arc::new(AtomicUsize::new(0));
-        let executor = |replica| Executor {
+        let executor = |open| Executor {
+            node: config.node_id(),
             origin: Instant::now(),
             jobs: receiver,
-            shards: BTreeMap::from([(shard, replica)]),
-            views: BTreeMap::from([(shard, view)]),
+            shards: BTreeMap::new(),
+            open,
+            directory: Arc::clone(&directory),
             transport: transport.clone(),
-            log_metrics: metrics.log.clone(),
-            shard_metrics: BTreeMap::from([(shard, metrics.shard(shard))]),
+            metrics: Arc::clone(&metrics),
             tickets: Tickets::default(),
             peer_bytes: Arc::clone(&peer_bytes),
             refusals: Refusals::new(&metrics),
             stop: None,
+            is_leaving: false,
         };
         // The last that can fail.
-        let threads = Threads::start(config, &members, &folder, &jobs, executor)?;
+        let threads = Threads::start(config, &folder, &directory.map(), &jobs, executor)?;
         let inbox = Inbox {
             jobs: jobs.clone(),
             limits: config.limits(),
@@ -151,19 +176,27 @@ impl Server {
         };
         transport.start(Arc::new(inbox), peer_listener);
 
-        let others = members.iter().copied().filter(|node| *node != config.node_id());
         let shared: Arc<dyn Transport> = transport.clone();
+        let changed = Arc::new(Notify::new());
         let node = Node::new(Parts {
             id: config.node_id(),
             cluster_id: config.cluster.id.to_string(),
-            members: config.members.clone(),
+            directory,
             limits: config.limits(),
             leader_wait: Duration::from_millis(config.limits.leader_wait_ms),
-            jobs,
-            views: BTreeMap::from([(shard, seen)]),
-            forwarder: Forwarder::start(&shared, others),
+            jobs: jobs.clone(),
+            forwarder: Forwarder::new(Arc::clone(&shared)),
             transport: shared,
+            map_changed: Arc::clone(&changed),
         });
+        let keeper = MapKeeper {
+            node: node.clone(),
+            own: config.own_node(folder.identity.store_id),
+            log: Arc::clone(&folder.log),
+            jobs,
+            transport: transport.clone(),
+            changed,
+        };
         let settings = Settings {
             limits: config.limits(),
             timeout: Duration::from_millis(config.limits.request_timeout_ms),
@@ -172,7 +205,7 @@ impl Server {
         let NodeConfig { id, http: public, peer, .. } = &config.node;
         tracing::info!(node = id, http = public, peer, "node started");
         let api = Api::new(node.clone(), settings, metrics);
-        Ok(Server { node, api, http, transport, threads, lock: folder.lock })
+        Ok(Server { node, api, http, transport, keeper, threads, lock: folder.lock })
     }
 
     /// The store.
@@ -183,7 +216,9 @@ impl Server {
     /// Serves until `shutdown` is ready, then hands leadership over, answers what is in flight, flushes and
     /// returns; or returns the reason why the node had to stop.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Server { node, api, http, transport, mut threads, lock } = self;
+        let Server { node, api, http, transport, keeper, mut threads, lock } = self;
+        // Dropped with this function's future, or when it has stopped the rest.
+        let mut keeping = pin!(keeper.run());
         let (stop, mut stopped) = watch::channel(false);
         let mut serving = tokio::spawn(serve(http, api, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
@@ -192,6 +227,7 @@ impl Server {
             () = shutdown => Ok(()),
             () = threads.any_ended() => Err(ServerError::Panicked),
             _ = &mut serving => Err(ServerError::Panicked),
+            error = &mut keeping => Err(error),
         };
         let latest = if ended.is_ok() {
             tracing::info!("stopping: handing over, answering what is in flight");
@@ -239,63 +275,69 @@ fn check_identity(config: &Config, folder: &OpenFolder) -> Result<(), ServerErro
     }
     let configured: BTreeSet<u64> = config.members.iter().map(|member| member.id).collect();
     let members: BTreeSet<u64> = folder.first_members.iter().map(|(node, _)| node.0).collect();
-    if configured != members {
+    // Those that joined later are in the shard map alone.
+    if !members.is_empty() && configured != members {
         return Err(mismatch(format!("the [[member]]s are {configured:?}, the folder's are {members:?}")));
     }
     Ok(())
 }
 
-fn peer_config(config: &Config, folder: &OpenFolder) -> PeerConfig {
-    let store_id = |node: u64| {
-        let found = folder.first_members.iter().find(|(id, _)| id.0 == node);
-        found.map(|(_, store)| store.to_string()).unwrap_or_default()
-    };
-    let peer = |member: &crate::config::MemberConfig| Peer {
-        id: NodeId(member.id),
-        store_id: store_id(member.id),
-        address: member.peer.clone(),
+/// The peers: where the configuration has them, else where the map has them.
+fn peer_config(config: &Config, folder: &OpenFolder, map: &ShardMap) -> PeerConfig {
+    let configured = |node: NodeId| config.members.iter().find(|member| member.id == node.0);
+    let peer = |node: &NodeInfo| Peer {
+        id: node.id,
+        store_id: node.store.to_string(),
+        address: configured(node.id).map_or(&node.peer, |member| &member.peer).clone(),
     };
     PeerConfig {
         cluster_id: config.cluster.id.to_string(),
         secret: config.cluster.secret.clone(),
         node: config.node_id(),
         store_id: folder.identity.store_id.to_string(),
-        peers: config.members.iter().map(peer).collect(),
+        peers: map.nodes.iter().map(peer).collect(),
         body_bytes_max: BODY_BYTES_MAX_DEFAULT,
     }
 }
 
-fn open_replica(
+/// Opens replicas as the folder has them.
+fn replica_opener(
     config: &Config,
-    members: &BTreeSet<NodeId>,
     folder: &OpenFolder,
-    log: RocksLog,
-) -> Result<Replica, ServerError> {
-    let shard = ShardId::FIRST_DATA;
-    let state = RocksState::open(shard, Incarnation(0), Arc::clone(&folder.data), SlotSet::all())?;
-    let applied = state.meta()?.applied;
-    log.check_fits(applied)?;
-    let consensus = check_consensus(config, &log)?;
-    let mut random = rand::rng();
-    let seed = random.next_u64();
-    let (node, timing) = (config.node_id(), config.timing());
-    let engine = ShardEngine::open(consensus, node, members, timing, seed, log, applied)?;
-    let bounds = Bounds {
-        waiting_commands_max: config.limits.waiting_commands_max,
-        unsynced_entries_max: config.engine.unsynced_entries_max,
-        ..Bounds::default()
-    };
-    let boot = random.next_u64();
-    Shard::new(shard, node, members.clone(), boot, engine, state, bounds)
-        .map_err(|failure| ServerError::Replica { shard, failure })
+    writer: LogWriterHandle,
+) -> impl FnMut(&ShardInfo, &SlotTable) -> Result<Replica, ServerError> + Send + use<> {
+    let (config, log, data) = (config.clone(), Arc::clone(&folder.log), Arc::clone(&folder.data));
+    move |shard, slots| {
+        let log = RocksLog::open(shard.id, Arc::clone(&log), writer.clone())?;
+        // The system shard's keys are its own: they are in no slot of the table.
+        let owned = if shard.id == ShardId::SYSTEM { SlotSet::all() } else { slots.slots_of(shard.id) };
+        let state = RocksState::open(shard.id, Incarnation(0), Arc::clone(&data), owned)?;
+        let applied = state.meta()?.applied;
+        log.check_fits(applied)?;
+        check_consensus(&config, shard, &log)?;
+        let mut random = rand::rng();
+        let seed = random.next_u64();
+        let (node, timing) = (config.node_id(), config.timing());
+        let members: BTreeSet<NodeId> = shard.members.iter().copied().collect();
+        let engine = ShardEngine::open(shard.consensus, node, &members, timing, seed, log, applied)?;
+        let bounds = Bounds {
+            waiting_commands_max: config.limits.waiting_commands_max,
+            unsynced_entries_max: config.engine.unsynced_entries_max,
+            ..Bounds::default()
+        };
+        let boot = random.next_u64();
+        Shard::new(shard.id, node, members, boot, engine, state, bounds)
+            .map_err(|failure| ServerError::Replica { shard: shard.id, failure })
+    }
 }
 
 /// A shard keeps the engine that it began with: another could not read its log.
-fn check_consensus(config: &Config, log: &RocksLog) -> Result<Consensus, ServerError> {
-    let wanted = config.engine.consensus;
-    let has = log.engine(wanted)?;
-    if has == wanted {
-        return Ok(has);
+fn check_consensus(config: &Config, shard: &ShardInfo, log: &RocksLog) -> Result<(), ServerError> {
+    let has = log.engine(shard.consensus)?;
+    // The system shard has what the cluster was made with.
+    let wanted = if shard.id == ShardId::SYSTEM { config.engine.consensus } else { shard.consensus };
+    if has == wanted && shard.consensus == has {
+        return Ok(());
     }
     Err(ServerError::Mismatch {
         data: config.node.data.display().to_string(),
@@ -319,10 +361,10 @@ impl Threads {
     /// Starts all of them, or leaves none behind.
     fn start(
         config: &Config,
-        members: &BTreeSet<NodeId>,
         folder: &OpenFolder,
+        map: &ShardMap,
         jobs: &Jobs,
-        executor: impl FnOnce(Replica) -> Executor,
+        executor: impl FnOnce(OpenReplica) -> Executor,
     ) -> Result<Threads, ServerError> {
         let shard = ShardId::FIRST_DATA;
         let flushed = RocksState::open(shard, Incarnation(0), Arc::clone(&folder.data), SlotSet::all())?;
@@ -331,8 +373,8 @@ impl Threads {
         let on_event = move |event| events.send(Job::Log(event));
         let (log_writer, log) = LogWriter::start(Arc::clone(&folder.log), on_event)?;
         let started = || {
-            let log = RocksLog::open(shard, Arc::clone(&folder.log), log)?;
-            let executor = executor(open_replica(config, members, folder, log)?);
+            let mut executor = executor(Box::new(replica_opener(config, folder, log)));
+            executor.host(map)?;
             let flusher = Flusher::start(move || flushed.flush(), interval)?;
             match Worker::start("executor", move || executor.run()) {
                 Ok(executor) => Ok((executor, flusher)),
@@ -346,7 +388,7 @@ impl Threads {
         match started() {
             Ok((executor, flusher)) => Ok(Threads { executor, flusher, log_writer }),
             Err(error) => {
-                // With the executor its only handle is gone.
+                // With the executor all its handles are gone.
                 log_writer.join();
                 Err(error)
             }

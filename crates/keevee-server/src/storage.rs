@@ -15,8 +15,9 @@ mod log_writer;
 mod options;
 mod state_store;
 
-pub use folder::{DataFolder, FolderError, FolderLock, OpenFolder};
-pub use format::{FORMAT_VERSION, FirstMember, Identity, StoreId};
+pub use folder::{DataFolder, FolderError, FolderLock, OpenFolder, store_shard_map};
+pub use format::{FORMAT_VERSION, FirstMember, Identity};
+pub use keevee_core::ids::StoreId;
 pub use log_store::RocksLog;
 pub use log_writer::{LogEvent, LogSink, LogWriter, LogWriterHandle};
 pub use state_store::RocksState;

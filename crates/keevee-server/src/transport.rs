@@ -31,7 +31,7 @@ use self::grpc::Grpc;
 use self::http_json::HttpJson;
 use crate::metrics::Metrics;
 
-pub use identity::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig};
+pub use identity::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig, Peers};
 pub(crate) use lane::message_bytes;
 pub(crate) use wire::is_peer_path;
 
@@ -63,7 +63,7 @@ pub enum PeerConfigError {
 pub fn open(
     protocol: PeerProtocol,
     config: PeerConfig,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn PeerTransport>, PeerConfigError> {
     Ok(match protocol {
         PeerProtocol::Grpc => Arc::new(Grpc::new(config, metrics)?),
@@ -104,6 +104,8 @@ pub enum ForwardReply {
         kind: ErrorKind,
         /// For people.
         detail: String,
+        /// Of [`ErrorKind::NotLeader`]: who leads, if that is known.
+        leader: Option<NodeId>,
     },
 }
 
@@ -153,6 +155,10 @@ pub trait PeerTransport: Transport {
     ///
     /// The tasks hold the handler, which mostly holds this transport: only `stop` parts them.
     fn start(&self, handler: Handler, listener: TcpListener);
+
+    /// One node more in the cluster, to be spoken with from now on. A node that is known stays as it is: new addresses
+    /// are for the next start.
+    fn add_peer(&self, peer: Peer);
 
     /// Lets peers' connections end once what is under way on them is answered, for a second at most.
     fn drain(&self) -> BoxFuture<()>;

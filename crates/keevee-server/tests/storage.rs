@@ -13,6 +13,8 @@ use keevee_core::apply::{ShardMeta, StateView, WriteSet};
 use keevee_core::command::Versioned;
 use keevee_core::ids::{Incarnation, Namespace, NodeId, ShardId};
 use keevee_core::requests::{RequestId, RequestRecord};
+use keevee_core::shard_map::change::{Placement, ShardSpec};
+use keevee_core::shard_map::{Consensus, NodeInfo, ShardMap};
 use keevee_core::slots::SlotSet;
 use keevee_replica::storage::{LogRecord, LogStore, StateStore};
 use keevee_server::storage::{
@@ -24,6 +26,16 @@ use uuid::Uuid;
 
 const SHARDS: [ShardId; 2] = [ShardId(1), ShardId(2)];
 
+/// With some map: what it says is not looked at here.
+fn set_first_members(path: &Path, members: &[(NodeId, StoreId)]) -> Result<(), FolderError> {
+    let node =
+        NodeInfo { id: NodeId(1), store: StoreId(Uuid::from_u128(1)), peer: "p".into(), http: "h".into() };
+    let placement = Placement::Spread { replicas: 1 };
+    let spec = ShardSpec { name: None, load_factor: 1, consensus: Consensus::Paxos, placement };
+    let map = ShardMap::bootstrap(vec![node], Consensus::Paxos, &[spec]).unwrap();
+    DataFolder::set_first_members(path, members, &map)
+}
+
 fn formatted(path: &Path, node: u64) -> Identity {
     DataFolder::format(path, Uuid::from_u128(1), NodeId(node)).unwrap()
 }
@@ -31,7 +43,7 @@ fn formatted(path: &Path, node: u64) -> Identity {
 /// Formats a folder for a cluster of one.
 fn ready(path: &Path) -> Identity {
     let identity = formatted(path, 1);
-    DataFolder::set_first_members(path, &[(identity.node_id, identity.store_id)]).unwrap();
+    set_first_members(path, &[(identity.node_id, identity.store_id)]).unwrap();
     identity
 }
 
@@ -175,7 +187,7 @@ fn a_formatted_folder_opens_as_what_it_was_formatted() {
     assert_eq!(identity.node_id, NodeId(7));
     let other = StoreId(Uuid::from_u128(9));
     let members = [(NodeId(8), other), (NodeId(7), identity.store_id)];
-    DataFolder::set_first_members(&path, &members).unwrap();
+    set_first_members(&path, &members).unwrap();
     let folder = DataFolder::open(&path).unwrap();
     assert_eq!(folder.identity, identity);
     assert_eq!(folder.first_members, [(NodeId(7), identity.store_id), (NodeId(8), other)]);
@@ -209,7 +221,7 @@ fn an_unformatted_folder_does_not_open_and_says_what_to_do() {
         let error = DataFolder::open(&path).unwrap_err();
         assert!(matches!(error, FolderError::NotFormatted { .. }));
         assert!(error.to_string().contains("keevee init"));
-        assert!(DataFolder::set_first_members(&path, &[]).is_err());
+        assert!(set_first_members(&path, &[]).is_err());
     }
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
 }
@@ -243,14 +255,14 @@ fn first_members_are_set_once_and_name_this_node() {
     let wrong: [&[_]; 5] =
         [&[], &[other], &[own, own], &[own, (NodeId(1), other.1)], &[own, (NodeId(2), own.1)]];
     for members in wrong {
-        let refused = DataFolder::set_first_members(temp.path(), members);
+        let refused = set_first_members(temp.path(), members);
         assert!(matches!(refused, Err(FolderError::FirstMembersInvalid { .. })));
     }
-    DataFolder::set_first_members(temp.path(), &[own, other]).unwrap();
-    DataFolder::set_first_members(temp.path(), &[other, own]).unwrap();
+    set_first_members(temp.path(), &[own, other]).unwrap();
+    set_first_members(temp.path(), &[other, own]).unwrap();
     drop(DataFolder::open(temp.path()).unwrap());
-    DataFolder::set_first_members(temp.path(), &[own, other]).unwrap();
-    let changed = DataFolder::set_first_members(temp.path(), &[own]);
+    set_first_members(temp.path(), &[own, other]).unwrap();
+    let changed = set_first_members(temp.path(), &[own]);
     assert!(matches!(changed, Err(FolderError::FirstMembersSet { members, .. }) if members.len() == 2));
 }
 
@@ -263,7 +275,7 @@ fn a_folder_in_use_is_refused_and_free_again_afterwards() {
     let pid = std::process::id().to_string();
     assert!(matches!(&error, FolderError::Locked { pid: found, .. } if *found == pid));
     assert!(error.to_string().contains(&format!("(pid {pid})")));
-    assert!(matches!(DataFolder::set_first_members(temp.path(), &[]), Err(FolderError::Locked { .. })));
+    assert!(matches!(set_first_members(temp.path(), &[]), Err(FolderError::Locked { .. })));
     drop(folder);
     DataFolder::open(temp.path()).unwrap();
 }

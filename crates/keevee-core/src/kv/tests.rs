@@ -115,7 +115,7 @@ fn sample_responses() -> Vec<Response> {
         response(response::Result::Execute(sample_executed())),
         response(response::Result::Error(Error {
             kind: ErrorKind::NotLeader.into(),
-            hint: Some(Hint { shard: 3, epoch: 2, leader: 1, address: "h:1".into() }),
+            hint: Some(Box::new(Hint { shard: 3, epoch: 2, leader: 1, address: "h:1".into() })),
             ..Error::default()
         })),
     ]

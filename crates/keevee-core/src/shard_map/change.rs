@@ -86,23 +86,26 @@ pub enum ChangeError {
 }
 
 impl ShardMap {
-    /// The first map, of epoch 1. The system shard is on up to five nodes, the data shards get ids from 1
-    /// in the order of the specs.
+    /// The first map, of epoch 1. The system shard is on up to five nodes and agrees as `system` says, the data shards
+    /// get ids from 1 in the order of the specs.
     ///
-    /// Of data shards that are not pinned, nodes hold equally many replicas to within one. Preferred
-    /// leaders are as even as the members allow: to within one, if all shards have equally many replicas
-    /// and none is pinned.
-    pub fn bootstrap(mut nodes: Vec<NodeInfo>, specs: &[ShardSpec]) -> Result<ShardMap, ChangeError> {
+    /// Of data shards that are not pinned, nodes hold equally many replicas to within one. Preferred leaders are as
+    /// even as the members allow: to within one, if all shards have equally many replicas and none is pinned.
+    pub fn bootstrap(
+        mut nodes: Vec<NodeInfo>,
+        system: Consensus,
+        specs: &[ShardSpec],
+    ) -> Result<ShardMap, ChangeError> {
         nodes.sort_by_key(|node| node.id);
         let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
-        let mut system = rank_nodes(ShardId::SYSTEM, &ids);
-        system.truncate(SYSTEM_MEMBERS_MAX);
+        let mut members = rank_nodes(ShardId::SYSTEM, &ids);
+        members.truncate(SYSTEM_MEMBERS_MAX);
         let mut shards = vec![ShardInfo {
             id: ShardId::SYSTEM,
             name: SYSTEM_NAME.to_owned(),
             load_factor: 0,
-            consensus: Consensus::default(),
-            members: system,
+            consensus: system,
+            members,
         }];
         let mut members = place(&ids, specs)?;
         spread_leaders(&mut members);
@@ -118,6 +121,16 @@ impl ShardMap {
         let mut next = self.next();
         next.nodes.push(node);
         next.nodes.sort_by_key(|node| node.id);
+        checked(next)
+    }
+
+    /// With a node as it says it is: new, or known and elsewhere now. Its store stays the same.
+    pub fn set_node(&self, node: NodeInfo) -> Result<ShardMap, ChangeError> {
+        let mut next = self.next();
+        match next.nodes.iter_mut().find(|known| known.id == node.id && known.store == node.store) {
+            Some(known) => *known = node,
+            None => return self.add_node(node),
+        }
         checked(next)
     }
 

@@ -11,6 +11,10 @@ use crate::codec::DecodeError;
 use crate::slot_table::SlotTableError;
 use crate::tests::Random;
 
+fn bootstrap(nodes: Vec<NodeInfo>, specs: &[ShardSpec]) -> Result<ShardMap, ChangeError> {
+    ShardMap::bootstrap(nodes, Consensus::default(), specs)
+}
+
 fn node(id: u64) -> NodeInfo {
     NodeInfo {
         id: NodeId(id),
@@ -50,7 +54,7 @@ fn sample() -> ShardMap {
         consensus: Consensus::Raft,
         ..spread(2)
     };
-    ShardMap { ttl_seconds: Some(60), ..ShardMap::bootstrap(nodes(3), &[spread(3), second]).unwrap() }
+    ShardMap { ttl_seconds: Some(60), ..bootstrap(nodes(3), &[spread(3), second]).unwrap() }
 }
 
 /// The greatest difference between two of these nodes.
@@ -85,7 +89,7 @@ fn the_first_map_has_a_system_shard_and_the_shards_asked_for() {
 #[test]
 fn the_system_shard_is_on_up_to_five_nodes() {
     for (count, members) in [(1, 1), (3, 3), (5, 5), (9, 5)] {
-        let map = ShardMap::bootstrap(nodes(count), &[spread(1)]).unwrap();
+        let map = bootstrap(nodes(count), &[spread(1)]).unwrap();
         assert_eq!(map.shard(ShardId::SYSTEM).unwrap().members.len(), members);
     }
 }
@@ -97,7 +101,7 @@ fn replicas_and_preferred_leaders_are_spread_to_within_one() {
         let count = 1 + random.below(12);
         let replicas = 1 + random.below(count.min(5)) as usize;
         let specs = vec![spread(replicas); 1 + random.below(60) as usize];
-        let map = ShardMap::bootstrap(nodes(count), &specs).unwrap();
+        let map = bootstrap(nodes(count), &specs).unwrap();
         let what = format!("{} shards on {replicas} of {count} nodes", specs.len());
         assert!(replicas_span(&map) <= 1, "{what}: replicas");
         assert!(leaders_span(&map) <= 1, "{what}: leaders");
@@ -110,7 +114,7 @@ fn unequal_numbers_of_replicas_are_spread_as_well() {
     for _ in 0..100 {
         let count = 3 + random.below(8);
         let specs: Vec<_> = (0..40).map(|_| spread([1, 3][random.below(2) as usize])).collect();
-        let map = ShardMap::bootstrap(nodes(count), &specs).unwrap();
+        let map = bootstrap(nodes(count), &specs).unwrap();
         assert!(replicas_span(&map) <= 1);
     }
 }
@@ -119,13 +123,13 @@ fn unequal_numbers_of_replicas_are_spread_as_well() {
 fn a_map_does_not_depend_on_the_order_of_the_nodes() {
     let specs = vec![spread(3); 20];
     let reversed = nodes(7).into_iter().rev().collect();
-    assert_eq!(ShardMap::bootstrap(nodes(7), &specs), ShardMap::bootstrap(reversed, &specs));
+    assert_eq!(bootstrap(nodes(7), &specs), bootstrap(reversed, &specs));
 }
 
 #[test]
 fn shards_pinned_to_disjoint_nodes_share_nothing() {
     let specs = [pinned(&[1, 2, 3]), pinned(&[4, 5, 6]), pinned(&[1, 2, 3]), pinned(&[4, 5, 6])];
-    let map = ShardMap::bootstrap(nodes(6), &specs).unwrap();
+    let map = bootstrap(nodes(6), &specs).unwrap();
     for shard in map.data_shards() {
         let mut members = shard.members.clone();
         members.sort();
@@ -137,7 +141,7 @@ fn shards_pinned_to_disjoint_nodes_share_nothing() {
 
 #[test]
 fn shards_that_are_not_pinned_go_around_those_that_are() {
-    let map = ShardMap::bootstrap(nodes(6), &[spread(3), pinned(&[1, 2, 3])]).unwrap();
+    let map = bootstrap(nodes(6), &[spread(3), pinned(&[1, 2, 3])]).unwrap();
     assert_eq!(replicas_span(&map), 0);
 }
 
@@ -189,7 +193,7 @@ fn the_least_loaded_nodes_come_first_and_then_the_best_ranked() {
 
 #[test]
 fn what_cannot_be_bootstrapped_is_refused() {
-    let refused = |nodes, specs: &[ShardSpec]| ShardMap::bootstrap(nodes, specs).unwrap_err();
+    let refused = |nodes, specs: &[ShardSpec]| bootstrap(nodes, specs).unwrap_err();
     assert_eq!(refused(nodes(3), &[]), ChangeError::Slots(SlotTableError::NoShards));
     assert_eq!(refused(nodes(3), &[empty(spread(3))]), ChangeError::Slots(SlotTableError::NoShards));
     let few = ChangeError::NotEnoughNodes { shard: ShardId(2), replicas: 4, nodes: 3 };
@@ -228,7 +232,7 @@ fn a_new_node_must_be_new() {
 
 #[test]
 fn a_new_shard_has_no_slots_and_goes_to_the_least_loaded() {
-    let mut map = ShardMap::bootstrap(nodes(3), &[spread(3)]).unwrap();
+    let mut map = bootstrap(nodes(3), &[spread(3)]).unwrap();
     for id in 4..=6 {
         map = map.add_node(node(id)).unwrap();
     }
@@ -261,7 +265,7 @@ fn a_new_shard_must_have_a_new_name_and_no_slots() {
 
 #[test]
 fn a_load_factor_that_moves_no_slots_is_taken() {
-    let map = ShardMap::bootstrap(nodes(3), &[spread(3)]).unwrap();
+    let map = bootstrap(nodes(3), &[spread(3)]).unwrap();
     let next = map.set_load_factor(ShardId(1), 7).unwrap();
     assert_eq!((next.epoch, next.shards[1].load_factor), (2, 7));
     let zero = map.set_load_factor(ShardId(1), 0);
@@ -298,7 +302,7 @@ fn an_explanation_says_where_a_key_belongs_and_why() {
 
 #[test]
 fn the_view_is_the_apis_shape() {
-    let map = ShardMap { ttl_seconds: Some(60), ..ShardMap::bootstrap(nodes(1), &[spread(1)]).unwrap() };
+    let map = ShardMap { ttl_seconds: Some(60), ..bootstrap(nodes(1), &[spread(1)]).unwrap() };
     let view = map.carp_view(|shard| (shard == ShardId(1)).then_some(NodeId(1)));
     let json = serde_json::to_string(&view).unwrap();
     assert_eq!(
@@ -349,7 +353,7 @@ fn what_is_no_map_is_refused() {
 
 #[test]
 fn a_map_survives_its_encoding() {
-    let many = ShardMap::bootstrap(nodes(9), &vec![spread(3); 100]).unwrap();
+    let many = bootstrap(nodes(9), &vec![spread(3); 100]).unwrap();
     for map in [sample(), many] {
         assert_eq!(decode(encode(&map)), Ok(map));
     }
@@ -358,7 +362,7 @@ fn a_map_survives_its_encoding() {
 /// Pins the layout: these bytes are in logs.
 #[test]
 fn bytes_of_format_1_are_read_and_written() {
-    let map = ShardMap { ttl_seconds: Some(60), ..ShardMap::bootstrap(nodes(1), &[spread(1)]).unwrap() };
+    let map = ShardMap { ttl_seconds: Some(60), ..bootstrap(nodes(1), &[spread(1)]).unwrap() };
     let bytes = encode(&map);
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let expected = [

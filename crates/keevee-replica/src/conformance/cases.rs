@@ -204,7 +204,7 @@ pub fn a_leader_that_leads_again_answers_what_it_proposed_before_truly<M: Maker>
     // Nobody else holds this, so that nobody else can lead.
     cluster.run(next, put("a", "1")).expect("written");
     let now = cluster.now;
-    cluster.node(next).shard.engine().transfer_leadership(now);
+    cluster.node(next).shard.engine().transfer_leadership(now, None);
     cluster.advance(next).expect("it goes on");
     cluster.settle();
     assert_eq!(cluster.wait_for_leader(), old);
@@ -243,12 +243,26 @@ pub fn a_replica_that_differs_from_a_majority_stops<M: Maker>(maker: &M) {
     assert_eq!(shard.compare_hash(others[1], wrong), Err(Failure::Diverged { index: 64 }));
 }
 
+pub fn leadership_goes_to_the_member_that_is_named<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 5, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    for named in (1..=5).filter(|id| *id != leader) {
+        let (now, leader) = (cluster.now, cluster.wait_for_leader());
+        cluster.node(leader).shard.engine().transfer_leadership(now, Some(NodeId(named)));
+        cluster.advance(leader).expect("it goes on");
+        cluster.settle();
+        assert_eq!(cluster.node(named).shard.status().engine.role, Role::Leader, "{named} after {leader}");
+        cluster.elapse(Duration::from_millis(100));
+        cluster.run(named, put("a", "2")).expect("written");
+    }
+}
+
 /// Five, so that followers which all wanted to lead would split the votes.
 pub fn leadership_is_handed_over_without_an_election_timeout<M: Maker>(maker: &M) {
     let (mut cluster, leader) = Cluster::led(maker, 5, Bounds::default());
     cluster.run(leader, put("a", "1")).expect("written");
     let now = cluster.now;
-    cluster.node(leader).shard.engine().transfer_leadership(now);
+    cluster.node(leader).shard.engine().transfer_leadership(now, None);
     cluster.advance(leader).expect("it goes on");
     cluster.settle();
     let leaders: Vec<u64> = cluster
@@ -386,7 +400,7 @@ pub fn a_replica_refuses_proposals_while_leadership_is_handed_over<M: Maker>(mak
     let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
     cluster.run(leader, put("a", "1")).expect("written");
     let now = cluster.now;
-    cluster.node(leader).shard.engine().transfer_leadership(now);
+    cluster.node(leader).shard.engine().transfer_leadership(now, None);
     let during = cluster.submit(leader, put("a", "2"));
     cluster.settle();
     cluster.elapse(Duration::from_secs(3));

@@ -7,14 +7,14 @@ use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
 use keevee_core::command::{OperationResult, Outcome};
 use keevee_core::error::ErrorKind;
-use keevee_core::kv::{Error, NoCommand, OperationError};
+use keevee_core::kv::{self, Error, NoCommand, OperationError};
 use keevee_core::limits::Invalid;
 use prost::Message;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::http::problem::{self, Problem};
-use crate::node::ExecuteError;
+use crate::node::{ExecuteError, Hint};
 
 /// The kind's name.
 const KIND: &str = "keevee-kind";
@@ -75,10 +75,16 @@ impl From<Problem> for Failure {
             detail: problem.detail,
             version: problem.version,
             retry_after_ms: problem.retry_after.map(milliseconds),
+            hint: problem.hint.map(|hint| Box::new(written(*hint))),
             ..Error::default()
         };
         Failure { kind: problem.kind, code: code(problem.kind), error }
     }
+}
+
+fn written(hint: Hint) -> kv::Hint {
+    let Hint { shard, epoch, leader, address } = hint;
+    kv::Hint { shard, epoch, leader: leader.unwrap_or_default(), address: address.unwrap_or_default() }
 }
 
 impl From<ExecuteError> for Failure {

@@ -19,38 +19,34 @@ use crate::node::{Consistency, Context};
 /// Of all values that one command reads.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
-/// Carries out a request, or says why that was not done.
+/// Carries out a request, or says why that was not done. How fresh a read must be, the request itself says.
 pub(super) async fn carry_out<S: Store>(
     api: &Api<S>,
     operation: request::Operation,
-    deadline: Instant,
+    context: Context,
 ) -> Result<response::Result, Failure> {
     match operation {
-        request::Operation::Put(request) => {
-            match only_result(api, request.try_into()?, Consistency::Linearizable, deadline).await? {
-                OperationResult::Written { version } => Ok(response::Result::Put(PutResponse { version })),
-                other => Err(Problem::unexpected(&other).into()),
+        request::Operation::Put(request) => match only_result(api, request.try_into()?, context).await? {
+            OperationResult::Written { version } => Ok(response::Result::Put(PutResponse { version })),
+            other => Err(Problem::unexpected(&other).into()),
+        },
+        request::Operation::Get(request) => Ok(response::Result::Get(get(api, request, context).await?)),
+        request::Operation::Delete(request) => match only_result(api, request.try_into()?, context).await? {
+            OperationResult::Deleted { existed: deleted } => {
+                Ok(response::Result::Delete(DeleteResponse { deleted }))
             }
-        }
-        request::Operation::Get(request) => Ok(response::Result::Get(get(api, request, deadline).await?)),
-        request::Operation::Delete(request) => {
-            match only_result(api, request.try_into()?, Consistency::Linearizable, deadline).await? {
-                OperationResult::Deleted { existed: deleted } => {
-                    Ok(response::Result::Delete(DeleteResponse { deleted }))
-                }
-                other => Err(Problem::unexpected(&other).into()),
-            }
-        }
+            other => Err(Problem::unexpected(&other).into()),
+        },
         request::Operation::Execute(request) => {
-            Ok(response::Result::Execute(execute_all(api, request, deadline).await?))
+            Ok(response::Result::Execute(execute_all(api, request, context).await?))
         }
     }
 }
 
-async fn get<S: Store>(api: &Api<S>, request: GetRequest, deadline: Instant) -> Result<GetResponse, Failure> {
+async fn get<S: Store>(api: &Api<S>, request: GetRequest, context: Context) -> Result<GetResponse, Failure> {
     let known = request.known_version;
-    let consistency = consistency(request.consistency)?;
-    match only_result(api, request.try_into()?, consistency, deadline).await? {
+    let context = Context { consistency: consistency(request.consistency)?, ..context };
+    match only_result(api, request.try_into()?, context).await? {
         OperationResult::Value(Some(Versioned { version, .. })) if known == Some(version) => {
             Ok(GetResponse { version, not_modified: true, ..GetResponse::default() })
         }
@@ -65,7 +61,7 @@ async fn get<S: Store>(api: &Api<S>, request: GetRequest, deadline: Instant) -> 
 async fn execute_all<S: Store>(
     api: &Api<S>,
     request: ExecuteRequest,
-    deadline: Instant,
+    context: Context,
 ) -> Result<ExecuteResponse, Failure> {
     let consistency = consistency(request.consistency)?;
     let command = Command::try_from(request)?;
@@ -74,7 +70,7 @@ async fn execute_all<S: Store>(
         return Err(Problem::invalid("`consistency` is for reads: every write is linearizable").into());
     }
     let expected = command.operations.len();
-    let results = execute(api, command, consistency, deadline).await?;
+    let results = execute(api, command, Context { consistency, ..context }).await?;
     if results.len() != expected {
         return Err(Problem::unexpected(&results).into());
     }
@@ -91,20 +87,18 @@ async fn execute_all<S: Store>(
 async fn only_result<S: Store>(
     api: &Api<S>,
     command: Command,
-    consistency: Consistency,
-    deadline: Instant,
+    context: Context,
 ) -> Result<OperationResult, Failure> {
-    Ok(problem::only_result(execute(api, command, consistency, deadline).await?)?)
+    Ok(problem::only_result(execute(api, command, context).await?)?)
 }
 
 async fn execute<S: Store>(
     api: &Api<S>,
     command: Command,
-    consistency: Consistency,
-    deadline: Instant,
+    context: Context,
 ) -> Result<Vec<OperationResult>, Failure> {
     command.validate(&api.settings.limits)?;
-    failure::results(api.store.execute(Context { deadline, consistency }, command).await?)
+    failure::results(api.store.execute(context, command).await?)
 }
 
 fn consistency(number: i32) -> Result<Consistency, Problem> {

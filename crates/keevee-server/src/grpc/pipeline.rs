@@ -28,6 +28,7 @@ use crate::http::problem::Problem;
 use crate::http::query::TIMEOUT_MAX;
 use crate::http::{Api, Store};
 use crate::metrics::Operation;
+use crate::node::Context;
 
 /// Requests of one stream under way at once.
 pub(super) const REQUESTS_MAX: usize = 512;
@@ -42,7 +43,7 @@ const FRAMES_WAITING_MAX: usize = 2;
 type Frames = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 
 /// Answers a call; its requests come and go for as long as the client likes, or until the node stops.
-pub(super) fn respond<S, B>(api: Api<S>, body: B, stopping: watch::Receiver<bool>) -> Response
+pub(super) fn respond<S, B>(api: Api<S>, body: B, redirect: bool, stopping: watch::Receiver<bool>) -> Response
 where
     S: Store,
     B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
@@ -51,7 +52,7 @@ where
     let (frames, written) = mpsc::channel(FRAMES_WAITING_MAX);
     let messages = Messages::new(body, &api, Patience::Wait);
     tokio::spawn(async move {
-        let end = serve(&api, messages, &frames, stopping).await;
+        let end = serve(&api, messages, redirect, &frames, stopping).await;
         let trailers = end.map_or_else(|failure| failure.trailers(), |()| super::success());
         // If the client has gone, nobody is left to be told.
         let _ = frames.send(Ok(Frame::trailers(trailers))).await;
@@ -63,6 +64,7 @@ where
 async fn serve<S, B>(
     api: &Api<S>,
     mut messages: Messages<B>,
+    redirect: bool,
     frames: &Frames,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), Failure>
@@ -97,7 +99,7 @@ where
                 Ok(Some(message)) => match messages::decode(message.bytes.clone()) {
                     Ok(request) => {
                         bytes_under_way += message.bytes.len();
-                        under_way.push(answer(api, request, message));
+                        under_way.push(answer(api, request, redirect, message));
                     }
                     Err(problem) => end = Some(Err(problem.into())),
                 },
@@ -110,7 +112,12 @@ where
 }
 
 /// The length of the request's message, and the response to it.
-async fn answer<S: Store>(api: &Api<S>, request: kv::Request, message: Message) -> (usize, kv::Response) {
+async fn answer<S: Store>(
+    api: &Api<S>,
+    request: kv::Request,
+    redirect: bool,
+    message: Message,
+) -> (usize, kv::Response) {
     let kv::Request { sequence, timeout_ms, operation } = request;
     let started = Instant::now();
     let result = match operation {
@@ -118,7 +125,12 @@ async fn answer<S: Store>(api: &Api<S>, request: kv::Request, message: Message) 
             let metric = metric(&operation);
             let result = async {
                 let timeout = timeout(timeout_ms)?.unwrap_or(api.settings.timeout);
-                operations::carry_out(api, operation, started + timeout).await
+                operations::carry_out(
+                    api,
+                    operation,
+                    Context { redirect, ..Context::until(started + timeout) },
+                )
+                .await
             };
             let result = result.await;
             operations::count(api, metric, &result, started);

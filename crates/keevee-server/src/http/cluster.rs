@@ -4,13 +4,21 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use keevee_core::error::ErrorKind;
-use keevee_core::ids::ShardId;
+use keevee_core::ids::{NodeId, ShardId};
+use keevee_core::shard_map::Consensus;
+use keevee_core::shard_map::change::{Placement, ShardSpec};
+use keevee_core::shard_map::view::{CarpView, ShardView};
+use keevee_core::slot_table::Run;
 
 use super::problem::Problem;
 use super::{Api, Store, query};
-use crate::node::{NodeStatus, PeerStatus};
+use crate::node::{Explained, NodeStatus, PeerStatus};
+
+/// How many replicas a new shard has, unless the caller says so or there are fewer nodes.
+const REPLICAS_DEFAULT: usize = 3;
 
 /// `GET /v1/cluster/status`
 pub(super) async fn status<S: Store>(State(api): State<Api<S>>) -> Result<Json<NodeStatus>, Problem> {
@@ -20,6 +28,74 @@ pub(super) async fn status<S: Store>(State(api): State<Api<S>>) -> Result<Json<N
 /// `GET /v1/cluster/nodes`
 pub(super) async fn nodes<S: Store>(State(api): State<Api<S>>) -> Json<Vec<PeerStatus>> {
     Json(api.store.nodes().await)
+}
+
+/// `GET /v1/cluster/carp`
+pub(super) async fn carp<S: Store>(State(api): State<Api<S>>) -> Json<CarpView> {
+    Json(api.store.carp())
+}
+
+/// `GET /v1/cluster/shards`
+pub(super) async fn shards<S: Store>(State(api): State<Api<S>>) -> Json<Vec<ShardWithSlots>> {
+    let CarpView { shards, slots, .. } = api.store.carp();
+    let of = |shard: ShardId| slots.iter().filter(move |run| run.shard == shard);
+    let count = |run: &Run| u32::from(run.last.0) - u32::from(run.first.0) + 1;
+    let shards = shards.into_iter();
+    Json(shards.map(|shard| ShardWithSlots { slots: of(shard.id).map(count).sum(), shard }).collect())
+}
+
+/// A shard, and how many slots it owns.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct ShardWithSlots {
+    #[serde(flatten)]
+    shard: ShardView,
+    slots: u32,
+}
+
+/// A shard that is asked for.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewShard {
+    name: Option<String>,
+    #[serde(default)]
+    engine: Consensus,
+    /// How many replicas; or `members`.
+    replicas: Option<usize>,
+    members: Option<Vec<NodeId>>,
+    #[serde(default)]
+    load_factor: u32,
+}
+
+/// `POST /v1/cluster/shards`
+pub(super) async fn add_shard<S: Store>(
+    State(api): State<Api<S>>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<ShardView>), Problem> {
+    let asked: NewShard = serde_json::from_slice(&body).map_err(|error| {
+        let shape = r#"{"name": "…", "engine": "paxos", "replicas": 3}"#;
+        Problem::invalid(format!("the body must be {shape} as JSON: {error}"))
+    })?;
+    let NewShard { name, engine, replicas, members, load_factor } = asked;
+    let nodes = api.store.carp().nodes.len();
+    let placement = match (members, replicas) {
+        (Some(_), Some(_)) => return Err(Problem::invalid("give `members` or `replicas`, not both")),
+        (Some(members), None) => Placement::Pinned(members),
+        (None, replicas) => Placement::Spread { replicas: replicas.unwrap_or(nodes.min(REPLICAS_DEFAULT)) },
+    };
+    let spec = ShardSpec { name, load_factor, consensus: engine, placement };
+    let map = api.store.change_map(move |map| map.add_shard(&spec)).await?;
+    let view = map.carp_view(|_| None).shards.pop();
+    // A map always has the shard that was just added to it.
+    let added = view.ok_or_else(|| Problem::unexpected(&"no shard"))?;
+    Ok((StatusCode::CREATED, Json(added)))
+}
+
+/// `GET /v1/explain?key=`
+pub(super) async fn explain<S: Store>(
+    State(api): State<Api<S>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Explained>, Problem> {
+    Ok(Json(api.store.explain(&query::key(query.as_deref())?)))
 }
 
 /// `GET /is_leader`

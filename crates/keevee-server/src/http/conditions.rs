@@ -12,6 +12,18 @@ use super::problem::Problem;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// `Keevee-Redirect: 1` asks not to be forwarded.
+const REDIRECT: HeaderName = HeaderName::from_static("keevee-redirect");
+
+/// Whether the caller wants to be told where to go.
+pub(crate) fn redirect(headers: &HeaderMap) -> Result<bool, Problem> {
+    match headers.get(REDIRECT).map(HeaderValue::as_bytes) {
+        None | Some(b"0") => Ok(false),
+        Some(b"1") => Ok(true),
+        Some(_) => Err(Problem::invalid("`Keevee-Redirect` is 1 or 0")),
+    }
+}
+
 /// What a read answers if its conditions do not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unmet {

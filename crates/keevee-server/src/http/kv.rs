@@ -55,7 +55,7 @@ where
 
 async fn get<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Response, Problem> {
     let key = key_alone(api, head)?;
-    let options = query::options(head.uri.query())?;
+    let options = options(head)?;
     // Before the read, so that broken conditions are told even where the key is absent.
     conditions::of_read(&head.headers, None)?;
     let command = Command::single(Action::Get { key });
@@ -147,8 +147,13 @@ fn key_alone<S>(api: &Api<S>, head: &request::Parts) -> Result<Bytes, Problem> {
     }
 }
 
+fn options(head: &request::Parts) -> Result<Options, Problem> {
+    let redirect = conditions::redirect(&head.headers)?;
+    Ok(Options { redirect, ..query::options(head.uri.query())? })
+}
+
 fn write_options(head: &request::Parts) -> Result<Options, Problem> {
-    let options = query::options(head.uri.query())?;
+    let options = options(head)?;
     match options.consistency {
         None => Ok(options),
         Some(_) => Err(Problem::invalid("`consistency` is for reads: every write is linearizable")),
@@ -192,7 +197,7 @@ async fn execute<S: Store>(
 ) -> Result<OperationResult, Problem> {
     let timeout = options.timeout.unwrap_or(api.settings.timeout);
     let consistency = options.consistency.unwrap_or(Consistency::Linearizable);
-    let context = Context { deadline: Instant::now() + timeout, consistency };
+    let context = Context { deadline: Instant::now() + timeout, consistency, redirect: options.redirect };
     let outcome = api.store.execute(context, command).await?;
     problem::only_result(problem::results(outcome)?)
 }

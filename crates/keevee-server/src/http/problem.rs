@@ -10,7 +10,8 @@ use keevee_core::command::{OperationError, OperationResult, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::limits::Invalid;
 
-use crate::node::ExecuteError;
+use crate::map_keeper::MapError;
+use crate::node::{ExecuteError, Hint};
 
 /// Told to callers of a node that can't serve now, unless something better is known.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
@@ -30,6 +31,8 @@ pub struct Problem {
     pub retry_after: Option<Duration>,
     /// The methods that the path has, where the one used is not among them.
     pub allow: Option<&'static str>,
+    /// Where to go instead.
+    pub hint: Option<Box<Hint>>,
 }
 
 #[derive(serde::Serialize)]
@@ -42,13 +45,23 @@ struct ProblemJson<'a> {
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a Hint>,
 }
 
 impl Problem {
     /// With the status that belongs to the kind.
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Problem {
         let retry_after = (kind == ErrorKind::Unavailable).then_some(RETRY_AFTER_DEFAULT);
-        Problem { status: status(kind), kind, detail: detail.into(), version: None, retry_after, allow: None }
+        Problem {
+            status: status(kind),
+            kind,
+            detail: detail.into(),
+            version: None,
+            retry_after,
+            allow: None,
+            hint: None,
+        }
     }
 
     /// The request is wrong.
@@ -129,7 +142,19 @@ impl From<OperationError> for Problem {
 impl From<ExecuteError> for Problem {
     fn from(error: ExecuteError) -> Problem {
         let problem = Problem::new(error.kind, error.detail);
-        Problem { retry_after: error.retry_after.or(problem.retry_after), ..problem }
+        let retry_after = error.retry_after.or(problem.retry_after);
+        Problem { retry_after, hint: error.hint, ..problem }
+    }
+}
+
+impl From<MapError> for Problem {
+    fn from(error: MapError) -> Problem {
+        let problem = Problem::new(error.kind(), error.to_string());
+        match error {
+            // Of two changes at once; a change of a key gets 412, as it named the version itself.
+            MapError::Raced => problem.with_status(StatusCode::CONFLICT),
+            _ => problem,
+        }
     }
 }
 
@@ -148,6 +173,7 @@ impl IntoResponse for Problem {
             kind: self.kind.name(),
             detail: &self.detail,
             version: self.version,
+            hint: self.hint.as_deref(),
         };
         // Strings and numbers only: this can't fail.
         let body = serde_json::to_vec(&json).unwrap_or_default();

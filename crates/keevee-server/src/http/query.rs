@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use keevee_core::ids::ShardId;
 
 use super::path;
@@ -19,6 +20,8 @@ pub(super) struct Options {
     pub(super) consistency: Option<Consistency>,
     /// How long the request may take.
     pub(super) timeout: Option<Duration>,
+    /// Not in the query, but a header: the caller wants to be told where to go, and not be forwarded.
+    pub(super) redirect: bool,
 }
 
 /// Reads the query of a request about a key.
@@ -55,6 +58,14 @@ pub(super) fn shard(query: Option<&str>) -> Result<Option<ShardId>, Problem> {
         _ => Err(unknown(name, "`shard`")),
     })?;
     Ok(shard)
+}
+
+/// Reads the query of a request that names a key, which may be any bytes.
+pub(super) fn key(query: Option<&str>) -> Result<Bytes, Problem> {
+    match query.and_then(|query| query.strip_prefix("key=")).filter(|key| !key.contains('&')) {
+        Some(key) => path::decode(key, "query").map_err(|error| Problem::invalid(error.to_string())),
+        None => Err(Problem::invalid("the query must be `key=` and a key, percent-encoded")),
+    }
 }
 
 fn each(query: Option<&str>, mut take: impl FnMut(&str, &str) -> Result<(), Problem>) -> Result<(), Problem> {

@@ -9,7 +9,10 @@ use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use keevee_core::command::{Action, Expect, OperationResult, Versioned};
+use keevee_core::ids::{NodeId, StoreId};
 use keevee_core::requests::RequestId;
+use keevee_core::shard_map::change::{Placement, ShardSpec};
+use keevee_core::shard_map::{Consensus, NodeInfo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
@@ -44,6 +47,21 @@ impl FakeStore {
 
     fn asked(&self) -> Vec<(Context, Command)> {
         std::mem::take(&mut self.0.lock().unwrap().asked)
+    }
+}
+
+impl FakeStore {
+    fn map(&self) -> ShardMap {
+        let store = StoreId(uuid::Uuid::from_u128(1));
+        let node =
+            NodeInfo { id: NodeId(1), store, peer: "localhost:9001".into(), http: "localhost:8001".into() };
+        let spec = ShardSpec {
+            name: None,
+            load_factor: 1,
+            consensus: Consensus::Paxos,
+            placement: Placement::Spread { replicas: 1 },
+        };
+        ShardMap::bootstrap(vec![node], Consensus::Paxos, &[spec.clone(), spec]).unwrap()
     }
 }
 
@@ -99,6 +117,21 @@ impl Store for FakeStore {
     async fn nodes(&self) -> Vec<PeerStatus> {
         let (http, peer) = ("localhost:8001".into(), "localhost:9001".into());
         vec![PeerStatus { id: 1, http, peer, reachable: true, lag: None }]
+    }
+
+    fn carp(&self) -> CarpView {
+        self.map().carp_view(|_| Some(NodeId(1)))
+    }
+
+    fn explain(&self, key: &[u8]) -> Explained {
+        Explained { explanation: self.map().explain(key), leader: Some(NodeId(1)) }
+    }
+
+    async fn change_map(
+        &self,
+        change: impl FnOnce(&ShardMap) -> Result<ShardMap, ChangeError> + Send,
+    ) -> Result<ShardMap, MapError> {
+        Ok(change(&self.map())?)
     }
 
     fn is_leader(&self, shard: ShardId) -> Option<bool> {
@@ -460,7 +493,8 @@ async fn what_the_caller_wants_reaches_the_store() {
 #[tokio::test]
 async fn every_refusal_has_its_status() {
     let server = Server::start().await;
-    let error = |kind, retry_after| Err(ExecuteError { kind, detail: "so it is".into(), retry_after });
+    let error =
+        |kind, retry_after| Err(ExecuteError { kind, detail: "so it is".into(), retry_after, hint: None });
     let brief = Some(Duration::from_millis(2001));
     for (answer, status, kind, retry_after) in [
         (error(ErrorKind::NotLeader, None), 421, "not_leader", None),

@@ -19,13 +19,19 @@ const DEADLINE: Duration = Duration::from_secs(20);
 fn alone(folder: &Path) -> Config {
     let cluster = uuid::Uuid::from_u128(7);
     let identity = DataFolder::format(folder, cluster, NodeId(1)).unwrap();
-    DataFolder::set_first_members(folder, &[(identity.node_id, identity.store_id)]).unwrap();
     let addresses = "http = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"";
     let text = format!(
         "[cluster]\nid = \"{cluster}\"\nsecret = \"a secret of sixteen\"\n\
          [node]\nid = 1\ndata = {folder:?}\n{addresses}\n[[member]]\nid = 1\n{addresses}\n"
     );
-    Config::parse(&text, &folder.join("keevee.toml")).unwrap()
+    let config = Config::parse(&text, &folder.join("keevee.toml")).unwrap();
+    set_members(&config, &[(identity.node_id, identity.store_id)]);
+    config
+}
+
+fn set_members(config: &Config, members: &[(NodeId, StoreId)]) {
+    let map = config.first_map(members, &[]).unwrap();
+    DataFolder::set_first_members(&config.node.data, members, &map).unwrap();
 }
 
 fn disk_error() -> StorageError {
@@ -108,7 +114,6 @@ async fn messages_for_a_shard_that_is_not_held_are_dropped_and_counted() {
     let identity = DataFolder::format(temp.path(), cluster, NodeId(1)).unwrap();
     let other = StoreId(uuid::Uuid::from_u128(9));
     let members = [(NodeId(1), identity.store_id), (NodeId(2), other)];
-    DataFolder::set_first_members(temp.path(), &members).unwrap();
     let free = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (public, peer, second) = (free().await, free().await, free().await);
     let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
@@ -124,6 +129,7 @@ async fn messages_for_a_shard_that_is_not_held_are_dropped_and_counted() {
     );
     drop((public, peer));
     let config = Config::parse(&text, &temp.path().join("keevee.toml")).unwrap();
+    set_members(&config, &members);
     let server = start_again(&config).await;
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(server.run(async {
@@ -140,10 +146,10 @@ async fn messages_for_a_shard_that_is_not_held_are_dropped_and_counted() {
         secret: config.cluster.secret.clone(),
         node: NodeId(2),
         store_id: other.to_string(),
-        peers: vec![peer(1, identity.store_id, &config.node.peer)],
+        peers: [peer(1, identity.store_id, &config.node.peer)].into_iter().collect(),
         body_bytes_max: BODY_BYTES_MAX_DEFAULT,
     };
-    let two = transport::open(config.cluster.peer_transport, two, &Metrics::new()).unwrap();
+    let two = transport::open(config.cluster.peer_transport, two, &Arc::new(Metrics::new())).unwrap();
     two.start(Arc::new(Silent), second);
     let counted = async {
         loop {

@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keevee_core::ids::NodeId;
+use keevee_core::shard_map::{ShardMap, codec};
 use keevee_replica::storage::StorageError;
-use rocksdb::Options;
+use rocksdb::{Options, WriteBatch};
 use uuid::Uuid;
 
-use super::format::{self, FORMAT_VERSION, FirstMember, Identity, NodeKind, StoreId};
-use super::{Database, log_files, options};
+use super::format::{self, FORMAT_VERSION, FirstMember, Identity, NodeKind};
+use super::{Database, log_files, options, storage_error};
+use keevee_core::ids::StoreId;
 
 mod identity_file;
 
@@ -87,6 +89,22 @@ pub enum FolderError {
         path: PathBuf,
         /// The members as they are set.
         members: Vec<FirstMember>,
+    },
+    /// The first shards are set, and other ones were given.
+    #[error(
+        "the shards of the cluster in {} are set and cannot be changed like this; give the same ones, or format a new \
+         folder",
+        path.display()
+    )]
+    FirstShardsSet {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The node of the folder is a member of a cluster already.
+    #[error("{} is a member's folder already; start it with `keevee server`", path.display())]
+    AlreadyMember {
+        /// The folder.
+        path: PathBuf,
     },
     /// The first members given make no configuration.
     #[error("the first members are wrong: {cause}; name each node once, this one (node {}, store {}) among them", own.0, own.1)]
@@ -178,8 +196,10 @@ pub struct DataFolder;
 pub struct OpenFolder {
     /// Whose it is.
     pub identity: Identity,
-    /// The first configuration of the cluster, by node id.
+    /// The first configuration of the cluster, by node id; empty if the node joined later.
     pub first_members: Vec<FirstMember>,
+    /// The newest shard map that the node has taken in; folders of the first versions have none.
+    pub shard_map: Option<ShardMap>,
     /// Entries and hard state of all shards; written by the log writer only.
     pub log: Arc<Database>,
     /// The applied state of all shards.
@@ -223,25 +243,61 @@ impl DataFolder {
         Ok(identity)
     }
 
+    /// Whose folder it is; `None` if it is not formatted.
+    pub fn identity(path: &Path) -> Result<Option<Identity>, FolderError> {
+        identity_file::read(path)
+    }
+
     /// Tells a formatted folder the first configuration of its cluster: every voter's node id and store
-    /// id. It can be told once, and the same again; a node does not start before it was.
-    pub fn set_first_members(path: &Path, members: &[FirstMember]) -> Result<(), FolderError> {
+    /// id, and the first shard map. It can be told once, and the same again; a node does not start before it was.
+    pub fn set_first_members(
+        path: &Path,
+        members: &[FirstMember],
+        map: &ShardMap,
+    ) -> Result<(), FolderError> {
         let (identity, _lock) = enter(path)?;
         let mut members = members.to_vec();
         members.sort_unstable();
         check_members(&members, (identity.node_id, identity.store_id))?;
         let log = open_database(path, LOG, &options::log(false), &identity)?;
         match read_members(path, &log)? {
-            Some(set) if set == members => return Ok(()),
+            Some(set) if set == members => {
+                let known = read_map(path, &log)?;
+                let differs = known.is_some_and(|known| known.epoch == map.epoch && known != *map);
+                let path = path.to_owned();
+                return if differs { Err(FolderError::FirstShardsSet { path }) } else { Ok(()) };
+            }
             Some(set) => {
                 return Err(FolderError::FirstMembersSet { path: path.to_owned(), members: set });
             }
             None => {}
         }
-        let key = format::node_key(NodeKind::FirstMembers);
-        let record = format::encode_first_members(&members);
-        let written = log.put_opt(key, record, &options::synced());
+        let mut batch = WriteBatch::default();
+        batch.put(format::node_key(NodeKind::FirstMembers), format::encode_first_members(&members));
+        batch.put(format::node_key(NodeKind::ShardMap), codec::encode(map));
+        let written = log.write_opt(batch, &options::synced());
         written.map_err(|error| database_error("writing to", &path.join(LOG), error))
+    }
+
+    /// Tells a formatted folder the map of the cluster that its node has joined.
+    pub fn join(path: &Path, map: &ShardMap) -> Result<(), FolderError> {
+        let (identity, _lock) = enter(path)?;
+        let log = open_database(path, LOG, &options::log(false), &identity)?;
+        if read_members(path, &log)?.is_some() || read_map(path, &log)?.is_some() {
+            return Err(FolderError::AlreadyMember { path: path.to_owned() });
+        }
+        store_shard_map(&log, map).map_err(|error| FolderError::Unusable {
+            path: path.to_owned(),
+            database: LOG,
+            cause: error.to_string(),
+        })
+    }
+
+    /// True if the node of a formatted folder is a member of its cluster: it was told the first members, or joined.
+    pub fn is_member(path: &Path) -> Result<bool, FolderError> {
+        let (identity, _lock) = enter(path)?;
+        let log = open_database(path, LOG, &options::log(false), &identity)?;
+        Ok(read_members(path, &log)?.is_some() || read_map(path, &log)?.is_some())
     }
 
     /// Opens a folder that was formatted and told the first members, and checks that all its parts
@@ -249,12 +305,21 @@ impl DataFolder {
     pub fn open(path: &Path) -> Result<OpenFolder, FolderError> {
         let (identity, lock) = enter(path)?;
         let log = open_database(path, LOG, &options::log(false), &identity)?;
-        let Some(first_members) = read_members(path, &log)? else {
+        let (first_members, shard_map) = (read_members(path, &log)?, read_map(path, &log)?);
+        if first_members.is_none() && shard_map.is_none() {
             return Err(FolderError::NoFirstMembers { path: path.to_owned() });
-        };
+        }
+        let first_members = first_members.unwrap_or_default();
         let data = open_database(path, DATA, &options::data(false), &identity)?;
-        Ok(OpenFolder { identity, first_members, log: log.into(), data: data.into(), lock })
+        Ok(OpenFolder { identity, first_members, shard_map, log: log.into(), data: data.into(), lock })
     }
+}
+
+/// Keeps a newer shard map in `log/`: it is on the disk when this returns.
+pub fn store_shard_map(log: &Database, map: &ShardMap) -> Result<(), StorageError> {
+    let key = format::node_key(NodeKind::ShardMap);
+    let written = log.put_opt(key, codec::encode(map), &options::synced());
+    written.map_err(|error| storage_error("keeping the shard map", error))
 }
 
 /// Finds out whose formatted folder it is, and locks it.
@@ -375,6 +440,17 @@ fn open_database(
 
 fn read_node(database: &Database, kind: NodeKind) -> Result<Option<Vec<u8>>, rocksdb::Error> {
     database.get(format::node_key(kind))
+}
+
+fn read_map(path: &Path, log: &Database) -> Result<Option<ShardMap>, FolderError> {
+    let found = read_node(log, NodeKind::ShardMap)
+        .map_err(|error| database_error("reading", &path.join(LOG), error))?;
+    let map = found.map(|record| codec::decode(record.into())).transpose();
+    map.map_err(|error| FolderError::Unusable {
+        path: path.to_owned(),
+        database: LOG,
+        cause: format!("the shard map: {error}"),
+    })
 }
 
 fn read_members(path: &Path, log: &Database) -> Result<Option<Vec<FirstMember>>, FolderError> {

@@ -4,18 +4,15 @@
 //! All integers are big-endian, so that keys sort as their numbers do. Entries and hard state are the
 //! engines' own bytes; the insides of meta and request records are `keevee_core::codec`'s.
 
-use std::fmt;
-
 use bytes::Bytes;
 use keevee_core::apply::ShardMeta;
 use keevee_core::codec::{self, DecodeError};
 use keevee_core::command::Versioned;
-use keevee_core::ids::{Incarnation, Namespace, NodeId, ShardId};
+use keevee_core::ids::{Incarnation, Namespace, NodeId, ShardId, StoreId};
 use keevee_core::requests::{RequestId, RequestRecord};
+use keevee_core::shard_map::Consensus;
 use keevee_replica::storage::StorageError;
 use uuid::Uuid;
-
-use crate::engine::Consensus;
 
 /// The version of all layouts in this file. Written into both databases when a folder is formatted and
 /// compared at every open.
@@ -32,6 +29,8 @@ pub enum NodeKind {
     Identity = 1,
     /// The [`FirstMember`]s; in `log/` only.
     FirstMembers = 2,
+    /// The newest shard map that the node has taken in, `keevee_core::shard_map::codec`; in `log/` only.
+    ShardMap = 3,
 }
 
 /// Kinds of keys of a shard in `log/`: `[shard u32][kind u8]`, then what each kind adds.
@@ -74,17 +73,6 @@ pub enum DataKind {
 /// Kinds of request ids within a [`DataKind::Request`] key.
 const REQUEST_TIMED: u8 = 1;
 const REQUEST_FREE: u8 = 2;
-
-/// Names a formatted folder: minted when it is formatted, never used again for another. A voter is a
-/// node id together with a store id, so that a wiped node cannot vote against what it promised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StoreId(pub Uuid);
-
-impl fmt::Display for StoreId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
 
 /// Whose folder it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use keevee_core::ids::ShardId;
 use keevee_replica::storage::{LogRecord, LogStore, StorageError};
 use rocksdb::{Direction, IteratorMode};
 
-use crate::engine::Consensus;
+use keevee_core::shard_map::Consensus;
 
 use super::log_writer::LogWriterHandle;
 use super::{Database, format, options, storage_error};

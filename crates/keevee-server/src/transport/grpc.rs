@@ -22,8 +22,7 @@ pub(super) mod server;
 mod socket;
 mod work;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 use keevee_core::ids::{NodeId, ShardId};
@@ -35,10 +34,10 @@ use super::identity::PeerConfig;
 use super::lane::Lanes;
 use super::listener::{self, Bounds, Inbound};
 use super::refusals::Refusals;
-use super::remote::{Remote, remotes};
+use super::remote::{ByNode, Remote, remotes};
 use super::tasks::Tasks;
 use super::{
-    BoxFuture, Forward, ForwardResult, Handler, PeerConfigError, PeerMessage, PeerTransport, Transport,
+    BoxFuture, Forward, ForwardResult, Handler, Peer, PeerConfigError, PeerMessage, PeerTransport, Transport,
     unknown_node,
 };
 use crate::metrics::Metrics;
@@ -61,9 +60,13 @@ fn item_bytes_max(config: &PeerConfig) -> usize {
 pub(super) struct Grpc {
     config: PeerConfig,
     authorization: HeaderValue,
-    links: BTreeMap<NodeId, Link>,
+    links: ByNode<Link>,
+    remotes: ByNode<Remote>,
+    /// Set once this node listens.
+    handler: OnceLock<Handler>,
     refusals: Arc<Refusals>,
     tasks: Tasks,
+    metrics: Arc<Metrics>,
 }
 
 /// All that leads to one peer.
@@ -74,16 +77,42 @@ struct Link {
 }
 
 impl Grpc {
-    pub(super) fn new(config: PeerConfig, metrics: &Metrics) -> Result<Grpc, PeerConfigError> {
-        let link = |remote: Arc<Remote>| {
-            let peer = remote.peer.id;
-            let forwards = Arc::new(Forwards::new(peer, item_bytes_max(&config), metrics));
-            (peer, Link { lanes: Lanes::new(peer, metrics), forwards, remote })
+    pub(super) fn new(config: PeerConfig, metrics: &Arc<Metrics>) -> Result<Grpc, PeerConfigError> {
+        let (authorization, remotes) = (config.authorization()?, remotes(&config)?);
+        let grpc = Grpc {
+            config,
+            authorization,
+            links: ByNode::default(),
+            remotes: ByNode::default(),
+            handler: OnceLock::new(),
+            refusals: Arc::new(Refusals::new(metrics)),
+            tasks: Tasks::default(),
+            metrics: metrics.clone(),
         };
-        let links = remotes(&config)?.into_iter().map(link).collect();
-        let authorization = config.authorization()?;
-        let refusals = Arc::new(Refusals::new(metrics));
-        Ok(Grpc { config, authorization, links, refusals, tasks: Tasks::default() })
+        remotes.into_iter().for_each(|remote| drop(grpc.link(remote)));
+        Ok(grpc)
+    }
+
+    fn link(&self, remote: Arc<Remote>) -> Arc<Link> {
+        let peer = remote.peer.id;
+        let forwards = Arc::new(Forwards::new(peer, item_bytes_max(&self.config), &self.metrics));
+        let link =
+            Arc::new(Link { lanes: Lanes::new(peer, &self.metrics), forwards, remote: remote.clone() });
+        self.remotes.insert(peer, remote);
+        self.links.insert(peer, link.clone());
+        link
+    }
+
+    fn call(&self, link: &Link, handler: &Handler) {
+        let caller = Caller {
+            config: self.config.clone(),
+            remote: link.remote.clone(),
+            handler: handler.clone(),
+            refusals: self.refusals.clone(),
+        };
+        self.tasks.spawn(caller.clone().run(link.lanes.control.clone()));
+        self.tasks.spawn(caller.clone().run(link.lanes.log.clone()));
+        self.tasks.spawn(caller.run(link.forwards.clone()));
     }
 }
 
@@ -92,23 +121,27 @@ impl PeerTransport for Grpc {
         let inbound = Inbound {
             authorization: self.authorization.clone(),
             config: self.config.clone(),
-            remotes: self.links.iter().map(|(node, link)| (*node, link.remote.clone())).collect(),
+            remotes: self.remotes.clone(),
             handler: handler.clone(),
             bounds: Bounds::default(),
             refusals: self.refusals.clone(),
             stop: self.tasks.stop.clone(),
         };
         self.tasks.spawn(listener::run(listener, Arc::new(inbound), server::serve));
-        for link in self.links.values() {
-            let caller = Caller {
-                config: self.config.clone(),
-                remote: link.remote.clone(),
-                handler: handler.clone(),
-                refusals: self.refusals.clone(),
-            };
-            self.tasks.spawn(caller.clone().run(link.lanes.control.clone()));
-            self.tasks.spawn(caller.clone().run(link.lanes.log.clone()));
-            self.tasks.spawn(caller.run(link.forwards.clone()));
+        self.links.all().iter().for_each(|link| self.call(link, &handler));
+        let _ = self.handler.set(handler);
+    }
+
+    fn add_peer(&self, peer: Peer) {
+        if peer.id == self.config.node || !self.config.peers.add(&peer) {
+            return;
+        }
+        match Remote::new(&self.config, &peer) {
+            Ok(remote) => {
+                let link = self.link(Arc::new(remote));
+                self.handler.get().into_iter().for_each(|handler| self.call(&link, handler));
+            }
+            Err(error) => tracing::error!(%error, "a new node can't be spoken with"),
         }
     }
 
@@ -118,7 +151,7 @@ impl PeerTransport for Grpc {
 
     fn stop(&self) {
         self.tasks.abort();
-        for link in self.links.values() {
+        for link in self.links.all() {
             link.forwards.end("this node is stopping");
         }
     }
@@ -126,19 +159,19 @@ impl PeerTransport for Grpc {
 
 impl Transport for Grpc {
     fn send(&self, to: NodeId, shard: ShardId, messages: Vec<PeerMessage>) {
-        match self.links.get(&to) {
+        match self.links.get(to) {
             Some(link) => link.lanes.push(shard, messages),
             None => tracing::debug!(%to, "messages to an unknown node are dropped"),
         }
     }
 
     fn forward(&self, to: NodeId, forward: Forward) -> BoxFuture<ForwardResult> {
-        let Some(link) = self.links.get(&to) else { return unknown_node(to) };
+        let Some(link) = self.links.get(to) else { return unknown_node(to) };
         let forwards = link.forwards.clone();
         Box::pin(async move { forwards.forward(forward).await })
     }
 
     fn is_reachable(&self, node: NodeId) -> bool {
-        self.links.get(&node).is_some_and(|link| link.remote.is_reachable())
+        self.links.get(node).is_some_and(|link| link.remote.is_reachable())
     }
 }

@@ -30,8 +30,7 @@ mod posts;
 pub(super) mod server;
 pub(super) mod text;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 use keevee_core::ids::{NodeId, ShardId};
@@ -42,10 +41,10 @@ use super::identity::PeerConfig;
 use super::lane::Lanes;
 use super::listener::{self, Bounds, Inbound};
 use super::refusals::Refusals;
-use super::remote::{Remote, remotes};
+use super::remote::{ByNode, Remote, remotes};
 use super::tasks::Tasks;
 use super::{
-    BoxFuture, Forward, ForwardResult, Handler, PeerConfigError, PeerMessage, PeerTransport, Transport,
+    BoxFuture, Forward, ForwardResult, Handler, Peer, PeerConfigError, PeerMessage, PeerTransport, Transport,
     unknown_node,
 };
 use crate::metrics::Metrics;
@@ -54,9 +53,13 @@ use crate::metrics::Metrics;
 pub(super) struct HttpJson {
     config: PeerConfig,
     authorization: HeaderValue,
-    links: BTreeMap<NodeId, Link>,
+    links: ByNode<Link>,
+    remotes: ByNode<Remote>,
+    /// Set once this node listens.
+    handler: OnceLock<Handler>,
     refusals: Arc<Refusals>,
     tasks: Tasks,
+    metrics: Arc<Metrics>,
 }
 
 /// All that leads to one peer.
@@ -67,16 +70,36 @@ struct Link {
 }
 
 impl HttpJson {
-    pub(super) fn new(config: PeerConfig, metrics: &Metrics) -> Result<HttpJson, PeerConfigError> {
-        let link = |remote: Arc<Remote>| {
-            let peer = remote.peer.id;
-            let forwards = Arc::new(Pool::new(remote.clone(), config.body_bytes_max, metrics));
-            (peer, Link { remote, lanes: Lanes::new(peer, metrics), forwards })
+    pub(super) fn new(config: PeerConfig, metrics: &Arc<Metrics>) -> Result<HttpJson, PeerConfigError> {
+        let (authorization, remotes) = (config.authorization()?, remotes(&config)?);
+        let http_json = HttpJson {
+            config,
+            authorization,
+            links: ByNode::default(),
+            remotes: ByNode::default(),
+            handler: OnceLock::new(),
+            refusals: Arc::new(Refusals::new(metrics)),
+            tasks: Tasks::default(),
+            metrics: metrics.clone(),
         };
-        let links = remotes(&config)?.into_iter().map(link).collect();
-        let authorization = config.authorization()?;
-        let refusals = Arc::new(Refusals::new(metrics));
-        Ok(HttpJson { config, authorization, links, refusals, tasks: Tasks::default() })
+        remotes.into_iter().for_each(|remote| drop(http_json.link(remote)));
+        Ok(http_json)
+    }
+
+    fn link(&self, remote: Arc<Remote>) -> Arc<Link> {
+        let peer = remote.peer.id;
+        let forwards = Arc::new(Pool::new(remote.clone(), self.config.body_bytes_max, &self.metrics));
+        let link =
+            Arc::new(Link { lanes: Lanes::new(peer, &self.metrics), forwards, remote: remote.clone() });
+        self.remotes.insert(peer, remote);
+        self.links.insert(peer, link.clone());
+        link
+    }
+
+    fn post(&self, link: &Link, handler: &Handler) {
+        for lane in [&link.lanes.control, &link.lanes.log] {
+            self.tasks.spawn(posts::run(lane.clone(), link.remote.clone(), handler.clone()));
+        }
     }
 }
 
@@ -85,17 +108,27 @@ impl PeerTransport for HttpJson {
         let inbound = Inbound {
             authorization: self.authorization.clone(),
             config: self.config.clone(),
-            remotes: self.links.iter().map(|(node, link)| (*node, link.remote.clone())).collect(),
+            remotes: self.remotes.clone(),
             handler: handler.clone(),
             bounds: Bounds::default(),
             refusals: self.refusals.clone(),
             stop: self.tasks.stop.clone(),
         };
         self.tasks.spawn(listener::run(listener, Arc::new(inbound), server::serve));
-        for link in self.links.values() {
-            for lane in [&link.lanes.control, &link.lanes.log] {
-                self.tasks.spawn(posts::run(lane.clone(), link.remote.clone(), handler.clone()));
+        self.links.all().iter().for_each(|link| self.post(link, &handler));
+        let _ = self.handler.set(handler);
+    }
+
+    fn add_peer(&self, peer: Peer) {
+        if peer.id == self.config.node || !self.config.peers.add(&peer) {
+            return;
+        }
+        match Remote::new(&self.config, &peer) {
+            Ok(remote) => {
+                let link = self.link(Arc::new(remote));
+                self.handler.get().into_iter().for_each(|handler| self.post(&link, handler));
             }
+            Err(error) => tracing::error!(%error, "a new node can't be spoken with"),
         }
     }
 
@@ -105,7 +138,7 @@ impl PeerTransport for HttpJson {
 
     fn stop(&self) {
         self.tasks.abort();
-        for link in self.links.values() {
+        for link in self.links.all() {
             link.forwards.clear();
         }
     }
@@ -113,19 +146,19 @@ impl PeerTransport for HttpJson {
 
 impl Transport for HttpJson {
     fn send(&self, to: NodeId, shard: ShardId, messages: Vec<PeerMessage>) {
-        match self.links.get(&to) {
+        match self.links.get(to) {
             Some(link) => link.lanes.push(shard, messages),
             None => tracing::debug!(%to, "messages to an unknown node are dropped"),
         }
     }
 
     fn forward(&self, to: NodeId, forward: Forward) -> BoxFuture<ForwardResult> {
-        let Some(link) = self.links.get(&to) else { return unknown_node(to) };
+        let Some(link) = self.links.get(to) else { return unknown_node(to) };
         let forwards = link.forwards.clone();
         Box::pin(async move { forwards.forward(forward).await })
     }
 
     fn is_reachable(&self, node: NodeId) -> bool {
-        self.links.get(&node).is_some_and(|link| link.remote.is_reachable())
+        self.links.get(node).is_some_and(|link| link.remote.is_reachable())
     }
 }

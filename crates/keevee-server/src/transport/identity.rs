@@ -5,6 +5,7 @@
 
 use std::hint::black_box;
 use std::ops::RangeInclusive;
+use std::sync::{Arc, RwLock};
 
 use http::HeaderValue;
 use keevee_core::ids::NodeId;
@@ -28,9 +29,41 @@ pub struct PeerConfig {
     /// This node's store.
     pub store_id: String,
     /// The other nodes; this one may be among them.
-    pub peers: Vec<Peer>,
+    pub peers: Peers,
     /// The largest body taken from a peer: [`BODY_BYTES_MAX_DEFAULT`], or more where larger values are allowed.
     pub body_bytes_max: usize,
+}
+
+/// The nodes that are listened to. Clones share what is added.
+#[derive(Clone, Debug)]
+pub struct Peers(Arc<RwLock<Vec<Peer>>>);
+
+impl FromIterator<Peer> for Peers {
+    fn from_iter<I: IntoIterator<Item = Peer>>(peers: I) -> Peers {
+        Peers(Arc::new(RwLock::new(peers.into_iter().collect())))
+    }
+}
+
+impl Peers {
+    /// Each of them now.
+    pub(super) fn all(&self) -> Vec<Peer> {
+        self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Adds a node; false if its id is there already.
+    pub(super) fn add(&self, peer: &Peer) -> bool {
+        let mut peers = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let is_new = peers.iter().all(|known| known.id != peer.id);
+        if is_new {
+            peers.push(peer.clone());
+        }
+        is_new
+    }
+
+    fn has(&self, id: NodeId, store: &str) -> bool {
+        let peers = self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        peers.iter().any(|peer| peer.id == id && peer.store_id == store)
+    }
 }
 
 /// Another node of the cluster.
@@ -141,8 +174,7 @@ impl PeerConfig {
         if node == self.node {
             return Err(Refusal::Own { node });
         }
-        let known = |peer: &Peer| peer.id == node && peer.store_id == envelope.from_store;
-        if !self.peers.iter().any(known) {
+        if !self.peers.has(node, &envelope.from_store) {
             return Err(Refusal::Sender { node, store: envelope.from_store.clone() });
         }
         if envelope.to_store != self.store_id {
@@ -186,7 +218,7 @@ mod tests {
             node: NodeId(1),
             store_id: "store-1".into(),
             // As in production: this node is among them.
-            peers: vec![peer(1), peer(2), peer(3)],
+            peers: (1..=3).map(peer).collect(),
             body_bytes_max: BODY_BYTES_MAX_DEFAULT,
         }
     }

@@ -1,6 +1,5 @@
 //! Accepts connections from peers, and what every such connection needs, whatever is spoken on it.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +15,7 @@ use tokio::task::JoinSet;
 use super::Handler;
 use super::identity::{PeerConfig, Refusal};
 use super::refusals::Refusals;
-use super::remote::Remote;
+use super::remote::{ByNode, Remote};
 use super::throttle::{Party, Throttle};
 use super::wire::Envelope;
 
@@ -27,7 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Inbound {
     pub(super) config: PeerConfig,
     pub(super) authorization: HeaderValue,
-    pub(super) remotes: BTreeMap<NodeId, Arc<Remote>>,
+    pub(super) remotes: ByNode<Remote>,
     pub(super) handler: Handler,
     pub(super) bounds: Bounds,
     pub(super) refusals: Arc<Refusals>,
@@ -53,7 +52,7 @@ impl Inbound {
     /// The sender of an envelope on a lane, if it is one of the peers.
     pub(super) fn heard(&self, envelope: &Envelope) -> Result<NodeId, Refusal> {
         let node = self.config.check(envelope)?;
-        if let Some(remote) = self.remotes.get(&node) {
+        if let Some(remote) = self.remotes.get(node) {
             remote.heard();
         }
         Ok(node)
@@ -61,7 +60,7 @@ impl Inbound {
 
     /// The connection of a caller ended.
     pub(super) fn broke(&self, caller: &Caller) {
-        if let Some(remote) = caller.node.get().and_then(|node| self.remotes.get(node)) {
+        if let Some(remote) = caller.node.get().and_then(|node| self.remotes.get(*node)) {
             remote.broke(&self.handler);
         }
     }

@@ -1,11 +1,13 @@
 //! One peer as this node sees it: where it is, what it is told, whether it is there.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Uri};
+use keevee_core::ids::NodeId;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -58,12 +60,41 @@ pub(super) enum LinkError {
 
 /// The peers of a configuration: all nodes but the own one.
 pub(super) fn remotes(config: &PeerConfig) -> Result<Vec<Arc<Remote>>, PeerConfigError> {
-    let others = config.peers.iter().filter(|peer| peer.id != config.node);
-    others.map(|peer| Remote::new(config, peer).map(Arc::new)).collect()
+    let others = config.peers.all().into_iter().filter(|peer| peer.id != config.node);
+    others.map(|peer| Remote::new(config, &peer).map(Arc::new)).collect()
+}
+
+/// What each transport has for each peer. Clones share what is added.
+pub(super) struct ByNode<T>(Arc<RwLock<BTreeMap<NodeId, Arc<T>>>>);
+
+impl<T> Clone for ByNode<T> {
+    fn clone(&self) -> ByNode<T> {
+        ByNode(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Default for ByNode<T> {
+    fn default() -> ByNode<T> {
+        ByNode(Arc::default())
+    }
+}
+
+impl<T> ByNode<T> {
+    pub(super) fn get(&self, node: NodeId) -> Option<Arc<T>> {
+        self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&node).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<T>> {
+        self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner()).values().cloned().collect()
+    }
+
+    pub(super) fn insert(&self, node: NodeId, value: Arc<T>) {
+        self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(node, value);
+    }
 }
 
 impl Remote {
-    fn new(config: &PeerConfig, peer: &Peer) -> Result<Remote, PeerConfigError> {
+    pub(super) fn new(config: &PeerConfig, peer: &Peer) -> Result<Remote, PeerConfigError> {
         let unusable = || PeerConfigError::NotAHeader { node: peer.id };
         Ok(Remote {
             peer: peer.clone(),

@@ -96,7 +96,7 @@ impl PeerHandler for Recorder {
 struct TestNode {
     transport: Arc<dyn PeerTransport>,
     recorder: Arc<Recorder>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     id: NodeId,
     address: SocketAddr,
 }
@@ -117,7 +117,7 @@ fn config(node: u64, addresses: &[SocketAddr]) -> PeerConfig {
 }
 
 fn start(protocol: PeerProtocol, config: PeerConfig, listener: TcpListener) -> TestNode {
-    let (metrics, id) = (Metrics::new(), config.node);
+    let (metrics, id) = (Arc::new(Metrics::new()), config.node);
     let transport = open(protocol, config, &metrics).unwrap();
     let recorder = Recorder::new();
     let address = listener.local_addr().unwrap();
@@ -232,7 +232,11 @@ async fn an_unreachable_peers_messages_are_dropped_and_counted(protocol: PeerPro
 
 async fn forwards_bring_back_a_reply_for_each_command(protocol: PeerProtocol) {
     let (one, two) = pair(protocol).await;
-    let error = ForwardReply::Error { kind: ErrorKind::NotLeader, detail: "node 3 leads".into() };
+    let error = ForwardReply::Error {
+        kind: ErrorKind::NotLeader,
+        detail: "node 3 leads".into(),
+        leader: Some(NodeId(3)),
+    };
     let replies = vec![ForwardReply::Outcome("done".into()), error];
     two.recorder.answer.send_replace(replies.clone());
     // Many at once, then again on the same connections.
@@ -352,7 +356,7 @@ fn a_secret_that_no_header_can_hold_is_an_error() {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     for protocol in [PeerProtocol::Grpc, PeerProtocol::HttpJson] {
         let bad = PeerConfig { secret: "open\nsesame".into(), ..config(1, &[address, address]) };
-        let error = open(protocol, bad, &Metrics::new()).err().unwrap();
+        let error = open(protocol, bad, &Arc::new(Metrics::new())).err().unwrap();
         assert!(error.to_string().contains("secret"));
     }
 }

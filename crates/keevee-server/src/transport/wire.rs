@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use keevee_core::error::ErrorKind;
-use keevee_core::ids::ShardId;
+use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::{Ballot, Entry, Message, Value};
 use keevee_replica::ChainHash;
 use serde::de::DeserializeOwned;
@@ -274,8 +274,9 @@ fn item(item: Item) -> proto::Item {
 fn write_reply(reply: ForwardReply) -> proto::ForwardReply {
     match reply {
         ForwardReply::Outcome(outcome) => proto::ForwardReply { outcome: Some(outcome), error: None },
-        ForwardReply::Error { kind, detail } => {
-            let error = Some(proto::ForwardFailure { kind: kind.name().to_owned(), detail });
+        ForwardReply::Error { kind, detail, leader } => {
+            let (kind, leader) = (kind.name().to_owned(), leader.map(|leader| leader.0));
+            let error = Some(proto::ForwardFailure { kind, detail, leader });
             proto::ForwardReply { outcome: None, error }
         }
     }
@@ -286,7 +287,7 @@ fn read_reply(reply: proto::ForwardReply) -> Result<ForwardReply, WireError> {
         (Some(outcome), None) => Ok(ForwardReply::Outcome(outcome)),
         (None, Some(error)) => {
             let kind = ErrorKind::from_name(&error.kind).ok_or(WireError::Malformed("kind"))?;
-            Ok(ForwardReply::Error { kind, detail: error.detail })
+            Ok(ForwardReply::Error { kind, detail: error.detail, leader: error.leader.map(NodeId) })
         }
         (None, None) => Err(WireError::Missing("outcome")),
         (Some(_), Some(_)) => Err(WireError::Malformed("error")),
@@ -564,7 +565,8 @@ mod tests {
             time_left: Duration::from_micros(1_234_567),
             commands: vec!["\u{0}one".into(), "".into()],
         };
-        let error = ForwardReply::Error { kind: ErrorKind::NotLeader, detail: "node 3 leads".into() };
+        let error =
+            ForwardReply::Error { kind: ErrorKind::NotLeader, detail: "node 3 leads".into(), leader: None };
         vec![
             ("handshake", handshake(Envelope { shard: 0, ..envelope() })),
             ("batch", batch(messages)),
@@ -677,7 +679,11 @@ mod tests {
         assert_eq!(found.commands, forward.commands);
 
         let mut replies = vec![ForwardReply::Outcome("\u{1}".into()), ForwardReply::Outcome("".into())];
-        let error = |kind| ForwardReply::Error { kind, detail: format!("{kind}, in other words") };
+        let error = |kind| ForwardReply::Error {
+            kind,
+            detail: format!("{kind}, in other words"),
+            leader: (kind == ErrorKind::NotLeader).then_some(NodeId(3)),
+        };
         replies.extend(ErrorKind::ALL.map(error));
         assert_eq!(read_replies(&write_replies(replies.clone()).unwrap()).unwrap(), replies);
     }

@@ -114,8 +114,8 @@ impl Engine for Watched {
         with!(&mut self.engine, engine => engine.flushed(now, index));
     }
 
-    fn transfer_leadership(&mut self, now: Duration) {
-        with!(&mut self.engine, engine => engine.transfer_leadership(now));
+    fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
+        with!(&mut self.engine, engine => engine.transfer_leadership(now, to));
     }
 
     fn unsynced(&self) -> usize {

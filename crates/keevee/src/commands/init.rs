@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use keevee_core::ids::NodeId;
+use keevee_core::shard_map::Consensus;
+use keevee_core::shard_map::change::{Placement, ShardSpec};
 use keevee_server::config::Config;
 use keevee_server::storage::{DataFolder, StoreId};
 use uuid::Uuid;
@@ -23,6 +25,10 @@ Examples:
       first, on each node: prints member 1=<store-id>
   keevee init --config keevee.toml --members 1=<store-id>,2=<store-id>,3=<store-id>
       then, on each node: the members that all of them printed
+  keevee init --config keevee.toml --members 1=<store-id>,... --shards 16 --replicas 3
+      the same, with the keys spread over 16 shards
+  keevee init --config keevee.toml --members 1=<store-id>,... --shard name=a,nodes=1+2+3 --shard name=b,nodes=4+5+6
+      shards on nodes of their own
 
 `keevee cluster start` does both for a cluster on this machine.")]
 pub(crate) struct Arguments {
@@ -32,6 +38,46 @@ pub(crate) struct Arguments {
     /// Fix the cluster's first members, as the first step printed them on each node
     #[arg(long, value_name = "ID=STORE,...", value_delimiter = ',', value_parser = parse_member)]
     members: Vec<(NodeId, StoreId)>,
+    /// How many data shards the keys are spread over
+    #[arg(long, value_name = "COUNT", conflicts_with = "shard", value_parser = clap::value_parser!(u16).range(1..=2048))]
+    shards: Option<u16>,
+    /// How many nodes hold each shard [default: all, five at most]
+    #[arg(long, value_name = "COUNT", conflicts_with = "shard")]
+    replicas: Option<usize>,
+    /// A data shard on nodes of its own: may be given several times
+    #[arg(long, value_name = "name=NAME,nodes=1+2+3[,engine=raft][,load=1]", value_parser = parse_shard)]
+    shard: Vec<Pinned>,
+}
+
+/// A shard that is pinned to its nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pinned {
+    name: String,
+    nodes: Vec<NodeId>,
+    engine: Option<Consensus>,
+    load_factor: u32,
+}
+
+fn parse_shard(text: &str) -> Result<Pinned, String> {
+    let malformed = || {
+        "write a shard as name=NAME,nodes=1+2+3, with engine=paxos or raft and load=1 if wanted".to_owned()
+    };
+    let (mut name, mut nodes, mut engine, mut load_factor) = (None, None, None, 1);
+    for part in text.split(',') {
+        match part.split_once('=').ok_or_else(malformed)? {
+            ("name", given) => name = Some(given.to_owned()),
+            ("nodes", given) => {
+                let given: Result<_, _> = given.split('+').map(|node| node.parse().map(NodeId)).collect();
+                nodes = Some(given.map_err(|_| malformed())?);
+            }
+            ("engine", "paxos") => engine = Some(Consensus::Paxos),
+            ("engine", "raft") => engine = Some(Consensus::Raft),
+            ("load", given) => load_factor = given.parse().map_err(|_| malformed())?,
+            _ => return Err(malformed()),
+        }
+    }
+    let (Some(name), Some(nodes)) = (name, nodes) else { return Err(malformed()) };
+    Ok(Pinned { name, nodes, engine, load_factor })
 }
 
 fn parse_member(text: &str) -> Result<(NodeId, StoreId), String> {
@@ -57,12 +103,38 @@ fn check_members(config: &Config, members: &[(NodeId, StoreId)]) -> Result<(), F
     )))
 }
 
+/// The data shards that the arguments ask for; none for the default.
+fn specs(config: &Config, arguments: &Arguments) -> Vec<ShardSpec> {
+    let spread = || {
+        let spec = config.shard(config.members.len());
+        match arguments.replicas {
+            Some(replicas) => ShardSpec { placement: Placement::Spread { replicas }, ..spec },
+            None => spec,
+        }
+    };
+    let pinned = |shard: &Pinned| ShardSpec {
+        name: Some(shard.name.clone()),
+        load_factor: shard.load_factor,
+        consensus: shard.engine.unwrap_or(config.engine.consensus),
+        placement: Placement::Pinned(shard.nodes.clone()),
+    };
+    if !arguments.shard.is_empty() {
+        return arguments.shard.iter().map(pinned).collect();
+    }
+    (0..arguments.shards.unwrap_or(1)).map(|_| spread()).collect()
+}
+
+fn set_members(config: &Config, members: &[(NodeId, StoreId)], specs: &[ShardSpec]) -> Result<(), Failure> {
+    let map = config.first_map(members, specs).map_err(Failure::usage)?;
+    DataFolder::set_first_members(&config.node.data, members, &map).map_err(Failure::other)
+}
+
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = Config::load(&arguments.config).map_err(Failure::other)?;
     let folder = &config.node.data;
     if !arguments.members.is_empty() {
         check_members(&config, &arguments.members)?;
-        DataFolder::set_first_members(folder, &arguments.members).map_err(Failure::other)?;
+        set_members(&config, &arguments.members, &specs(&config, &arguments))?;
         println!("{} is ready for keevee server", folder.display());
         return Ok(());
     }
@@ -70,8 +142,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let identity = DataFolder::format(folder, config.cluster.id, node).map_err(Failure::other)?;
     println!("member {node}={}", identity.store_id);
     if config.members.len() == 1 {
-        let members = [(node, identity.store_id)];
-        DataFolder::set_first_members(folder, &members).map_err(Failure::other)?;
+        set_members(&config, &[(node, identity.store_id)], &specs(&config, &arguments))?;
     }
     Ok(())
 }

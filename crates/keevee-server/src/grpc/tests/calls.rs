@@ -190,8 +190,9 @@ async fn what_the_caller_wants_reaches_the_store() {
 async fn every_kind_has_its_code() {
     let server = Server::start().await;
     let mut client = server.client().await;
-    let refused =
-        |kind, retry_after| Err(ExecuteError { kind, detail: "so it is: \u{e4}%".into(), retry_after });
+    let refused = |kind, retry_after| {
+        Err(ExecuteError { kind, detail: "so it is: \u{e4}%".into(), retry_after, hint: None })
+    };
     let brief = Some(Duration::from_millis(2001));
     let aborted = |error| Ok(Outcome::Aborted { operation: 0, error });
     for (answer, code, expected, retry_after) in [

@@ -158,7 +158,7 @@ async fn errors_are_values_and_the_stream_goes_on() {
     let mut sequence = 0;
     for kind in ErrorKind::ALL {
         let (detail, retry_after) = ("so it is".to_owned(), Some(Duration::from_millis(1500)));
-        server.store.answer_next(Err(ExecuteError { kind, detail: detail.clone(), retry_after }));
+        server.store.answer_next(Err(ExecuteError { kind, detail: detail.clone(), retry_after, hint: None }));
         sequence += 1;
         stream.send(sequence, Operation::Put(put("k", "v"))).await;
         let (answered, answer) = stream.next().await;

@@ -9,11 +9,15 @@ use keevee_core::apply::{self, Entry, ProposalId, ShardMeta, StateView};
 use keevee_core::command::{Command, Outcome, Versioned};
 use keevee_core::ids::{Namespace, ShardId};
 use keevee_core::requests::RequestMemory;
+use keevee_core::shard_map::ShardMap;
+use keevee_core::shard_map::change::ChangeError;
+use keevee_core::shard_map::view::CarpView;
 use keevee_core::slots::SlotSet;
 use tokio::sync::Notify;
 
 use crate::http::Store;
-use crate::node::{Context, ExecuteError, NodeStatus, PeerStatus};
+use crate::map_keeper::MapError;
+use crate::node::{Context, ExecuteError, Explained, NodeStatus, PeerStatus};
 
 /// It can be told what to answer next and whom to keep waiting, and remembers what it was asked.
 #[derive(Clone, Default)]
@@ -142,6 +146,21 @@ impl Store for CoreStore {
 
     async fn nodes(&self) -> Vec<PeerStatus> {
         Vec::new()
+    }
+
+    fn carp(&self) -> CarpView {
+        unimplemented!("not asked over gRPC")
+    }
+
+    fn explain(&self, _: &[u8]) -> Explained {
+        unimplemented!("not asked over gRPC")
+    }
+
+    async fn change_map(
+        &self,
+        _: impl FnOnce(&ShardMap) -> Result<ShardMap, ChangeError> + Send,
+    ) -> Result<ShardMap, MapError> {
+        unimplemented!("not asked over gRPC")
     }
 
     fn is_leader(&self, _: ShardId) -> Option<bool> {

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::FolderError;
-use crate::storage::format::{FORMAT_VERSION, Identity, StoreId};
+use crate::storage::format::{FORMAT_VERSION, Identity};
+use keevee_core::ids::StoreId;
 
 const NAME: &str = "identity.json";
 const UNFINISHED_NAME: &str = "identity.json.unfinished";

@@ -168,7 +168,7 @@ fn shake_hands(
     let envelope = envelope.ok_or_else(|| malformed(WireError::Missing("envelope")))?;
     let from = inbound.heard(&envelope).map_err(|refusal| refuse(inbound, caller, &refusal))?;
     caller.node.get_or_init(|| from);
-    let answer = inbound.remotes.get(&from).map(|remote| remote.envelope.clone());
+    let answer = inbound.remotes.get(from).map(|remote| remote.envelope.clone());
     Ok((from, answer.unwrap_or_default()))
 }
 

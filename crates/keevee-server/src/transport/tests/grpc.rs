@@ -245,14 +245,14 @@ async fn an_entry_as_large_as_a_body_may_be_arrives() {
 async fn without_the_secret_no_connection_lasts() {
     let (mut listeners, addresses) = listeners(2).await;
     let config = config(1, &addresses);
+    let remotes = crate::transport::remote::ByNode::default();
+    for remote in crate::transport::remote::remotes(&config).unwrap() {
+        remotes.insert(remote.peer.id, remote);
+    }
     let inbound = Inbound {
         stop: watch::Sender::new(()),
         authorization: config.authorization().unwrap(),
-        remotes: crate::transport::remote::remotes(&config)
-            .unwrap()
-            .into_iter()
-            .map(|remote| (remote.peer.id, remote))
-            .collect(),
+        remotes,
         config,
         handler: Recorder::new(),
         bounds: Bounds { connections_max: 8, secret_timeout: Duration::from_millis(300) },

@@ -1,0 +1,195 @@
+//! Keeps this node's copy of the shard map the newest one, and changes the cluster's.
+//!
+//! The map is one value in the system shard, under [`KEY`]: it changes by a write that expects the version read before,
+//! so of two changes at once one comes first and the other hears of it. Every node looks now and then; what it takes in
+//! it keeps in its folder, so that the data shards serve without the system shard.
+//!
+//! It leaves out what a map may become ([`keevee_core::shard_map::change`]).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keevee_core::command::{
+    Action, Command, Expect, OnError, Operation, OperationResult, Outcome, Precondition, Versioned,
+};
+use keevee_core::error::ErrorKind;
+use keevee_core::ids::ShardId;
+use keevee_core::requests::RequestId;
+use keevee_core::shard_map::change::ChangeError;
+use keevee_core::shard_map::{NodeInfo, ShardMap, codec};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::executor::{Job, Jobs};
+use crate::node::{Consistency, Context, ExecuteError, Node};
+use crate::server::ServerError;
+use crate::storage::{Database, store_shard_map};
+use crate::transport::{Peer, PeerTransport};
+
+/// Where the system shard has the map.
+const KEY: &[u8] = b"shard_map";
+/// How often a node with a replica of the system shard looks at it…
+const LOOK_HERE: Duration = Duration::from_millis(500);
+/// …and one without asks for it.
+const ASK: Duration = Duration::from_secs(5);
+/// How long one of these requests may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the map was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// There is no such next map.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// Another change came first.
+    #[error("another change of the shard map came first: look at the map, then try again")]
+    Raced,
+    /// The system shard holds no map yet.
+    #[error("the cluster has no shard map yet: it is starting, try again")]
+    Starting,
+    /// The system shard can't be asked.
+    #[error("the system shard: {0}")]
+    Execute(#[from] ExecuteError),
+    /// What it holds is no map that this program knows.
+    #[error("the shard map can't be read: {0}; upgrade this node")]
+    Unreadable(String),
+}
+
+impl MapError {
+    /// What the caller may do next.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            MapError::Change(_) => ErrorKind::Invalid,
+            MapError::Raced => ErrorKind::Conflict,
+            MapError::Starting => ErrorKind::Unavailable,
+            MapError::Execute(error) => error.kind,
+            MapError::Unreadable(_) => ErrorKind::Fatal,
+        }
+    }
+}
+
+/// Reads the system shard's map, and the version that a change must expect.
+async fn read(node: &Node, consistency: Consistency) -> Result<Option<(ShardMap, u64)>, MapError> {
+    let context = Context { consistency, ..Context::until(Instant::now() + TIMEOUT) };
+    let command = Command::single(Action::Get { key: KEY.into() });
+    let outcome = node.execute_in(ShardId::SYSTEM, context, command).await?;
+    let Outcome::Done(results) = outcome else { return Ok(None) };
+    let [OperationResult::Value(Some(Versioned { version, value, .. }))] = &results[..] else {
+        return Ok(None);
+    };
+    let map = codec::decode(value.clone()).map_err(|error| MapError::Unreadable(error.to_string()))?;
+    Ok(Some((map, *version)))
+}
+
+/// Writes the system shard's map: false if it is not as expected any more.
+async fn write(node: &Node, map: &ShardMap, expect: Expect) -> Result<bool, MapError> {
+    let action = Action::Put { key: KEY.into(), value: codec::encode(map) };
+    let command = Command {
+        request_id: Some(RequestId::Timed(Uuid::now_v7().as_u128())),
+        preconditions: vec![Precondition { key: KEY.into(), expect }],
+        operations: vec![Operation { action: action.clone(), on_error: OnError::Abort }],
+        ..Command::single(action)
+    };
+    let context = Context::until(Instant::now() + TIMEOUT);
+    Ok(matches!(node.execute_in(ShardId::SYSTEM, context, command).await?, Outcome::Done(_)))
+}
+
+impl Node {
+    /// Changes the cluster's shard map: the new one. Every node takes it in soon after.
+    pub async fn change_map(
+        &self,
+        change: impl FnOnce(&ShardMap) -> Result<ShardMap, ChangeError>,
+    ) -> Result<ShardMap, MapError> {
+        let (map, version) = read(self, Consistency::Linearizable).await?.ok_or(MapError::Starting)?;
+        let next = change(&map)?;
+        if next.nodes == map.nodes && next.shards == map.shards {
+            return Ok(map);
+        }
+        if !write(self, &next, Expect::Version(version)).await? {
+            return Err(MapError::Raced);
+        }
+        self.map_changed().notify_one();
+        Ok(next)
+    }
+}
+
+/// See the module.
+pub(crate) struct MapKeeper {
+    pub(crate) node: Node,
+    /// This node as its configuration has it.
+    pub(crate) own: NodeInfo,
+    pub(crate) log: Arc<Database>,
+    pub(crate) jobs: Jobs,
+    pub(crate) transport: Arc<dyn PeerTransport>,
+    pub(crate) changed: Arc<Notify>,
+}
+
+impl MapKeeper {
+    /// Runs until the node must stop: why.
+    pub(crate) async fn run(self) -> ServerError {
+        loop {
+            let is_here = self.node.hosts(ShardId::SYSTEM);
+            let consistency = if is_here { Consistency::Stale } else { Consistency::Linearizable };
+            match read(&self.node, consistency).await {
+                Ok(Some((map, _))) => {
+                    if let Err(error) = self.look_at(map).await {
+                        return error;
+                    }
+                }
+                Ok(None) => self.begin().await,
+                Err(error) => tracing::debug!(%error, "the shard map can't be read now"),
+            }
+            let pause = if is_here { LOOK_HERE } else { ASK };
+            let _ = tokio::time::timeout(pause, self.changed.notified()).await;
+        }
+    }
+
+    /// The system shard is empty: its leader writes the map that all nodes began with.
+    async fn begin(&self) {
+        if self.node.is_leader(ShardId::SYSTEM) != Some(true) {
+            return;
+        }
+        let map = self.node.directory().map();
+        if let Err(error) = write(&self.node, &map, Expect::Absent).await {
+            tracing::debug!(%error, "the first shard map is not written yet");
+        }
+    }
+
+    async fn look_at(&self, map: ShardMap) -> Result<(), ServerError> {
+        let known = self.node.directory().map();
+        if map.epoch == known.epoch && map != *known {
+            return Err(ServerError::OtherShards { epoch: map.epoch });
+        }
+        if map.epoch > known.epoch {
+            return self.take_in(map).await;
+        }
+        let listed = map.node(self.own.id);
+        if listed.is_some_and(|listed| *listed != self.own && listed.store == self.own.store) {
+            let own = self.own.clone();
+            match self.node.change_map(move |map| map.set_node(own)).await {
+                Ok(_) => tracing::info!("the shard map has this node's new addresses"),
+                Err(error) => tracing::debug!(%error, "this node's new addresses are not in the map yet"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_in(&self, map: ShardMap) -> Result<(), ServerError> {
+        let (log, stored) = (Arc::clone(&self.log), map.clone());
+        let kept = tokio::task::spawn_blocking(move || store_shard_map(&log, &stored)).await;
+        kept.map_err(|_| ServerError::Panicked)??;
+        tracing::info!(
+            epoch = map.epoch,
+            shards = map.shards.len(),
+            nodes = map.nodes.len(),
+            "a newer shard map"
+        );
+        for node in &map.nodes {
+            let (store_id, address) = (node.store.to_string(), node.peer.clone());
+            self.transport.add_peer(Peer { id: node.id, store_id, address });
+        }
+        self.node.directory().take_in(map);
+        self.jobs.send(Job::Host(self.node.directory().map()));
+        Ok(())
+    }
+}
