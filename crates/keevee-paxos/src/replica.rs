@@ -219,8 +219,13 @@ impl Replica {
         self.finish()
     }
 
+    /// False if no correct replica can have sent the message: [`Replica::step`] does nothing with it.
+    pub fn may_say(&self, from: NodeId, message: &Message) -> bool {
+        self.members.contains(&from) && message.is_plausible()
+    }
+
     fn receive(&mut self, from: NodeId, message: Message, disk: &dyn LogRead) {
-        if !self.members.contains(&from) || !message.is_plausible() {
+        if !self.may_say(from, &message) {
             return;
         }
         match message {

@@ -17,9 +17,10 @@ use openraft::raft::AppendEntriesRequest;
 use openraft::{AsyncRuntime, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 
+use crate::doubt::Doubt;
 use crate::log::SharedLog;
 use crate::machine::Machine;
-use crate::message::{AppendResult, LogId, RaftMessage};
+use crate::message::{AppendResult, LogId, RaftMessage, Vote};
 use crate::network::{Answer, Exchange, Network, ReadIndex};
 use crate::reads::Reads;
 use crate::types::{
@@ -133,8 +134,7 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     oldest_write: Option<(u64, Duration)>,
     /// The term in which it leads, and since when on the runtime's clock.
     leads_since: Option<(u64, Duration)>,
-    /// When to ask the others for a new leader.
-    poll_at: Option<Duration>,
+    doubt: Option<Doubt>,
     too_far_behind: bool,
 }
 
@@ -181,7 +181,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             told_flushed: None,
             oldest_write: None,
             leads_since: None,
-            poll_at: None,
+            doubt: None,
             too_far_behind: false,
         })
     }
@@ -269,6 +269,9 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                 exchange.answer(from, call, Answer::Appended(result));
             }
             RaftMessage::Voted { call, vote, granted, last } => {
+                if granted {
+                    self.stand_if_granted(from, call);
+                }
                 exchange.answer(from, call, Answer::Voted { vote, granted, last });
             }
             RaftMessage::ReadIndexReply { call, index } => exchange.answer_read(from, call, index),
@@ -368,32 +371,82 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         }
     }
 
-    /// The connection to the leader was reset, so its process has probably died: this replica protects it no more, and
-    /// asks the others whether they do. One after the other, so that they do not split the votes. The next heartbeat
-    /// makes up for all of it.
     fn doubt_leader(&mut self, leader: NodeId) {
         let Some(vote) = self.log.hard_state().vote else { return };
-        // To whoever hears that leadership goes to another, openraft's protection of the leader ends.
-        let request = their_transfer(vote, leader.0, None);
-        let raft = self.raft.clone();
-        self.spawn(async move { drop(raft.handle_transfer_leader(request).await) });
         let before = self.members.iter().filter(|member| ![leader.0, self.node.0].contains(member));
         let rank = before.filter(|member| **member < self.node.0).count() as u32;
-        self.poll_at = Some(self.now + rank * self.timing.heartbeat / 2);
+        self.doubt = Some(Doubt::new(leader, vote, rank, self.now, self.timing.heartbeat));
         self.poll_if_due();
     }
 
+    /// A doubt ends with a sign of life of the leader, or with another vote.
+    fn end_doubt(&mut self, from: NodeId, message: &RaftMessage) {
+        let is_sign_of_life = matches!(message, RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. });
+        let vote = self.log.hard_state().vote;
+        self.doubt.take_if(|doubt| !doubt.stands(vote) || is_sign_of_life && doubt.is_about(from));
+    }
+
+    /// Asks the others whether they doubt the leader as well.
     fn poll_if_due(&mut self) {
-        if self.poll_at.take_if(|at| *at <= self.now).is_some() {
+        let (state, last) = (self.log.hard_state(), self.log.last());
+        let Some(doubt) = self.doubt.as_mut().filter(|doubt| doubt.stands(state.vote)) else { return };
+        if !doubt.is_due(self.now) {
+            return;
+        }
+        let call = self.exchange.number();
+        doubt.asked(call, self.node.0);
+        let term = state.vote.map_or(0, |vote| vote.term) + 1;
+        let vote = Vote { term, node: self.node.0, committed: false };
+        for member in self.members.iter().filter(|member| **member != self.node.0) {
+            let poll = RaftMessage::RequestVote { call, poll: true, vote, last, transfer: false };
+            self.exchange.send(NodeId(*member), poll);
+        }
+    }
+
+    /// Answers a request for a vote as one in doubt, if it is: grants polls, and lets a vote pass openraft's protection
+    /// of the leader.
+    fn doubtful(&self, from: NodeId, message: RaftMessage) -> Option<RaftMessage> {
+        let (state, own_last) = (self.log.hard_state(), self.log.last());
+        let Some(doubt) = self.doubt.as_ref().filter(|doubt| doubt.stands(state.vote)) else {
+            return Some(message);
+        };
+        let RaftMessage::RequestVote { call, poll, vote, last, .. } = message else { return Some(message) };
+        if !doubt.would_vote(vote, last, own_last) {
+            return Some(message);
+        }
+        if !poll {
+            return Some(RaftMessage::RequestVote { call, poll, vote, last, transfer: true });
+        }
+        let vote = state.vote.unwrap_or(Vote { term: 0, node: 0, committed: false });
+        self.exchange.send(from, RaftMessage::Voted { call, vote, granted: true, last: own_last });
+        None
+    }
+
+    fn stand_if_granted(&mut self, from: NodeId, call: u64) {
+        let vote = self.log.hard_state().vote;
+        let members = self.members.len();
+        let stands = self.doubt.as_mut().filter(|doubt| doubt.stands(vote));
+        if stands.is_some_and(|doubt| doubt.granted(call, from.0, members)) {
             let raft = self.raft.clone();
-            self.spawn(async move { drop(raft.trigger().elect(true).await) });
+            self.spawn(async move { drop(raft.trigger().elect(false).await) });
         }
     }
 
     fn hand_over(&mut self, wanted: Option<NodeId>) {
-        let replication = self.metrics.borrow_watched().replication.clone().unwrap_or_default();
-        let may_lead = |member: u64| member != self.node.0 && wanted.is_none_or(|wanted| wanted.0 == member);
-        let others = replication.into_iter().filter(|(member, _)| may_lead(*member));
+        let (replication, heartbeats) = {
+            let metrics = self.metrics.borrow_watched();
+            (metrics.replication.clone().unwrap_or_default(), metrics.heartbeat.clone().unwrap_or_default())
+        };
+        let reached = self.now.saturating_sub(self.origin);
+        // Who does not answer would not take over, and nobody would lead until others notice.
+        let answers = |member: &u64| {
+            let heard = heartbeats.get(member).copied().flatten();
+            heard.is_some_and(|at| at.elapsed_since_start() + self.timing.timeout_min > reached)
+        };
+        let may_lead = |member: &u64| {
+            *member != self.node.0 && wanted.is_none_or(|wanted| wanted.0 == *member) && answers(member)
+        };
+        let others = replication.into_iter().filter(|(member, _)| may_lead(member));
         let Some((to, _)) = others.max_by_key(|(_, matched)| *matched) else { return };
         let raft = self.raft.clone();
         self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
@@ -426,11 +479,17 @@ async fn read_index<L: LogStore + Send + 'static>(raft: &Raft<Types, Machine<L>>
 impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
     type Message = RaftMessage;
 
-    fn message(&mut self, now: Duration, from: NodeId, message: RaftMessage) {
+    fn message(&mut self, now: Duration, from: NodeId, message: RaftMessage) -> bool {
         self.now = self.now.max(now);
-        if self.members.contains(&from.0) && message.is_plausible(from.0, &self.members) {
+        let term = self.log.hard_state().vote.map_or(0, |vote| vote.term);
+        if !self.members.contains(&from.0) || !message.is_plausible(from.0, &self.members, term) {
+            return false;
+        }
+        self.end_doubt(from, &message);
+        if let Some(message) = self.doubtful(from, message) {
             self.take(from, message);
         }
+        true
     }
 
     fn tick(&mut self, now: Duration) {

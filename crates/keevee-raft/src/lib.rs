@@ -8,6 +8,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `engine.rs` | [`RaftEngine`]: time, messages and finished writes in, messages and committed entries out |
+//! | `doubt.rs` | what follows when the connection to the leader is reset |
 //! | `log.rs` | openraft's log over a [`keevee_replica::storage::LogStore`] |
 //! | `machine.rs` | openraft's state machine, which hands committed entries on |
 //! | `network.rs` | openraft's network: requests, answers, pipelined appends |
@@ -17,6 +18,7 @@
 //! It leaves out what an entry means (`keevee-core`), batching and answers (`keevee-replica`), sockets and disks
 //! (`keevee-server`), changes of members and snapshots, which are not built yet. No type of openraft leaves it.
 
+mod doubt;
 mod engine;
 mod log;
 mod machine;

@@ -175,29 +175,39 @@ pub enum RaftMessage {
 /// No group gets so far: a number above it is a mistake, and arithmetic on it could overflow.
 const PLAUSIBLE_MAX: u64 = 1 << 62;
 
+/// No replica is so many terms behind another: who took such a term in would be refused by all others, for ever.
+const TERMS_AHEAD_MAX: u64 = 1 << 32;
+
 impl RaftMessage {
-    /// False if no correct replica of these members can have sent it. openraft trusts what it is told.
-    pub(crate) fn is_plausible(&self, from: u64, members: &BTreeSet<u64>) -> bool {
+    /// False if no correct replica of these members can have sent it to one in this term. openraft trusts what it is told.
+    pub(crate) fn is_plausible(&self, from: u64, members: &BTreeSet<u64>, term: u64) -> bool {
         let sane = |id: &LogId| id.term < PLAUSIBLE_MAX && id.index < PLAUSIBLE_MAX;
         let all_sane = |ids: &[&Option<LogId>]| ids.iter().all(|id| id.as_ref().is_none_or(sane));
         // Before the first election nobody has voted for anybody.
-        let votes =
-            |vote: &Vote| vote.term < PLAUSIBLE_MAX && (vote.term == 0 || members.contains(&vote.node));
+        let votes = |vote: &Vote| {
+            vote.term < PLAUSIBLE_MAX
+                && vote.term <= term + TERMS_AHEAD_MAX
+                && (vote.term == 0 || members.contains(&vote.node))
+        };
+        // What a leader or a candidate of this vote can know.
+        let known = |vote: &Vote, ids: &[&Option<LogId>]| {
+            all_sane(ids) && ids.iter().all(|id| id.is_none_or(|id| id.term <= vote.term))
+        };
         let own = |vote: &Vote, committed| votes(vote) && vote.node == from && vote.committed == committed;
         match self {
             RaftMessage::Append { vote, previous, entries, committed, .. } => {
                 own(vote, true)
-                    && all_sane(&[previous, committed])
+                    && known(vote, &[previous, committed])
                     && entries.iter().all(|entry| sane(&entry.id) && entry.id.term <= vote.term)
                     && follow(previous, entries)
                     && entries.iter().all(|entry| holds_what_it_may(entry, members))
             }
             RaftMessage::Heartbeat { vote, previous, committed, .. } => {
-                own(vote, true) && all_sane(&[previous, committed])
+                own(vote, true) && known(vote, &[previous, committed])
             }
-            RaftMessage::RequestVote { vote, last, .. } => own(vote, false) && all_sane(&[last]),
+            RaftMessage::RequestVote { vote, last, .. } => own(vote, false) && known(vote, &[last]),
             RaftMessage::TransferLeader { vote, to, last } => {
-                own(vote, true) && members.contains(to) && all_sane(&[last])
+                own(vote, true) && members.contains(to) && known(vote, &[last])
             }
             RaftMessage::TooFarBehind { vote } => own(vote, true),
             RaftMessage::Voted { vote, last, .. } => votes(vote) && all_sane(&[last]),
@@ -278,11 +288,13 @@ mod tests {
             transfer(1),
             RaftMessage::TooFarBehind { vote: VOTE },
         ] {
-            assert!(right.is_plausible(2, &members), "{right:?}");
+            assert!(right.is_plausible(2, &members, 3), "{right:?}");
         }
         for wrong in [
             append(VOTE, Some(id(1, u64::MAX)), vec![entry(1, 0)]),
             append(Vote { term: u64::MAX, ..VOTE }, None, Vec::new()),
+            append(Vote { term: 1 << 40, ..VOTE }, None, Vec::new()),
+            append(VOTE, Some(id(4, 4)), Vec::new()),
             append(Vote { node: 3, ..VOTE }, None, Vec::new()),
             append(candidate, None, Vec::new()),
             append(VOTE, Some(id(1, 4)), vec![entry(1, 6)]),
@@ -299,7 +311,7 @@ mod tests {
             RaftMessage::Flushed { index: u64::MAX },
             RaftMessage::ReadIndexReply { call: 1, index: Some(u64::MAX) },
         ] {
-            assert!(!wrong.is_plausible(2, &members), "{wrong:?}");
+            assert!(!wrong.is_plausible(2, &members, 3), "{wrong:?}");
         }
     }
 }

@@ -74,6 +74,13 @@ impl Exchange {
         Exchange(Arc::new(Mutex::new(Desk { calls: first, ..Desk::default() })))
     }
 
+    /// A number for a request that nobody here waits for.
+    pub(crate) fn number(&self) -> u64 {
+        let mut desk = self.desk();
+        desk.calls += 1;
+        desk.calls
+    }
+
     pub(crate) fn send(&self, to: NodeId, message: RaftMessage) {
         self.desk().outgoing.push((to, message));
     }

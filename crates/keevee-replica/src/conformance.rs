@@ -48,6 +48,9 @@ macro_rules! conformance {
             leadership_is_handed_over_without_an_election_timeout
             a_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout
             a_leader_that_only_one_replica_has_lost_stays
+            a_leader_that_was_lost_for_a_moment_by_one_after_the_other_stays
+            leadership_is_not_handed_to_the_dead
+            an_entry_that_is_unknown_and_chosen_stops_the_replica
             a_replica_that_was_away_catches_up_page_by_page
             a_log_is_dropped_below_what_every_member_has_flushed_and_no_further
             a_crash_in_the_middle_of_apply_loses_and_repeats_nothing
@@ -211,7 +214,8 @@ impl<'a, M: Maker> Cluster<'a, M> {
             }
             for (from, to, message) in std::mem::take(&mut self.network) {
                 if let Some(node) = self.nodes.get_mut(&to) {
-                    node.shard.engine().message(self.now, NodeId(from), message);
+                    let is_plausible = node.shard.engine().message(self.now, NodeId(from), message);
+                    assert!(is_plausible, "replicas here are correct");
                     self.advance(to).expect("it goes on");
                 }
             }

@@ -16,8 +16,8 @@ pub trait Engine {
     /// What its replicas say to each other.
     type Message;
 
-    /// A message arrived from another replica.
-    fn message(&mut self, now: Duration, from: NodeId, message: Self::Message);
+    /// A message arrived from another replica. False if no correct replica can have sent it: nothing was done with it.
+    fn message(&mut self, now: Duration, from: NodeId, message: Self::Message) -> bool;
 
     /// Time passed.
     fn tick(&mut self, now: Duration);

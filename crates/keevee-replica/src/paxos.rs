@@ -157,8 +157,10 @@ fn check_restored(
 impl<L: LogStore> Engine for PaxosEngine<L> {
     type Message = Message;
 
-    fn message(&mut self, now: Duration, from: NodeId, message: Message) {
+    fn message(&mut self, now: Duration, from: NodeId, message: Message) -> bool {
+        let may_say = self.replica.may_say(from.0, &message);
         self.step(now, Input::Message { from: from.0, message });
+        may_say
     }
 
     fn tick(&mut self, now: Duration) {

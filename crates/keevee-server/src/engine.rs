@@ -93,14 +93,12 @@ macro_rules! each {
 impl Engine for ShardEngine {
     type Message = EngineMessage;
 
-    fn message(&mut self, now: Duration, from: NodeId, message: EngineMessage) {
+    fn message(&mut self, now: Duration, from: NodeId, message: EngineMessage) -> bool {
         match (self, message) {
             (ShardEngine::Paxos(engine), EngineMessage::Paxos(message)) => engine.message(now, from, message),
             (ShardEngine::Raft(engine), EngineMessage::Raft(message)) => engine.message(now, from, message),
             (ShardEngine::Paxos(_), EngineMessage::Raft(_))
-            | (ShardEngine::Raft(_), EngineMessage::Paxos(_)) => {
-                tracing::debug!(%from, "a message of another engine than this shard's is dropped");
-            }
+            | (ShardEngine::Raft(_), EngineMessage::Paxos(_)) => false,
         }
     }
 

@@ -298,18 +298,24 @@ impl Executor {
             self.refusals.note(Party::Node(from), RefusalReason::UnknownShard, &detail);
             return Ok(());
         };
+        let mut refused = 0;
         for message in messages {
-            match message {
-                PeerMessage::Paxos(message) => {
-                    replica.engine().message(now.monotonic, from, EngineMessage::Paxos(message));
+            let message = match message {
+                PeerMessage::Paxos(message) => EngineMessage::Paxos(message),
+                PeerMessage::Raft(message) => EngineMessage::Raft(message),
+                PeerMessage::ChainHash(hash) => {
+                    let compared = replica.compare_hash(from, hash);
+                    compared.map_err(|failure| FatalError::Replica { shard, failure })?;
+                    continue;
                 }
-                PeerMessage::Raft(message) => {
-                    replica.engine().message(now.monotonic, from, EngineMessage::Raft(message));
-                }
-                PeerMessage::ChainHash(hash) => replica
-                    .compare_hash(from, hash)
-                    .map_err(|failure| FatalError::Replica { shard, failure })?,
-            }
+            };
+            refused += usize::from(!replica.engine().message(now.monotonic, from, message));
+        }
+        if refused > 0 {
+            let detail = format!(
+                "{refused} messages of another engine than shard {shard}'s, or with numbers that no replica reaches"
+            );
+            self.refusals.note(Party::Node(from), RefusalReason::Implausible, &detail);
         }
         Ok(())
     }

@@ -155,12 +155,14 @@ pub enum RefusalReason {
     UnknownKind,
     /// It is for a shard that this node does not hold.
     UnknownShard,
+    /// No correct replica can have sent it.
+    Implausible,
     /// More waits for this node's replicas than may; peers repeat what matters.
     Overloaded,
 }
 
 impl RefusalReason {
-    const ALL: [RefusalReason; 9] = [
+    const ALL: [RefusalReason; 10] = [
         RefusalReason::Secret,
         RefusalReason::Cluster,
         RefusalReason::Identity,
@@ -169,6 +171,7 @@ impl RefusalReason {
         RefusalReason::TooLarge,
         RefusalReason::UnknownKind,
         RefusalReason::UnknownShard,
+        RefusalReason::Implausible,
         RefusalReason::Overloaded,
     ];
 
@@ -183,6 +186,7 @@ impl RefusalReason {
             RefusalReason::TooLarge => "too_large",
             RefusalReason::UnknownKind => "unknown_kind",
             RefusalReason::UnknownShard => "unknown_shard",
+            RefusalReason::Implausible => "implausible",
             RefusalReason::Overloaded => "overloaded",
         }
     }

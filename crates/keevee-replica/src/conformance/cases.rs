@@ -302,6 +302,57 @@ pub fn a_leader_that_only_one_replica_has_lost_stays<M: Maker>(maker: &M) {
     assert_eq!(cluster.run(leader, put("a", "2")), written(2));
 }
 
+/// Of resets at different times each counts alone.
+pub fn a_leader_that_was_lost_for_a_moment_by_one_after_the_other_stays<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    let ballot = cluster.node(leader).shard.status().engine.ballot;
+    for follower in (1..=3).filter(|id| *id != leader).cycle().take(6) {
+        let now = cluster.now;
+        cluster.node(follower).shard.engine().disconnected(now, NodeId(leader));
+        // It hears the leader again.
+        cluster.elapse(Duration::from_millis(1500));
+    }
+    assert_eq!(cluster.node(leader).shard.status().engine.ballot, ballot);
+}
+
+pub fn leadership_is_not_handed_to_the_dead<M: Maker>(maker: &M) {
+    for dead in 1..=3 {
+        let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+        cluster.run(leader, put("a", "1")).expect("written");
+        if dead == leader {
+            continue;
+        }
+        cluster.nodes.remove(&dead);
+        cluster.elapse(Duration::from_secs(2));
+        let (now, leader) = (cluster.now, cluster.wait_for_leader());
+        cluster.node(leader).shard.engine().transfer_leadership(now, None);
+        cluster.advance(leader).expect("it goes on");
+        cluster.settle();
+        cluster.elapse(Duration::from_millis(100));
+        let alive = (1..=3).find(|id| ![dead, leader].contains(id)).expect("one more");
+        assert_eq!(cluster.node(alive).shard.status().engine.role, Role::Leader, "{dead} is dead");
+    }
+}
+
+pub fn an_entry_that_is_unknown_and_chosen_stops_the_replica<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 1, Bounds::default());
+    let now = cluster.now;
+    let index =
+        cluster.node(leader).shard.engine().propose(now, Bytes::from_static(b"\xff of a later version"));
+    let stopped = (0..10).find_map(|_| {
+        let synced = cluster.node(leader).log.lock().sync();
+        if let Some(token) = synced {
+            cluster.node(leader).shard.engine().persisted(now, token);
+        }
+        cluster.advance(leader).err()
+    });
+    let failure = stopped.expect("it does not go on");
+    let Failure::UnknownEntry { index: at, .. } = &failure else { panic!("{failure:?}") };
+    assert_eq!(Some(*at), index);
+    assert!(failure.to_string().contains("newer"), "it says what to do: {failure}");
+}
+
 pub fn a_replica_that_was_away_catches_up_page_by_page<M: Maker>(maker: &M) {
     let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
     let away = cluster.follower(leader);

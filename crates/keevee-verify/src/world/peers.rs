@@ -98,7 +98,10 @@ impl World {
         let sender = keevee_core::ids::NodeId(from);
         match message {
             PeerMessage::Engine(message) => {
-                process.shard.engine().message(now.monotonic, sender, *message);
+                assert!(
+                    process.shard.engine().message(now.monotonic, sender, *message),
+                    "replicas here are correct"
+                );
             }
             PeerMessage::Hash(hash) => {
                 self.coverage.note(Counter::HashesCompared);

@@ -74,7 +74,7 @@ impl Watched {
 impl Engine for Watched {
     type Message = Message;
 
-    fn message(&mut self, now: Duration, from: NodeId, message: Message) {
+    fn message(&mut self, now: Duration, from: NodeId, message: Message) -> bool {
         match (&mut self.engine, message) {
             (Running::Paxos(engine), Message::Paxos(message)) => engine.message(now, from, message),
             (Running::Raft(engine), Message::Raft(message)) => engine.message(now, from, message),

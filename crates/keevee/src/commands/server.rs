@@ -65,9 +65,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 fn start_logging(level: &str, json: bool) -> Result<WorkerGuard, Failure> {
-    // It tells of every heartbeat.
+    // It tells of every heartbeat, and of every one that a dead node does not answer.
     let directives =
-        if level.contains("openraft") { level.to_owned() } else { format!("{level},openraft=warn") };
+        if level.contains("openraft") { level.to_owned() } else { format!("{level},openraft=error") };
     let filter = EnvFilter::try_new(directives)
         .map_err(|error| Failure::usage(format!("{level}: not a log filter: {error}; try info")))?;
     // A node must never wait for whoever reads its log.
