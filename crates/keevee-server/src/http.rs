@@ -21,7 +21,7 @@
 //! body. This module leaves out what the operations mean (`keevee-core`) and who carries them out.
 
 pub(crate) mod body;
-mod cluster;
+pub(crate) mod cluster;
 pub(crate) mod conditions;
 pub(crate) mod kv;
 mod path;
@@ -40,6 +40,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use http::HeaderValue;
 use keevee_core::command::{Command, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::ShardId;
@@ -48,6 +49,7 @@ use keevee_core::shard_map::ShardMap;
 use keevee_core::shard_map::change::ChangeError;
 use keevee_core::shard_map::view::CarpView;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 pub use server::serve;
 
@@ -141,6 +143,10 @@ pub struct Settings {
     pub timeout: Duration,
     /// The address of the peer listener, to be named to those who look for it here.
     pub peer_address: String,
+    /// The cluster, which a new node must name.
+    pub cluster_id: Uuid,
+    /// What the `authorization` header of a new node must say: it carries the cluster's secret.
+    pub authorization: HeaderValue,
 }
 
 /// Bodies in memory, of all requests together. A request is refused before more is read.
@@ -168,7 +174,7 @@ impl<S: Store> Api<S> {
 pub fn router<S: Store>(api: Api<S>) -> Router {
     Router::new()
         .route("/v1/cluster/status", get(cluster::status::<S>))
-        .route("/v1/cluster/nodes", get(cluster::nodes::<S>))
+        .route("/v1/cluster/nodes", get(cluster::nodes::<S>).post(cluster::add_node::<S>))
         .route("/v1/cluster/carp", get(cluster::carp::<S>))
         .route("/v1/cluster/shards", get(cluster::shards::<S>).post(cluster::add_shard::<S>))
         .route("/v1/explain", get(cluster::explain::<S>))

@@ -8,6 +8,7 @@ mod forward;
 pub mod grpc;
 pub mod http;
 mod inbox;
+pub mod join;
 mod map_keeper;
 pub mod metrics;
 pub mod node;

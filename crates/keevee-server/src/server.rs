@@ -146,7 +146,9 @@ impl Server {
         };
         let metrics = Arc::new(Metrics::new());
         let protocol = config.cluster.peer_transport;
-        let transport = transport::open(protocol, peer_config(config, &folder, &map), &metrics)?;
+        let peers = peer_config(config, &folder, &map);
+        let authorization = peers.authorization()?;
+        let transport = transport::open(protocol, peers, &metrics)?;
         let directory = Arc::new(Directory::new(map));
         let (sender, receiver) = mpsc::channel();
         let jobs = Jobs(sender);
@@ -201,6 +203,8 @@ impl Server {
             limits: config.limits(),
             timeout: Duration::from_millis(config.limits.request_timeout_ms),
             peer_address: config.node.peer.clone(),
+            cluster_id: config.cluster.id,
+            authorization,
         };
         let NodeConfig { id, http: public, peer, .. } = &config.node;
         tracing::info!(node = id, http = public, peer, "node started");

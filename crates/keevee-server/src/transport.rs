@@ -31,6 +31,7 @@ use self::grpc::Grpc;
 use self::http_json::HttpJson;
 use crate::metrics::Metrics;
 
+pub(crate) use identity::check_secret;
 pub use identity::{BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig, Peers};
 pub(crate) use lane::message_bytes;
 pub(crate) use wire::is_peer_path;

@@ -68,6 +68,8 @@ impl Server {
             limits: Limits { value_bytes_max: VALUE_BYTES_MAX, ..Limits::default() },
             timeout: Duration::from_secs(5),
             peer_address: "localhost:9001".into(),
+            cluster_id: uuid::Uuid::from_u128(7),
+            authorization: HeaderValue::from_static("Bearer sesame"),
         };
         let api = Api::new(store.clone(), settings, metrics.clone());
         let (stop, stopped) = oneshot::channel();

@@ -5,17 +5,21 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use keevee_core::error::ErrorKind;
-use keevee_core::ids::{NodeId, ShardId};
-use keevee_core::shard_map::Consensus;
+use keevee_core::ids::{NodeId, ShardId, StoreId};
 use keevee_core::shard_map::change::{Placement, ShardSpec};
 use keevee_core::shard_map::view::{CarpView, ShardView};
+use keevee_core::shard_map::{Consensus, NodeInfo, codec};
 use keevee_core::slot_table::Run;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::problem::Problem;
-use super::{Api, Store, query};
+use super::{Api, Settings, Store, query};
 use crate::node::{Explained, NodeStatus, PeerStatus};
+use crate::transport::check_secret;
 
 /// How many replicas a new shard has, unless the caller says so or there are fewer nodes.
 const REPLICAS_DEFAULT: usize = 3;
@@ -45,7 +49,7 @@ pub(super) async fn shards<S: Store>(State(api): State<Api<S>>) -> Json<Vec<Shar
 }
 
 /// A shard, and how many slots it owns.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct ShardWithSlots {
     #[serde(flatten)]
     shard: ShardView,
@@ -53,7 +57,7 @@ pub(super) struct ShardWithSlots {
 }
 
 /// A shard that is asked for.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewShard {
     name: Option<String>,
@@ -88,6 +92,37 @@ pub(super) async fn add_shard<S: Store>(
     // A map always has the shard that was just added to it.
     let added = view.ok_or_else(|| Problem::unexpected(&"no shard"))?;
     Ok((StatusCode::CREATED, Json(added)))
+}
+
+/// A node that wants to join: where others reach it, and which folder it has.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Joining {
+    pub(crate) cluster_id: Uuid,
+    pub(crate) id: u64,
+    pub(crate) store_id: Uuid,
+    pub(crate) http: String,
+    pub(crate) peer: String,
+}
+
+/// `POST /v1/cluster/nodes`: answered by the shard map with the node in it, as nodes keep it.
+pub(super) async fn add_node<S: Store>(
+    State(api): State<Api<S>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let Settings { cluster_id, authorization, .. } = &*api.settings;
+    check_secret(headers.get(AUTHORIZATION), authorization)
+        .map_err(|refusal| Problem::invalid(refusal.to_string()).with_status(StatusCode::FORBIDDEN))?;
+    let malformed = |error| Problem::invalid(format!("the body does not describe a node: {error}"));
+    let Joining { cluster_id: theirs, id, store_id, http, peer } =
+        serde_json::from_slice(&body).map_err(malformed)?;
+    if theirs != *cluster_id {
+        return Err(Problem::invalid(format!("the node is of cluster {theirs}, this is {cluster_id}")));
+    }
+    let node = NodeInfo { id: NodeId(id), store: StoreId(store_id), peer, http };
+    let map = api.store.change_map(move |map| map.set_node(node)).await?;
+    Ok(([(CONTENT_TYPE, "application/x-protobuf")], codec::encode(&map)).into_response())
 }
 
 /// `GET /v1/explain?key=`

@@ -188,6 +188,8 @@ impl Server {
             limits: Limits { value_bytes_max: VALUE_BYTES_MAX, ..Limits::default() },
             timeout: Duration::from_secs(5),
             peer_address: "localhost:9001".into(),
+            cluster_id: uuid::Uuid::from_u128(7),
+            authorization: HeaderValue::from_static("Bearer sesame"),
         };
         let api = Api::new(store.clone(), settings, metrics.clone());
         let body_room = api.body_room.clone();
@@ -551,6 +553,8 @@ async fn the_router_serves_keys_too() {
         limits: Limits::default(),
         timeout: Duration::from_secs(5),
         peer_address: "localhost:9001".into(),
+        cluster_id: uuid::Uuid::from_u128(7),
+        authorization: HeaderValue::from_static("Bearer sesame"),
     };
     let mut router = router(Api::new(store, settings, Arc::new(Metrics::new())));
     for (method, path, body) in [("PUT", "/kv/%FF%2F//", "{\"version\":1}"), ("GET", "/kv/%FF%2F", "/")] {
@@ -585,4 +589,82 @@ async fn a_stopping_server_answers_what_is_in_flight() {
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{\"version\":1}"), "{answer}");
     timeout(DEADLINE, server.task).await.unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn the_shard_map_is_shown_and_explained() {
+    let server = Server::start().await;
+    let get = async |path: &str| {
+        let answer = server.send("GET", path, &[], b"").await;
+        (answer.status, serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap())
+    };
+    let (status, carp) = get("/v1/cluster/carp").await;
+    assert_eq!((status, &carp["epoch"]), (StatusCode::OK, &serde_json::json!(1)));
+    assert_eq!(carp["shards"][1]["engine"], "paxos");
+    let (_, shards) = get("/v1/cluster/shards").await;
+    let slots: Vec<u64> =
+        shards.as_array().unwrap().iter().map(|shard| shard["slots"].as_u64().unwrap()).collect();
+    assert_eq!(slots, [0, 8192, 8192]);
+    // Any bytes are a key.
+    let (_, explained) = get("/v1/explain?key=%ff%00{x}").await;
+    assert_eq!(explained["slot"], u64::from(keevee_core::slots::slot(b"x").0));
+    assert_eq!(explained["leader"], 1);
+    let (status, problem) = get("/v1/explain").await;
+    assert_eq!((status, &problem["kind"]), (StatusCode::BAD_REQUEST, &serde_json::json!("invalid")));
+}
+
+#[tokio::test]
+async fn shards_are_added_without_slots_and_nodes_with_the_secret() {
+    let server = Server::start().await;
+    let post = async |path: &str, headers: &[(&str, &str)], body: &str| {
+        let answer = server.send("POST", path, headers, body.as_bytes()).await;
+        (answer.status.as_u16(), String::from_utf8_lossy(&answer.body).into_owned())
+    };
+    let shards = "/v1/cluster/shards";
+    let (status, added) = post(shards, &[], r#"{"name": "late", "engine": "raft"}"#).await;
+    assert!(status == 201 && added.contains(r#""id":3,"name":"late","load_factor":0"#), "{added}");
+    for (body, named) in [
+        ("", "JSON"),
+        (r#"{"nam": "x"}"#, "nam"),
+        (r#"{"name": "shard-1"}"#, "choose another name"),
+        (r#"{"load_factor": 1}"#, "not possible yet"),
+        (r#"{"members": [9]}"#, "node 9"),
+        (r#"{"members": [1], "replicas": 1}"#, "not both"),
+    ] {
+        let (status, problem) = post(shards, &[], body).await;
+        assert!(status == 400 && problem.contains(named), "{body}: {problem}");
+    }
+    let node = |cluster: u128| {
+        let (cluster, store) = (uuid::Uuid::from_u128(cluster), uuid::Uuid::from_u128(2));
+        format!(r#"{{"cluster_id":"{cluster}","id":2,"store_id":"{store}","http":"h:1","peer":"p:1"}}"#)
+    };
+    let nodes = "/v1/cluster/nodes";
+    let right = [("authorization", "Bearer sesame")];
+    assert_eq!(post(nodes, &[], &node(7)).await.0, 403);
+    assert_eq!(post(nodes, &[("authorization", "Bearer wrong")], &node(7)).await.0, 403);
+    assert_eq!(post(nodes, &right, &node(8)).await.0, 400, "another cluster's");
+    let answer = server.send("POST", nodes, &right, node(7).as_bytes()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let map = keevee_core::shard_map::codec::decode(answer.body).unwrap();
+    assert_eq!((map.epoch, map.nodes.len()), (2, 2));
+}
+
+#[tokio::test]
+async fn who_routes_by_itself_is_told_where_to_go() {
+    let server = Server::start().await;
+    let hint = crate::node::Hint { shard: 2, epoch: 5, leader: Some(3), address: Some("h:3".into()) };
+    server.store.answer_next(Err(ExecuteError {
+        kind: ErrorKind::NotLeader,
+        detail: "node 3 leads".into(),
+        retry_after: None,
+        hint: Some(Box::new(hint)),
+    }));
+    let answer = server.send("GET", "/kv/a", &[("keevee-redirect", "1")], b"").await;
+    assert_eq!(answer.status, StatusCode::MISDIRECTED_REQUEST);
+    let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(problem["hint"], serde_json::json!({"shard": 2, "epoch": 5, "leader": 3, "address": "h:3"}));
+    server.send("GET", "/kv/a", &[], b"").await;
+    let redirects: Vec<bool> = server.store.asked().iter().map(|(context, _)| context.redirect).collect();
+    assert_eq!(redirects, [true, false]);
+    assert_eq!(server.send("GET", "/kv/a", &[("keevee-redirect", "yes")], b"").await.status, 400);
 }

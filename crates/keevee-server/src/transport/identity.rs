@@ -94,7 +94,7 @@ impl std::fmt::Debug for PeerConfig {
 
 /// Why a peer is not listened to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     #[error(
         "the `authorization` header does not carry this cluster's secret: compare the nodes' configurations"
     )]
@@ -145,7 +145,7 @@ impl PeerConfig {
     /// # Errors
     ///
     /// If the secret holds characters that a header can't.
-    pub(super) fn authorization(&self) -> Result<HeaderValue, PeerConfigError> {
+    pub(crate) fn authorization(&self) -> Result<HeaderValue, PeerConfigError> {
         let unusable = |_| PeerConfigError::NotAHeader { node: self.node };
         let mut value = HeaderValue::try_from(format!("Bearer {}", self.secret)).map_err(unusable)?;
         value.set_sensitive(true);
@@ -196,7 +196,7 @@ pub(super) fn check_version(theirs: RangeInclusive<u32>) -> Result<(), Refusal> 
 
 /// Compares a request's `authorization` header with the right one, in a time that tells nothing of how
 /// many bytes are right.
-pub(super) fn check_secret(given: Option<&HeaderValue>, right: &HeaderValue) -> Result<(), Refusal> {
+pub(crate) fn check_secret(given: Option<&HeaderValue>, right: &HeaderValue) -> Result<(), Refusal> {
     let given = given.map(HeaderValue::as_bytes).unwrap_or_default();
     let right = right.as_bytes();
     let mut difference = u8::from(given.len() != right.len());

@@ -21,6 +21,8 @@ use crate::failure::Failure;
 #[command(after_help = "\
 Examples:
   keevee server --config ./tmp/data/node1/keevee.toml
+  keevee server --config keevee.toml --join 10.0.0.1:8001
+      a new node: its configuration has the cluster's id and secret, and itself as the only [[member]]
   keevee server --config keevee.toml --log-level debug --log-format json
   KEEVEE_LOG=info,keevee_server=trace keevee server --config keevee.toml
 
@@ -29,6 +31,9 @@ pub(crate) struct Arguments {
     /// The node's configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Join the cluster that this node belongs to, unless the data folder is a member's already: it is formatted if need be
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
     /// What to log: error, warn, info, debug, trace, or filters such as info,keevee_server=debug
     #[arg(long, value_name = "FILTER", env = "KEEVEE_LOG")]
     log_level: Option<String>,
@@ -57,6 +62,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let _pid_file = PidFile::claim(&arguments.config);
     let threads = config.io_threads();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    if let Some(address) = arguments.join {
+        runtime.block_on(keevee_server::join::join(&config, &address)).map_err(Failure::other)?;
+    }
     let result = runtime.block_on(keevee_server::server::run(config, stop_requested()));
     if let Err(error) = &result {
         tracing::error!("{error}");

@@ -24,6 +24,7 @@ macro_rules! with_both_engines {
 mod command_line;
 mod crashes;
 mod folders;
+mod joining;
 mod load;
 mod pauses;
 mod scripts;

@@ -1,0 +1,171 @@
+//! Nodes that join a cluster that serves, and shards that are placed on them.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use keevee_client::{Connection, Endpoint};
+use keevee_cluster::{TemporaryCluster, until};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::{PATIENCE, client, client_of, endpoint_of, get, program, put, start};
+
+with_both_engines! {
+    a_node_joins_and_is_given_a_shard
+    who_does_not_belong_to_the_cluster_is_refused
+}
+
+/// A node beside a cluster. Dropped, its process is gone.
+struct Joiner {
+    config: PathBuf,
+    http: u16,
+    child: Option<Child>,
+    _folder: TempDir,
+}
+
+impl Joiner {
+    /// With the cluster's id, and this secret or the cluster's.
+    fn new(cluster: &mut TemporaryCluster, id: u64, secret: Option<&str>) -> Joiner {
+        let known = fs::read_to_string(cluster.node(1).expect("a node").config()).expect("a configuration");
+        let line = |key: &str| {
+            let found = known.lines().find(|line| line.trim_start().starts_with(key));
+            found.expect("it is there").to_owned()
+        };
+        let secret = secret.map_or_else(|| line("secret"), |secret| format!("secret = {secret:?}"));
+        let folder = TempDir::new().expect("a folder");
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let (http, peer) = (free(), free());
+        let port = |listener: &std::net::TcpListener| listener.local_addr().expect("bound").port();
+        let (http, peer) = (port(&http), port(&peer));
+        let addresses = format!("http = \"127.0.0.1:{http}\"\npeer = \"127.0.0.1:{peer}\"\n");
+        let text = format!(
+            "[cluster]\n{}\n{secret}\n[node]\nid = {id}\ndata = \"data\"\n{addresses}[[member]]\nid = {id}\n{addresses}",
+            line("id = \"")
+        );
+        let config = folder.path().join("keevee.toml");
+        fs::write(&config, text).expect("written");
+        Joiner { config, http, child: None, _folder: folder }
+    }
+
+    fn start(&mut self, arguments: &[&str]) {
+        let mut command = Command::new(program());
+        command.args(["server", "--config"]).arg(&self.config).args(arguments);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        self.child = Some(child.expect("the program"));
+    }
+
+    /// Waits until it refuses to start: what it says.
+    async fn refusal(&mut self) -> String {
+        let mut child = self.child.take().expect("it was started");
+        let ended = until(PATIENCE, async || child.try_wait().expect("a child")).await;
+        if ended.is_none() {
+            let _ = child.kill();
+        }
+        let output = child.wait_with_output().expect("its output");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        format!("http://127.0.0.1:{}", self.http).parse().expect("an endpoint")
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Joiner {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn ask(endpoint: &Endpoint, path: &str) -> Option<Value> {
+    let mut connection = Connection::open(endpoint, PATIENCE).await.ok()?;
+    let (status, body) = connection.ask(path).await.ok()?;
+    (status == 200).then(|| serde_json::from_slice(&body).expect("JSON"))
+}
+
+/// Posts JSON: the status, and the answer.
+async fn post(endpoint: &Endpoint, path: &str, body: &Value) -> (u16, Value) {
+    let mut stream = TcpStream::connect(endpoint.authority()).await.expect("connected");
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + &body).as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    (status, serde_json::from_str(body).expect("JSON"))
+}
+
+async fn a_node_joins_and_is_given_a_shard(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    put(&client(cluster.endpoints()), "early", "x").await;
+    let one = endpoint_of(&mut cluster, 1);
+    let mut joiner = Joiner::new(&mut cluster, 4, None);
+    joiner.start(&["--join", one.authority()]);
+    let there = client(vec![joiner.endpoint()]);
+    assert_eq!(get(&there, "early").await.as_deref(), Some("x"), "it holds nothing and forwards");
+    put(&there, "through 4", "y").await;
+    assert_eq!(get(&client_of(&mut cluster, 2), "through 4").await.as_deref(), Some("y"));
+
+    let wanted = json!({ "name": "late", "engine": engine, "members": [4, 1, 2] });
+    let (status, shard) = post(&one, "/v1/cluster/shards", &wanted).await;
+    assert_eq!(status, 201, "{shard}");
+    assert_eq!((&shard["id"], &shard["load_factor"]), (&json!(2), &json!(0)));
+    let (status, problem) = post(&one, "/v1/cluster/shards", &wanted).await;
+    assert_eq!(status, 400, "the name is taken: {problem}");
+    let holds = async |endpoint: &Endpoint| {
+        until(PATIENCE, async || {
+            let status = ask(endpoint, "/v1/cluster/status").await?;
+            let shards = status["shards"].as_array()?.clone();
+            let late = shards.into_iter().find(|shard| shard["shard"] == 2)?;
+            late["leader"].is_u64().then_some(())
+        })
+        .await
+    };
+    assert!(holds(&joiner.endpoint()).await.is_some(), "its replica has a leader");
+
+    // Its folder knows all that it needs.
+    joiner.kill();
+    put(&client_of(&mut cluster, 3), "while it is away", "z").await;
+    joiner.start(&[]);
+    assert!(holds(&joiner.endpoint()).await.is_some());
+    assert_eq!(get(&there, "while it is away").await.as_deref(), Some("z"));
+
+    // A restart of everything keeps the map.
+    cluster.kill_all().await.expect("killed");
+    joiner.kill();
+    cluster.start().expect("started");
+    joiner.start(&["--join", one.authority()]);
+    assert!(holds(&joiner.endpoint()).await.is_some());
+    let map = ask(&one, "/v1/cluster/carp").await.expect("a map");
+    assert_eq!(map["shards"].as_array().map(Vec::len), Some(3), "{map}");
+    assert_eq!(map["nodes"].as_array().map(Vec::len), Some(4), "{map}");
+}
+
+async fn who_does_not_belong_to_the_cluster_is_refused(engine: &str) {
+    let mut cluster = start(1, engine).await;
+    let one = endpoint_of(&mut cluster, 1);
+    let mut stranger = Joiner::new(&mut cluster, 2, Some("another secret of many letters"));
+    stranger.start(&["--join", one.authority()]);
+    let said = stranger.refusal().await;
+    assert!(said.contains("secret"), "{said}");
+    // A number that is taken, by another folder.
+    let mut twin = Joiner::new(&mut cluster, 1, None);
+    twin.start(&["--join", one.authority()]);
+    let said = twin.refusal().await;
+    assert!(said.contains("node 1 is there already"), "{said}");
+    assert_eq!(ask(&one, "/v1/cluster/carp").await.expect("a map")["epoch"], 1, "nothing has changed");
+}
