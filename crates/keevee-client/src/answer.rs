@@ -1,11 +1,15 @@
-//! What a node answered, as Rust values.
+//! What a node answered, as Rust values: errors, values, the state of nodes.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
+use keevee_core::command::OperationError;
 use keevee_core::error::ErrorKind;
+use keevee_core::kv;
 use serde::{Deserialize, Serialize};
+
+use crate::batch;
 
 /// Why a call has no result. [`Error::kind`] tells what is known; the text is for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,11 +23,47 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// Of a conflict: the version that the key has, if it holds a value and the node said so.
     pub version: Option<u64>,
+    /// Of a batch's conflict: which of its conditions did not hold, from 0.
+    pub condition: Option<usize>,
+    /// Of a batch, an increment or an append that did nothing because an operation failed: which, and why.
+    pub failed: Option<FailedOperation>,
+}
+
+/// An operation that failed, and with it all of its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailedOperation {
+    /// Its place in the batch, from 0.
+    pub operation: usize,
+    /// Why it failed.
+    pub error: OperationError,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Error {
-        Error { kind, detail: detail.into(), retry_after: None, version: None }
+        let detail = detail.into();
+        Error { kind, detail, retry_after: None, version: None, condition: None, failed: None }
+    }
+
+    /// A success that can't be read: what was asked for happened, but we can't say what came of it.
+    pub(crate) fn unreadable(why: &str) -> Error {
+        let detail = format!("the node's answer can't be read: {why}; is this a keevee node?");
+        Error::new(ErrorKind::OutcomeUnknown, detail)
+    }
+
+    /// What a node said of one request. A kind that this version does not know says nothing.
+    pub(crate) fn from_wire(error: kv::Error) -> Error {
+        let known = ErrorKind::ALL.into_iter().find(|kind| kv::ErrorKind::from(*kind) == error.kind());
+        let why = batch::failure(error.operation_error);
+        let place = |number: u64| usize::try_from(number).ok();
+        let failed = error.operation.and_then(place).zip(why);
+        Error {
+            kind: known.unwrap_or(ErrorKind::OutcomeUnknown),
+            detail: error.detail,
+            retry_after: error.retry_after_ms.map(Duration::from_millis),
+            version: error.version,
+            condition: error.precondition.and_then(place),
+            failed: failed.map(|(operation, error)| FailedOperation { operation, error }),
+        }
     }
 }
 
@@ -108,11 +148,6 @@ struct Written {
     version: u64,
 }
 
-#[derive(Deserialize)]
-struct Deleted {
-    deleted: bool,
-}
-
 impl Answer {
     /// The answer itself if it reports success, else what it says went wrong.
     pub(crate) fn success(self) -> Result<Answer, Error> {
@@ -157,7 +192,7 @@ impl Answer {
         let version = self.header(header::ETAG).and_then(parse_etag);
         match version {
             Some(version) => Ok(Value { version, bytes: self.body }),
-            None => Err(self.unreadable("it has no ETag with a version")),
+            None => Err(Error::unreadable("it has no ETag with a version")),
         }
     }
 
@@ -166,19 +201,8 @@ impl Answer {
         self.json::<Written>().map(|written| written.version)
     }
 
-    /// Reads the answer to a delete: true if the key held a value.
-    pub(crate) fn deleted(&self) -> Result<bool, Error> {
-        self.json::<Deleted>().map(|deleted| deleted.deleted)
-    }
-
     pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|error| self.unreadable(&error.to_string()))
-    }
-
-    /// A success that can't be read: what was asked for happened, but we can't say what came of it.
-    fn unreadable(&self, why: &str) -> Error {
-        let detail = format!("the node's answer can't be read: {why}; is this a keevee node?");
-        Error::new(ErrorKind::OutcomeUnknown, detail)
+        serde_json::from_slice(&self.body).map_err(|error| Error::unreadable(&error.to_string()))
     }
 }
 

@@ -1,22 +1,30 @@
-//! The client: finds a node that answers, retries, and says what is known in the end.
+//! The client: its operations, each as one call.
+//!
+//! It leaves out how a call comes to its answer (`attempts.rs`).
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{DATE, HeaderName, IF_MATCH, IF_NONE_MATCH};
-use http::{HeaderValue, Method};
+use futures_util::StreamExt;
+use futures_util::stream;
 use keevee_core::command::Expect;
 use keevee_core::error::ErrorKind;
-use tokio::time::{Instant, sleep, timeout};
+use keevee_core::kv::{self, condition, request, response};
+use tokio::time::{Instant, sleep};
 
 use crate::answer::{Answer, Error, NodeStatus, PeerStatus, Value};
-use crate::connection::{Connection, SendError, key_path, request, value_or_absent};
+use crate::attempts::{Attempts, Call, Effect, read_failure};
+use crate::batch::{Appended, Batch, Counter, OperationResult};
+use crate::connection::get_once;
 use crate::endpoint::{Endpoint, EndpointError};
+use crate::map::Keys;
+use crate::retry::{Backoff, Budget};
+use crate::router::{Router, Served};
 use crate::server_time::ServerTime;
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Keys of one `multi_get` or `multi_put` that are under way at once.
+const MULTI_KEYS_MAX: usize = 256;
 
 /// How patient a client is.
 #[derive(Clone, Debug)]
@@ -46,7 +54,8 @@ pub enum Consistency {
     /// It sees every write acknowledged before the read was sent.
     #[default]
     Linearizable,
-    /// The asked node's own state, however old.
+    /// One node's own state, however old: of a node that holds the key's shard, and of one that the client was
+    /// given if it can be.
     Stale,
 }
 
@@ -66,305 +75,288 @@ impl Write {
     }
 }
 
-/// A client of one cluster. Cheap to clone; clones share connections.
+/// A client of one cluster. Cheap to clone; clones share connections, the shard map and the retry budget.
+///
+/// Every method may be given up by dropping its future. Then nobody waits for the answer, but what was sent stays
+/// sent: a write may have happened, or may yet.
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
 }
 
+/// What all calls of a client have in common.
 #[derive(Debug)]
-struct Shared {
-    options: Options,
-    pools: Vec<Pool>,
-    /// The endpoint that answered last: the next call starts there.
-    preferred: AtomicUsize,
-    time: ServerTime,
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) router: Arc<Router>,
+    pub(crate) budget: Budget,
+    pub(crate) time: ServerTime,
 }
 
-/// One endpoint's idle connections.
-#[derive(Debug)]
-struct Pool {
-    endpoint: Endpoint,
-    idle: Mutex<Vec<Connection>>,
-}
-
-/// One call of the API, to be sent as often as it takes.
-struct Call {
-    method: Method,
-    path: String,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    body: Bytes,
-}
-
-/// What one attempt brought.
-enum Attempt {
-    /// The answer; or an error that no further attempt will change.
-    Final(Result<Answer, Error>),
-    /// Nothing happened: another node, or another time, may do better.
-    Refused(Error),
-    /// It may have happened, or may yet.
-    Unknown(Error),
+impl Shared {
+    /// A new request id, as it travels.
+    pub(crate) fn mint(&self) -> Bytes {
+        let mut text = uuid::Uuid::encode_buffer();
+        Bytes::copy_from_slice(self.time.mint().hyphenated().encode_lower(&mut text).as_bytes())
+    }
 }
 
 impl Client {
-    /// A client of the cluster that these nodes belong to. Connects at the first call.
+    /// A client of the cluster that these nodes belong to. It asks them for the shard map and goes to the leaders by
+    /// itself, so they need not be all nodes. Connects at the first call.
+    ///
+    /// # Errors
+    ///
+    /// If there is no endpoint.
     pub fn new(endpoints: Vec<Endpoint>, options: Options) -> Result<Client, EndpointError> {
+        Client::with_routing(endpoints, options, true)
+    }
+
+    /// A client that uses these nodes alone and lets them forward what they do not lead: where the other nodes can't
+    /// be reached under the addresses that the cluster gives them, or to see what one node answers.
+    ///
+    /// # Errors
+    ///
+    /// If there is no endpoint.
+    pub fn unrouted(endpoints: Vec<Endpoint>, options: Options) -> Result<Client, EndpointError> {
+        Client::with_routing(endpoints, options, false)
+    }
+
+    fn with_routing(
+        endpoints: Vec<Endpoint>,
+        options: Options,
+        routes: bool,
+    ) -> Result<Client, EndpointError> {
         if endpoints.is_empty() {
             return Err(EndpointError::Empty);
         }
-        let pool = |endpoint| Pool { endpoint, idle: Mutex::new(Vec::new()) };
-        let pools = endpoints.into_iter().map(pool).collect();
-        let (preferred, time) = (AtomicUsize::new(0), ServerTime::default());
-        Ok(Client { shared: Arc::new(Shared { options, pools, preferred, time }) })
+        let router = Arc::new(Router::new(endpoints, &options, routes));
+        let (budget, time) = (Budget::new(), ServerTime::default());
+        Ok(Client { shared: Arc::new(Shared { options, router, budget, time }) })
     }
 
     /// Sets a key: returns its new version.
     pub async fn put(&self, key: &[u8], value: impl Into<Bytes>, write: Write) -> Result<u64, Error> {
-        self.write(Method::PUT, key, value.into(), write).await?.version()
+        self.put_bytes(Bytes::copy_from_slice(key), value.into(), write).await
+    }
+
+    async fn put_bytes(&self, key: Bytes, value: Bytes, write: Write) -> Result<u64, Error> {
+        let condition = write.condition.map(wire_condition);
+        let (id, effect) = self.identify(write.request_id);
+        let keys = Keys::new([key.clone()]);
+        let put = kv::PutRequest { key, value, condition, idempotency_key: Some(id) };
+        match self.call(request::Operation::Put(put), keys, effect).await? {
+            response::Result::Put(answer) => Ok(answer.version),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Reads a key: `None` if it holds no value.
     pub async fn get(&self, key: &[u8], consistency: Consistency) -> Result<Option<Value>, Error> {
-        let mut path = key_path(key);
-        if consistency == Consistency::Stale {
-            path.push_str("?consistency=stale");
+        let key = Bytes::copy_from_slice(key);
+        let keys = Keys::new([key.clone()]);
+        let (consistency, served) = match consistency {
+            Consistency::Linearizable => (kv::Consistency::Linearizable, Served::ByLeader),
+            Consistency::Stale => (kv::Consistency::Stale, Served::ByAnyMember),
+        };
+        let get = kv::GetRequest { key, consistency: consistency.into(), ..kv::GetRequest::default() };
+        match self.call(request::Operation::Get(get), keys, Effect::Reads(served)).await {
+            Ok(response::Result::Get(kv::GetResponse { version, value, .. })) => {
+                Ok(Some(Value { version, bytes: value }))
+            }
+            Ok(other) => Err(read_failure(unexpected(&other))),
+            // A key that is not there is no error to who reads it.
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
-        value_or_absent(self.read(path).await.and_then(Answer::into_value).map_err(read_failure))
     }
 
     /// Removes a key: returns true if it held a value.
     pub async fn delete(&self, key: &[u8], write: Write) -> Result<bool, Error> {
-        self.write(Method::DELETE, key, Bytes::new(), write).await?.deleted()
+        let key = Bytes::copy_from_slice(key);
+        let keys = Keys::new([key.clone()]);
+        let condition = write.condition.map(wire_condition);
+        let (id, effect) = self.identify(write.request_id);
+        let delete = kv::DeleteRequest { key, condition, idempotency_key: Some(id) };
+        match self.call(request::Operation::Delete(delete), keys, effect).await? {
+            response::Result::Delete(answer) => Ok(answer.deleted),
+            other => Err(unexpected(&other)),
+        }
     }
 
-    /// The state of a node (the first that answers) and its shards.
+    /// Adds to a 64-bit integer that is kept as decimal text; an absent key counts as 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::failed`] says if the key holds something else, or the sum does not fit; then nothing happened.
+    pub async fn increment(&self, key: &[u8], by: i64, write: Write) -> Result<Counter, Error> {
+        match self.single(Batch::new().increment(Bytes::copy_from_slice(key), by), write).await? {
+            OperationResult::Incremented(counter) => Ok(counter),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Appends bytes; an absent key counts as empty.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::failed`] says if the value would grow too large; then nothing happened.
+    pub async fn append(
+        &self,
+        key: &[u8],
+        suffix: impl Into<Bytes>,
+        write: Write,
+    ) -> Result<Appended, Error> {
+        match self.single(Batch::new().append(Bytes::copy_from_slice(key), suffix), write).await? {
+            OperationResult::Appended(appended) => Ok(appended),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Carries out a batch: one result for each operation, in order. A request id is as [`Write`]'s.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] if its keys are in several shards, [`ErrorKind::Conflict`] with
+    /// [`Error::condition`] if one of its conditions does not hold, [`Error::failed`] if an operation failed.
+    pub async fn execute(
+        &self,
+        batch: Batch,
+        request_id: Option<String>,
+    ) -> Result<Vec<OperationResult>, Error> {
+        let keys = Keys::new(batch.keys());
+        let (is_read_only, expected) = (batch.is_read_only(), batch.operations.len());
+        let (id, effect) = if is_read_only {
+            (None, Effect::Reads(Served::ByLeader))
+        } else {
+            let (id, effect) = self.identify(request_id);
+            (Some(id), effect)
+        };
+        let Batch { conditions: preconditions, operations } = batch;
+        let consistency = kv::Consistency::Linearizable.into();
+        let execute = kv::ExecuteRequest { preconditions, operations, idempotency_key: id, consistency };
+        let results = match self.call(request::Operation::Execute(execute), keys, effect).await? {
+            response::Result::Execute(answer) if answer.results.len() == expected => {
+                answer.results.into_iter().map(OperationResult::try_from).collect()
+            }
+            other => Err(unexpected(&other)),
+        };
+        results.map_err(|error| if is_read_only { read_failure(error) } else { error })
+    }
+
+    /// Reads many keys: what [`Client::get`] says of each, in the order asked.
+    ///
+    /// Each key is a call of its own, so they are read at different moments. Those of one shard travel together.
+    pub async fn multi_get(
+        &self,
+        keys: &[impl AsRef<[u8]>],
+        consistency: Consistency,
+    ) -> Vec<Result<Option<Value>, Error>> {
+        let gets = keys.iter().map(|key| self.get(key.as_ref(), consistency));
+        stream::iter(gets).buffered(MULTI_KEYS_MAX).collect().await
+    }
+
+    /// Sets many keys: what [`Client::put`] says of each, in the order given.
+    ///
+    /// Each key is a call of its own: some may fail while others happen, and a key that is given twice ends with
+    /// either value. Those of one shard travel together. For all or nothing, use [`Client::execute`].
+    pub async fn multi_put<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Vec<Result<u64, Error>>
+    where
+        K: Into<Bytes>,
+        V: Into<Bytes>,
+    {
+        let pairs: Vec<(Bytes, Bytes)> =
+            pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        let puts = pairs.into_iter().map(|(key, value)| self.put_bytes(key, value, Write::default()));
+        stream::iter(puts).buffered(MULTI_KEYS_MAX).collect().await
+    }
+
+    /// The state of a node (the first of the endpoints that answers) and its shards.
     pub async fn status(&self) -> Result<NodeStatus, Error> {
-        self.read("/v1/cluster/status".to_owned()).await?.json().map_err(read_failure)
+        self.ask("/v1/cluster/status").await?.json().map_err(read_failure)
     }
 
-    /// All nodes of the cluster, as the first node that answers sees them.
+    /// All nodes of the cluster, as the first endpoint that answers sees them.
     pub async fn nodes(&self) -> Result<Vec<PeerStatus>, Error> {
-        self.read("/v1/cluster/nodes".to_owned()).await?.json().map_err(read_failure)
+        self.ask("/v1/cluster/nodes").await?.json().map_err(read_failure)
     }
 
     /// True if the asked node leads the first data shard. Ask a client of one endpoint.
     pub async fn is_leader(&self) -> Result<bool, Error> {
-        self.read("/is_leader".to_owned()).await?.json().map_err(read_failure)
+        self.ask("/is_leader").await?.json().map_err(read_failure)
     }
 
-    async fn read(&self, path: String) -> Result<Answer, Error> {
-        let (headers, body) = (Vec::new(), Bytes::new());
-        self.call(Call { method: Method::GET, path, headers, body }).await
-    }
-
-    async fn write(&self, method: Method, key: &[u8], body: Bytes, write: Write) -> Result<Answer, Error> {
-        let mut headers = Vec::with_capacity(2);
-        headers.extend(write.condition.map(condition_header));
-        let minted = write.request_id.is_none();
-        let id = match write.request_id {
-            Some(id) => id,
-            None => self.shared.time.mint().to_string(),
+    /// One operation under the condition of a write.
+    async fn single(&self, batch: Batch, write: Write) -> Result<OperationResult, Error> {
+        let key = batch.keys().next();
+        let batch = match (write.condition, key) {
+            (Some(condition), Some(key)) => batch.only_if(key, condition),
+            _ => batch,
         };
-        let id = HeaderValue::from_str(&id)
-            .map_err(|_| Error::new(ErrorKind::Invalid, "a request id must be visible ASCII characters"))?;
-        headers.push((IDEMPOTENCY_KEY, id));
-        let call = Call { method, path: key_path(key), headers, body };
-        self.shared.attempt_all(call, minted).await
+        let mut results = self.execute(batch, write.request_id).await?;
+        results.pop().ok_or_else(|| Error::unreadable("it has no result"))
     }
 
-    async fn call(&self, call: Call) -> Result<Answer, Error> {
-        self.shared.attempt_all(call, false).await
-    }
-}
-
-fn condition_header(condition: Expect) -> (HeaderName, HeaderValue) {
-    match condition {
-        Expect::Absent => (IF_NONE_MATCH, HeaderValue::from_static("*")),
-        Expect::Present => (IF_MATCH, HeaderValue::from_static("*")),
-        Expect::Version(version) => {
-            let etag = format!("\"{version}\"");
-            // Digits in quotes are always a header value.
-            (IF_MATCH, HeaderValue::from_str(&etag).unwrap_or(HeaderValue::from_static("\"0\"")))
-        }
-    }
-}
-
-impl Shared {
-    /// Sends the call to one node after the other until one answers for good or the time is up.
-    async fn attempt_all(&self, mut call: Call, mut may_mint_anew: bool) -> Result<Answer, Error> {
-        let deadline = Instant::now() + self.options.timeout;
-        let mut unknown: Option<Error> = None;
-        let mut backoff = Backoff::default();
-        let mut turn = self.preferred.load(Ordering::Relaxed);
-        for tried in 1.. {
-            let number = turn % self.pools.len();
-            let refusal = match self.attempt(&self.pools[number], &call, deadline).await {
-                Attempt::Final(Err(error))
-                    if error.kind == ErrorKind::RequestExpired && may_mint_anew && unknown.is_none() =>
-                {
-                    // Our clock is wrong, not the request: `attempt` learned the servers' time.
-                    may_mint_anew = false;
-                    self.mint_anew(&mut call);
-                    continue;
-                }
-                Attempt::Final(result) => {
-                    self.preferred.store(number, Ordering::Relaxed);
-                    return result.map_err(|error| covering_all(error, unknown));
-                }
-                Attempt::Unknown(error) => {
-                    unknown = Some(error.clone());
-                    error
-                }
-                Attempt::Refused(error) => error,
-            };
-            turn += 1;
-            if tried % self.pools.len() == 0 {
-                let pause = backoff.next();
-                if Instant::now() + pause >= deadline {
-                    return Err(covering_all(refusal, unknown));
-                }
-                sleep(pause).await;
-            }
-            if Instant::now() >= deadline {
-                return Err(covering_all(refusal, unknown));
-            }
-        }
-        unreachable!("the loop ends by its deadline")
-    }
-
-    fn mint_anew(&self, call: &mut Call) {
-        let id = HeaderValue::from_str(&self.time.mint().to_string());
-        for (name, value) in &mut call.headers {
-            if let (true, Ok(id)) = (*name == IDEMPOTENCY_KEY, &id) {
-                *value = id.clone();
-            }
+    /// Every write has an id, so that it can be sent again.
+    fn identify(&self, request_id: Option<String>) -> (Bytes, Effect) {
+        match request_id {
+            Some(id) => (id.into(), Effect::Writes { is_minted: false }),
+            None => (self.shared.mint(), Effect::Writes { is_minted: true }),
         }
     }
 
-    async fn attempt(&self, pool: &Pool, call: &Call, deadline: Instant) -> Attempt {
-        // A connection that broke while it was idle says nothing about the node: a new one is tried.
-        while let Some(connection) = pool.take() {
-            match self.send(pool, connection, call, deadline).await {
-                Err(SendError::NotSent { .. }) => continue,
-                result => return self.judge(result, call),
-            }
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let patience = self.options.connect_timeout.min(left);
-        let result = match Connection::open(&pool.endpoint, patience).await {
-            Ok(connection) => self.send(pool, connection, call, deadline).await,
-            Err(error) => Err(error),
-        };
-        self.judge(result, call)
-    }
-
-    async fn send(
+    async fn call(
         &self,
-        pool: &Pool,
-        mut connection: Connection,
-        call: &Call,
-        deadline: Instant,
-    ) -> Result<Answer, SendError> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let patience = left.min(self.options.attempt_timeout);
-        let path = path_with_timeout(&call.path, patience);
-        let mut request = request(call.method.clone(), path, call.body.clone());
-        for (name, value) in &call.headers {
-            request.headers_mut().insert(name.clone(), value.clone());
-        }
-        // Of a send that is cut short nobody knows how far it came, and its connection is of no more use.
-        let Ok(result) = timeout(patience, connection.send(request)).await else {
-            let (endpoint, cause) = (pool.endpoint.clone(), "too slow".to_owned());
-            return Err(SendError::NoAnswer { endpoint, cause });
-        };
-        if result.is_ok() {
-            pool.put_back(connection);
-        }
-        result
+        operation: request::Operation,
+        keys: Keys,
+        effect: Effect,
+    ) -> Result<response::Result, Error> {
+        Attempts::new(&self.shared, Call { operation, keys, effect }).run().await
     }
 
-    fn judge(&self, result: Result<Answer, SendError>, call: &Call) -> Attempt {
-        let changes = call.method != Method::GET;
-        let lost = |error: Error| if changes { Attempt::Unknown(error) } else { Attempt::Refused(error) };
-        let answer = match result {
-            Ok(answer) => answer,
-            Err(error @ SendError::NotSent { .. }) => return Attempt::Refused(error.into()),
-            Err(error @ SendError::NoAnswer { .. }) => return lost(error.into()),
-        };
-        let date = answer.header(DATE).map(str::to_owned);
-        let error = match answer.success() {
-            Ok(answer) => return Attempt::Final(Ok(answer)),
-            Err(error) => error,
-        };
-        match error.kind {
-            ErrorKind::OutcomeUnknown | ErrorKind::Fatal => lost(error),
-            ErrorKind::Unavailable | ErrorKind::NotLeader | ErrorKind::WrongShard => Attempt::Refused(error),
-            ErrorKind::RequestExpired => {
-                date.map(|date| self.time.learn(&date));
-                Attempt::Final(Err(error))
+    /// Asks one endpoint after the other over HTTP until one answers or the time is up.
+    async fn ask(&self, path: &str) -> Result<Answer, Error> {
+        let options = &self.shared.options;
+        let deadline = Instant::now() + options.timeout;
+        let mut backoff = Backoff::new(Duration::from_millis(25), 4);
+        loop {
+            let mut last = None;
+            for link in self.shared.router.seeds() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let connect_timeout = options.connect_timeout.min(left);
+                let patience = options.attempt_timeout.min(left);
+                let answer = get_once(link.endpoint(), path, connect_timeout, patience).await;
+                match answer.map_err(Error::from).and_then(Answer::success) {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => match error.kind {
+                        ErrorKind::OutcomeUnknown | ErrorKind::Unavailable | ErrorKind::Fatal => {
+                            last = Some(read_failure(error));
+                        }
+                        _ => return Err(error),
+                    },
+                }
             }
-            _ => Attempt::Final(Err(error)),
-        }
-    }
-}
-
-/// Tells the node how long it may take, where its API has a word for that: less than we wait, for the way there and back.
-fn path_with_timeout(path: &str, patience: Duration) -> String {
-    if !path.starts_with("/kv/") {
-        return path.to_owned();
-    }
-    let separator = if path.contains('?') { '&' } else { '?' };
-    let milliseconds = (patience * 7 / 8).as_millis().clamp(1, 60_000);
-    format!("{path}{separator}timeout_ms={milliseconds}")
-}
-
-/// The error that is true of all attempts: a refusal of the last one says nothing about an earlier one
-/// that nobody answered for. A conflict does: under the same request id it is the answer to all of them.
-fn covering_all(last: Error, unknown: Option<Error>) -> Error {
-    let Some(unknown) = unknown else { return read_failure(last) };
-    if last.kind == ErrorKind::Conflict {
-        return last;
-    }
-    let detail =
-        if last == unknown { last.detail } else { format!("{}; the last attempt: {last}", unknown.detail) };
-    Error { kind: ErrorKind::OutcomeUnknown, detail, ..last }
-}
-
-/// Without an attempt whose outcome matters, an answer that got lost is just no answer.
-fn read_failure(last: Error) -> Error {
-    match last.kind {
-        ErrorKind::OutcomeUnknown => Error { kind: ErrorKind::Unavailable, ..last },
-        _ => last,
-    }
-}
-
-impl Pool {
-    fn take(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        while let Some(connection) = idle.pop() {
-            if connection.is_open() {
-                return Some(connection);
+            let pause = backoff.next();
+            if Instant::now() + pause >= deadline {
+                let nobody = || Error::new(ErrorKind::Unavailable, "no endpoint is known");
+                return Err(last.unwrap_or_else(nobody));
             }
+            sleep(pause).await;
         }
-        None
-    }
-
-    fn put_back(&self, connection: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        idle.push(connection);
     }
 }
 
-/// The pause after every node was tried in vain: longer each time, and never the same for two clients.
-#[derive(Default)]
-struct Backoff {
-    rounds: u32,
+/// A condition as it travels.
+pub(crate) fn wire_condition(expect: Expect) -> kv::Condition {
+    let expect = match expect {
+        Expect::Absent => condition::Expect::Absent(kv::Nothing {}),
+        Expect::Present => condition::Expect::Present(kv::Nothing {}),
+        Expect::Version(version) => condition::Expect::Version(version),
+    };
+    kv::Condition { expect: Some(expect) }
 }
 
-impl Backoff {
-    fn next(&mut self) -> Duration {
-        let longest = 25 << self.rounds.min(4);
-        self.rounds += 1;
-        Duration::from_millis(rand::random_range(longest / 2..=longest))
-    }
+/// A success that is of another kind than what was asked for. Its text holds no values.
+fn unexpected<T>(_: &T) -> Error {
+    Error::unreadable("it answers another question")
 }

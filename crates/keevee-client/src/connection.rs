@@ -1,7 +1,7 @@
 //! One keep-alive connection to one node: one request at a time, no retries.
 //!
-//! [`crate::Client`] is built on it. Programs that measure use it directly, since every answer belongs
-//! to exactly one request here.
+//! Programs that measure use it, since every answer belongs to exactly one request here. [`crate::Client`] asks
+//! by it what is not keys and values: the shard map, and how nodes are.
 
 use std::time::Duration;
 
@@ -136,8 +136,21 @@ impl Connection {
     }
 }
 
+/// Asks a node once, over a connection of its own.
+pub(crate) async fn get_once(
+    endpoint: &Endpoint,
+    path: &str,
+    connect_timeout: Duration,
+    patience: Duration,
+) -> Result<Answer, SendError> {
+    let mut connection = Connection::open(endpoint, connect_timeout).await?;
+    let sent = timeout(patience, connection.send(request(Method::GET, path.to_owned(), Bytes::new())));
+    let too_slow = |_| SendError::NoAnswer { endpoint: endpoint.clone(), cause: "too slow".to_owned() };
+    sent.await.map_err(too_slow)?
+}
+
 /// The error with what caused it: hyper's own text alone says little.
-fn describe(error: &hyper::Error) -> String {
+pub(crate) fn describe(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

@@ -1,8 +1,9 @@
 //! The keevee client for Rust programs.
 //!
-//! A [`Client`] knows the cluster's endpoints and needs no more: any node answers any request, so it
-//! goes to one that works and moves on to the next when that one fails. Every write carries a request
-//! id, minted here, and is retried under it: however often it is sent, it takes effect at most once.
+//! A [`Client`] is given some nodes of a cluster. It asks them for the shard map and sends each request straight to
+//! the node that leads the key's shard, over one connection per node that carries many requests at once. The map may
+//! be old: a node that is asked wrongly names the right one. Every write carries a request id, minted here, and is
+//! retried under it: however often it is sent, it takes effect at most once.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,21 +18,46 @@
 //! # }
 //! ```
 //!
-//! What an answer means is [`Error`]'s kind: a refusal says that nothing happened and nothing will;
-//! `outcome_unknown` says that nobody knows. An answer covers all attempts.
+//! The folder `examples` has a program for each kind of operation.
 //!
-//! This version speaks HTTP/1.1 without TLS. It leaves out the shard map and so direct routing to the
-//! leader, and gRPC; both change nothing in this interface.
+//! # What an answer means
+//!
+//! An [`Error`]'s kind says what is known: a refusal says that nothing happened and nothing will;
+//! [`ErrorKind::OutcomeUnknown`] says that nobody knows. An answer covers all attempts: if one of them was
+//! ambiguous, a refusal of the last one is no answer to the whole, and the call says `outcome_unknown`. Then read the
+//! key, or continue the same write under its id ([`Write::request_id`]).
+//!
+//! No call outlives [`Options::timeout`]. Whoever drops a call's future waits no more, but what was sent stays sent: a
+//! write may have happened, or may yet.
+//!
+//! # Retries
+//!
+//! Attempts pause between each other, longer each time and at random. All calls of a client share a budget: what
+//! they send again is at most a fifth of what they send, and a small reserve. So clients do not bury a cluster that
+//! is in trouble.
+//!
+//! # What it leaves out
+//!
+//! TLS; scans and watches, which need the servers' support; and blocking calls: it needs a Tokio runtime.
 
 mod answer;
+mod attempts;
+mod batch;
 mod client;
 mod connection;
 mod endpoint;
+mod frames;
+mod link;
+mod map;
+mod retry;
+mod router;
 mod server_time;
+mod stream;
 
-pub use answer::{Error, NodeStatus, PeerStatus, ShardStatus, Value};
+pub use answer::{Error, FailedOperation, NodeStatus, PeerStatus, ShardStatus, Value};
+pub use batch::{Appended, Batch, Counter, OperationResult};
 pub use client::{Client, Consistency, Options, Write};
 pub use connection::{Connection, SendError};
 pub use endpoint::{Endpoint, EndpointError};
-pub use keevee_core::command::Expect;
+pub use keevee_core::command::{Expect, OperationError};
 pub use keevee_core::error::ErrorKind;
