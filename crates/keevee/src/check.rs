@@ -99,7 +99,7 @@ impl Subject {
 
 fn client_of(endpoint: Endpoint) -> Result<Client, EndpointError> {
     let timeout = Duration::from_secs(30);
-    Client::new(vec![endpoint], Options { timeout, ..Options::default() })
+    Client::unrouted(vec![endpoint], Options { timeout, ..Options::default() })
 }
 
 /// Keys of this run only, so that checks can be repeated on a cluster that holds something.

@@ -264,7 +264,7 @@ fn print(report: &Report, workload: &Workload, output: Output) -> Result<(), Fai
 fn single(endpoint: &Endpoint) -> Result<Client, Failure> {
     let timeout = Duration::from_secs(2);
     let options = Options { timeout, attempt_timeout: timeout, connect_timeout: timeout };
-    Ok(Client::new(vec![endpoint.clone()], options)?)
+    Ok(Client::unrouted(vec![endpoint.clone()], options)?)
 }
 
 /// The nodes that answer: the default names three, and a cluster may have fewer, or one that is down.

@@ -58,7 +58,7 @@ async fn status_of(address: &str) -> Option<NodeStatus> {
     let endpoint: Endpoint = address.parse().ok()?;
     let timeout = Duration::from_secs(1);
     let options = Options { timeout, attempt_timeout: timeout, connect_timeout: timeout };
-    Client::new(vec![endpoint], options).ok()?.status().await.ok()
+    Client::unrouted(vec![endpoint], options).ok()?.status().await.ok()
 }
 
 /// A line for each shard of each node.

@@ -52,7 +52,7 @@ async fn start(nodes: u64, engine: &str) -> TemporaryCluster {
 /// A client of these nodes that gives up after `timeout`.
 fn client_within(endpoints: Vec<Endpoint>, timeout: Duration) -> Client {
     let options = Options { timeout, ..Options::default() };
-    Client::new(endpoints, options).expect("a client")
+    Client::unrouted(endpoints, options).expect("a client")
 }
 
 /// A client of these nodes that gives up only when the test is lost anyway.
