@@ -131,6 +131,8 @@ pub(crate) struct Executor {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tickets: Tickets,
+    /// What the replicas want to say, until all of them have gone as far as they can.
+    pub(crate) outgoing: BTreeMap<NodeId, Vec<(ShardId, PeerMessage)>>,
     /// Shared with the inbox: what waits in `jobs`.
     pub(crate) peer_bytes: Arc<AtomicUsize>,
     pub(crate) refusals: Refusals,
@@ -197,6 +199,10 @@ impl Executor {
             }
             for shard in touched {
                 self.advance(shard)?;
+            }
+            // Of all shards together, so that a node is woken once.
+            for (to, messages) in std::mem::take(&mut self.outgoing) {
+                self.transport.send(to, messages);
             }
             if self.stop.is_some_and(|latest| now >= latest || self.is_idle()) {
                 return Ok(());
@@ -336,15 +342,11 @@ impl Executor {
     }
 
     fn carry_out(&mut self, shard: ShardId, effects: Effects<EngineMessage>) {
-        let mut outgoing: BTreeMap<NodeId, Vec<PeerMessage>> = BTreeMap::new();
         for (to, message) in effects.send {
-            outgoing.entry(to).or_default().push(message.into());
+            self.outgoing.entry(to).or_default().push((shard, message.into()));
         }
         for (to, hash) in effects.hashes {
-            outgoing.entry(to).or_default().push(PeerMessage::ChainHash(hash));
-        }
-        for (to, messages) in outgoing {
-            self.transport.send(to, shard, messages);
+            self.outgoing.entry(to).or_default().push((shard, PeerMessage::ChainHash(hash)));
         }
         for reply in effects.replies {
             self.tickets.redeem(reply.ticket, reply.result);

@@ -163,6 +163,7 @@ impl Server {
             transport: transport.clone(),
             metrics: Arc::clone(&metrics),
             tickets: Tickets::default(),
+            outgoing: BTreeMap::new(),
             peer_bytes: Arc::clone(&peer_bytes),
             refusals: Refusals::new(&metrics),
             stop: None,

@@ -139,8 +139,9 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Sends to peers.
 pub trait Transport: Send + Sync {
-    /// Queues messages for a node and returns at once. They may be lost; those that arrive mostly do so in order.
-    fn send(&self, to: NodeId, shard: ShardId, messages: Vec<PeerMessage>);
+    /// Queues messages for a node and returns at once: what is queued together travels together, of however many shards.
+    /// They may be lost; those that arrive mostly do so in order.
+    fn send(&self, to: NodeId, messages: Vec<(ShardId, PeerMessage)>);
 
     /// Hands commands to another node and waits for its answers.
     fn forward(&self, to: NodeId, forward: Forward) -> BoxFuture<ForwardResult>;

@@ -154,7 +154,7 @@ async fn messages_for_a_shard_that_is_not_held_are_dropped_and_counted() {
     let counted = async {
         loop {
             // What is sent before there is a connection is dropped.
-            two.send(NodeId(1), ShardId(9), vec![PeerMessage::ChainHash(ChainHash { index: 1, chain: 7 })]);
+            two.send(NodeId(1), vec![(ShardId(9), PeerMessage::ChainHash(ChainHash { index: 1, chain: 7 }))]);
             let line =
                 metric(&config.node.http, "keevee_peer_refused_total{reason=\"unknown_shard\"} ").await;
             if line > 0 {

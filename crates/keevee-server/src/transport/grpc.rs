@@ -158,9 +158,9 @@ impl PeerTransport for Grpc {
 }
 
 impl Transport for Grpc {
-    fn send(&self, to: NodeId, shard: ShardId, messages: Vec<PeerMessage>) {
+    fn send(&self, to: NodeId, messages: Vec<(ShardId, PeerMessage)>) {
         match self.links.get(to) {
-            Some(link) => link.lanes.push(shard, messages),
+            Some(link) => link.lanes.push(messages),
             None => tracing::debug!(%to, "messages to an unknown node are dropped"),
         }
     }

@@ -84,16 +84,13 @@ impl Lanes {
     }
 
     /// Queues each message in its lane.
-    pub(super) fn push(&self, shard: ShardId, messages: Vec<PeerMessage>) {
-        let mut messages = messages.into_iter().peekable();
-        while let Some(first) = messages.peek() {
-            let kind = LaneKind::of(first);
-            let lane = match kind {
-                LaneKind::Control => &self.control,
-                LaneKind::Log => &self.log,
-            };
-            let of_this_lane = |message: &PeerMessage| LaneKind::of(message) == kind;
-            lane.push(shard, std::iter::from_fn(|| messages.next_if(of_this_lane)));
+    pub(super) fn push(&self, messages: Vec<(ShardId, PeerMessage)>) {
+        let is_control = |(_, message): &(ShardId, PeerMessage)| LaneKind::of(message) == LaneKind::Control;
+        let (control, log): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_control);
+        for (lane, messages) in [(&self.control, control), (&self.log, log)] {
+            if !messages.is_empty() {
+                lane.push(messages);
+            }
         }
     }
 }
@@ -123,10 +120,10 @@ impl Lane {
 
     /// Queues messages, or drops them if there is no connection or no room. Those pushed together are taken
     /// together, if they are not too large.
-    pub(super) fn push(&self, shard: ShardId, messages: impl Iterator<Item = PeerMessage>) {
+    pub(super) fn push(&self, messages: impl IntoIterator<Item = (ShardId, PeerMessage)>) {
         let mut guard = self.lock();
         let queue = &mut *guard;
-        for message in messages {
+        for (shard, message) in messages {
             let bytes = message_bytes(&message);
             if !queue.open || queue.bytes + bytes > QUEUE_BYTES_MAX {
                 self.metrics.dropped.inc();
@@ -275,7 +272,7 @@ mod tests {
     }
 
     fn push(lane: &Lane, message: PeerMessage) {
-        lane.push(ShardId(1), [message].into_iter());
+        lane.push([(ShardId(1), message)]);
     }
 
     #[tokio::test]
@@ -283,7 +280,7 @@ mod tests {
         let lane = lane();
         lane.open();
         let sizes = [TAKEN_BYTES * 3, TAKEN_BYTES / 2, TAKEN_BYTES / 3, TAKEN_BYTES / 3, 10];
-        lane.push(ShardId(1), sizes.into_iter().map(accept));
+        lane.push(sizes.into_iter().map(|size| (ShardId(1), accept(size))));
         let mut counts = Vec::new();
         for _ in 0..3 {
             counts.push(lane.take().await.len());

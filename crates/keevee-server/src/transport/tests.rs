@@ -116,6 +116,11 @@ fn config(node: u64, addresses: &[SocketAddr]) -> PeerConfig {
     }
 }
 
+/// Messages of one shard.
+fn of(shard: ShardId, messages: Vec<PeerMessage>) -> Vec<(ShardId, PeerMessage)> {
+    messages.into_iter().map(|message| (shard, message)).collect()
+}
+
 fn start(protocol: PeerProtocol, config: PeerConfig, listener: TcpListener) -> TestNode {
     let (metrics, id) = (Arc::new(Metrics::new()), config.node);
     let transport = open(protocol, config, &metrics).unwrap();
@@ -152,7 +157,7 @@ async fn connected(from: &TestNode, to: &TestNode) {
     while !(log && control) {
         assert!(Instant::now() < deadline, "the nodes connect in time");
         let probes = vec![chain(0), PeerMessage::Paxos(Message::Poll { poll: 0 })];
-        from.transport.send(to.id, SHARD, probes);
+        from.transport.send(to.id, of(SHARD, probes));
         // Dropped while there is no connection: ask again.
         let _ = timeout(Duration::from_millis(20), heard.changed()).await;
         let messages = &heard.borrow_and_update().messages;
@@ -184,7 +189,7 @@ async fn messages_arrive_in_order_with_sender_and_shard(protocol: PeerProtocol) 
         let bytes = if index % 100 == 50 { 1 << 20 } else { 10 };
         let messages = vec![accept(index, bytes), chain(index), chain(index + 1000)];
         expected.extend(messages.iter().map(|message| (NodeId(1), shard, message.clone())));
-        one.transport.send(NodeId(2), shard, messages);
+        one.transport.send(NodeId(2), of(shard, messages));
     }
     let last = expected.last().unwrap().clone();
     let heard = two.recorder.wait(|heard| heard.messages.contains(&last)).await;
@@ -220,7 +225,7 @@ async fn an_unreachable_peers_messages_are_dropped_and_counted(protocol: PeerPro
     let (mut listeners, addresses) = listeners(2).await;
     drop(listeners.pop());
     let one = start(protocol, config(1, &addresses), listeners.remove(0));
-    one.transport.send(NodeId(2), SHARD, vec![chain(1), chain(2)]);
+    one.transport.send(NodeId(2), of(SHARD, vec![chain(1), chain(2)]));
     let text = one.metrics.text();
     assert!(text.contains("keevee_peer_dropped_messages_total{lane=\"log\",peer=\"2\"} 2\n"), "{text}");
     assert!(!one.transport.is_reachable(NodeId(2)));

@@ -288,7 +288,7 @@ mod tests {
         lane.open();
         for shard in 1..=100 {
             let poll = PeerMessage::Paxos(Message::Poll { poll: shard.into() });
-            lane.push(ShardId(shard), [poll.clone(), poll].into_iter());
+            lane.push([(ShardId(shard), poll.clone()), (ShardId(shard), poll)]);
         }
         let item = poll_fn(|context| lane.poll_item(context)).await;
         let Some(Item::Batch(batch)) = item.item else { panic!("a batch") };

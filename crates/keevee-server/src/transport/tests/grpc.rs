@@ -70,7 +70,7 @@ fn count(node: &TestNode, reason: &str) -> u64 {
 
 /// A pair whose messages arrive, whatever strangers did.
 async fn undisturbed(one: &TestNode, two: &TestNode, index: u64) {
-    two.transport.send(NodeId(1), SHARD, vec![chain(index)]);
+    two.transport.send(NodeId(1), of(SHARD, vec![chain(index)]));
     let last = (NodeId(2), SHARD, chain(index));
     one.recorder.wait(|heard| heard.messages.contains(&last)).await;
     assert_eq!(one.recorder.heard.borrow().disconnected, []);
@@ -236,7 +236,7 @@ async fn a_frame_that_says_it_is_huge_is_refused_before_it_comes() {
 async fn an_entry_as_large_as_a_body_may_be_arrives() {
     let (one, two) = pair(PeerProtocol::Grpc).await;
     let largest = accept(1, 4 << 20);
-    one.transport.send(NodeId(2), SHARD, vec![largest.clone()]);
+    one.transport.send(NodeId(2), of(SHARD, vec![largest.clone()]));
     let expected = (NodeId(1), SHARD, largest);
     two.recorder.wait(|heard| heard.messages.contains(&expected)).await;
 }
@@ -316,13 +316,13 @@ async fn a_peer_that_stops_reading_costs_no_more_than_the_queue() {
     };
     // The log lane may open a moment later than the other.
     wait_until(|| {
-        one.transport.send(NodeId(2), SHARD, vec![accept(1, 1 << 20)]);
+        one.transport.send(NodeId(2), of(SHARD, vec![accept(1, 1 << 20)]));
         gauge("queue_messages") > 0
     })
     .await;
     let dropped: i64 = gauge("dropped_messages_total");
     for index in 0..100 {
-        one.transport.send(NodeId(2), SHARD, vec![accept(index, 1 << 20)]);
+        one.transport.send(NodeId(2), of(SHARD, vec![accept(index, 1 << 20)]));
     }
     assert!(gauge("queue_messages") <= 64, "{}", gauge("queue_messages"));
     assert!(gauge("dropped_messages_total") >= dropped + 30, "{}", gauge("dropped_messages_total"));
