@@ -392,9 +392,11 @@ impl Executor {
         }
         let (now, own) = (self.now().monotonic, self.node);
         let mut moved = Vec::new();
-        // Shards that would rather be led elsewhere go first.
+        // The system shard first, which nobody waits for, then those that would rather be led elsewhere.
         let mut shards: Vec<_> = self.shards.iter_mut().collect();
-        shards.sort_by_key(|(_, hosted)| hosted.members.first() == Some(&own));
+        shards.sort_by_key(|(shard, hosted)| {
+            (**shard != ShardId::SYSTEM, hosted.members.first() == Some(&own))
+        });
         for (shard, Hosted { replica, members, .. }) in shards {
             if replica.leader() != Some(own) {
                 continue;

@@ -72,10 +72,6 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         eprintln!("measuring {}", engine.name());
         all.push(figures(*engine, arguments).await?);
     }
-    if let Some(path) = &arguments.plot {
-        plot(path, &all).map_err(|error| Failure::other(format!("{}: {error}", path.display())))?;
-        eprintln!("the plot is in {}", path.display());
-    }
     match arguments.output {
         Output::Text => print!("{}", table(&all)),
         Output::Json => {
@@ -88,6 +84,11 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
             });
             println!("{document}");
         }
+    }
+    // Last: a folder that can't be written costs the plot alone.
+    if let Some(path) = &arguments.plot {
+        plot(path, &all).map_err(|error| Failure::other(format!("{}: {error}", path.display())))?;
+        eprintln!("the plot is in {}", path.display());
     }
     Ok(())
 }
