@@ -10,9 +10,10 @@ use keevee_client::{Connection, Endpoint};
 use tokio::time::timeout;
 
 use crate::error::ClusterError;
-use crate::folder::{self, Plan};
+use crate::folder;
+use crate::plan::Plan;
 use crate::wait::until;
-use crate::{ports, process};
+use crate::{ports, process, watch};
 
 /// How long a node that runs takes at most to say how it is.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
@@ -20,9 +21,9 @@ const ASK_PATIENCE: Duration = Duration::from_secs(1);
 /// A cluster of nodes on this machine.
 #[derive(Debug)]
 pub struct Cluster {
-    folder: PathBuf,
-    program: PathBuf,
-    nodes: Vec<Node>,
+    pub(crate) folder: PathBuf,
+    pub(crate) program: PathBuf,
+    pub(crate) nodes: Vec<Node>,
 }
 
 /// One node of a local cluster.
@@ -67,7 +68,7 @@ impl Node {
 
     /// Its public address, for a client.
     pub fn endpoint(&self) -> Endpoint {
-        self.http.to_string().parse().expect("a socket address is an endpoint")
+        ports::endpoint(self.http)
     }
 
     /// Its process, if it runs.
@@ -100,13 +101,8 @@ impl Node {
         Some((status, String::from_utf8_lossy(&body).trim().to_owned()))
     }
 
-    fn spawn(&mut self, program: &Path) -> Result<(), ClusterError> {
-        for address in [self.http, self.peer] {
-            if !ports::is_free(address) {
-                let address = address.to_string();
-                return Err(ClusterError::PortTaken { node: self.id, address });
-            }
-        }
+    pub(crate) fn spawn(&mut self, program: &Path) -> Result<(), ClusterError> {
+        ports::check(self.id, &[self.http, self.peer])?;
         let config = self.config();
         let child = process::spawn(program, &config, &self.log())
             .map_err(|source| ClusterError::Program { program: program.to_owned(), source })?;
@@ -205,18 +201,22 @@ impl Cluster {
 
     /// Starts the nodes that do not run: returns their ids.
     pub fn start(&mut self) -> Result<Vec<u64>, ClusterError> {
-        let mut started = Vec::new();
-        for node in &mut self.nodes {
-            if node.pid().is_none() {
-                node.spawn(&self.program)?;
-                started.push(node.id);
-            }
+        let mut resting: Vec<&mut Node> =
+            self.nodes.iter_mut().filter_map(|node| node.pid().is_none().then_some(node)).collect();
+        // Before any of them runs.
+        for node in &resting {
+            ports::check(node.id, &[node.http, node.peer])?;
         }
-        Ok(started)
+        watch::forget_stop(&self.folder)?;
+        for node in &mut resting {
+            node.spawn(&self.program)?;
+        }
+        Ok(resting.iter().map(|node| node.id).collect())
     }
 
     /// Starts one node.
     pub fn start_node(&mut self, id: u64) -> Result<(), ClusterError> {
+        watch::forget_stop(&self.folder)?;
         let program = self.program.clone();
         let node = self.node(id)?;
         if node.pid().is_some() { Ok(()) } else { node.spawn(&program) }
@@ -285,8 +285,10 @@ impl Cluster {
         states.join(", ")
     }
 
-    /// Ends every node: by SIGTERM, and by SIGKILL whoever is still there after `patience`.
+    /// Ends every node: by SIGTERM, and by SIGKILL whoever is still there after `patience`. Whoever watches the
+    /// cluster ([`Cluster::watch`]) is told before, and lets them go.
     pub async fn stop(&mut self, patience: Duration) -> Result<Vec<(u64, Ending)>, ClusterError> {
+        watch::note_stop(&self.folder)?;
         let mut endings = Vec::new();
         let asked: Vec<Option<u32>> = self.nodes.iter_mut().map(Node::pid).collect();
         for (node, pid) in self.nodes.iter_mut().zip(&asked) {

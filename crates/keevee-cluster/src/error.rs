@@ -18,7 +18,7 @@ pub enum ClusterError {
         source: io::Error,
     },
     /// The keevee program can't be run.
-    #[error("can't run {}: {source}", program.display())]
+    #[error("can't run {}: {source}; `cargo build --release` builds it", program.display())]
     Program {
         /// The program.
         program: PathBuf,
@@ -36,7 +36,7 @@ pub enum ClusterError {
     },
     /// The cluster that is there is another one than the plan asks for.
     #[error(
-        "the cluster in {} has {has}, not {wanted}; leave that option out to use it as it is, \
+        "the cluster in {} has {has}, not {wanted}; leave that setting out to use it as it is, \
          or choose another folder with --data",
         folder.display()
     )]
@@ -67,13 +67,22 @@ pub enum ClusterError {
     /// Something else listens where a node should.
     #[error(
         "{address} (node {node}) is in use by another program; stop it, or choose other ports \
-         with --http-port and --peer-port and another folder with --data"
+         with --http-port and --peer-port (or in Config.toml) and another folder with --data"
     )]
     PortTaken {
         /// The node.
         node: u64,
         /// Its address.
         address: String,
+    },
+    /// Another program watches the cluster.
+    #[error(
+        "another program watches the cluster in {} already; end it, or stop all with `keevee cluster stop --data {}`",
+        folder.display(), folder.display()
+    )]
+    Watched {
+        /// The cluster's folder.
+        folder: PathBuf,
     },
     /// A node ended by itself while it was waited for.
     #[error("node {node} ended; the end of {}:\n{tail}", log.display())]

@@ -1,10 +1,10 @@
-//! The cluster's folder: planned, written, read back.
+//! The cluster's folder: written, read back.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use serde::Deserialize;
@@ -13,96 +13,30 @@ use uuid::Uuid;
 
 use crate::cluster::Node;
 use crate::error::ClusterError;
+use crate::plan::{Choices, Layout, Plan};
 use crate::ports;
 
-/// What a new cluster shall be like. What is `None` is as the cluster in the folder has it, else the default.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The cluster's folder.
-    pub folder: PathBuf,
-    /// The keevee program.
-    pub program: PathBuf,
-    /// How many nodes; 3 by default.
-    pub nodes: Option<u64>,
-    /// Node 1's public port, the others' follow; 8001 by default.
-    pub http_port: Option<u16>,
-    /// Node 1's port for peers, the others' follow; 9001 by default.
-    pub peer_port: Option<u16>,
-    /// What all nodes have in common.
-    pub choices: Choices,
-}
-
-/// What all nodes of a cluster have in common, as `keevee.toml` names it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Choices {
-    /// How the nodes agree; `paxos` by default.
-    pub consensus: Option<String>,
-    /// What the nodes speak to each other; `grpc` by default.
-    pub peer_transport: Option<String>,
-}
-
+/// Which shards the cluster began with, as `keevee init` was told: what they are now, the nodes know.
+const LAYOUT_FILE: &str = "first-shards";
 /// How nodes agree if nothing is said.
 const CONSENSUS_DEFAULT: &str = "paxos";
 /// What nodes speak to each other if nothing is said.
 const PEER_TRANSPORT_DEFAULT: &str = "grpc";
 
-impl Plan {
-    /// Where each node listens: public address, address for peers.
-    fn addresses(&self) -> Result<Vec<(SocketAddr, SocketAddr)>, ClusterError> {
-        let count = self.nodes.unwrap_or(3);
-        if !(1..=9).contains(&count) {
-            let text = format!("a local cluster has 1 to 9 nodes, not {count}");
-            return Err(ClusterError::Plan(text));
-        }
-        let (http, peer) = (self.http_port.unwrap_or(8001), self.peer_port.unwrap_or(9001));
-        if u64::from(http.abs_diff(peer)) < count {
-            let text = format!("ports from {http} and from {peer} overlap for {count} nodes");
-            return Err(ClusterError::Plan(text));
-        }
-        (1..=count).map(|id| Ok((ports::from_base(http, id)?, ports::from_base(peer, id)?))).collect()
-    }
-
-    /// Checks that a cluster that is there already is what the plan asks for.
-    pub(crate) fn check(&self, existing: &Existing) -> Result<(), ClusterError> {
-        let differs = |has: String, wanted: String| ClusterError::OtherCluster {
-            folder: self.folder.clone(),
-            has,
-            wanted,
-        };
-        let Existing { nodes, consensus, peer_transport } = existing;
-        for (name, wanted, has) in [
-            ("the consensus", &self.choices.consensus, consensus),
-            ("the peer transport", &self.choices.peer_transport, peer_transport),
-        ] {
-            if let Some(wanted) = wanted.as_ref().filter(|wanted| *wanted != has) {
-                return Err(differs(format!("{name} {has}"), wanted.clone()));
-            }
-        }
-        let count = nodes.len() as u64;
-        if let Some(wanted) = self.nodes.filter(|wanted| *wanted != count) {
-            return Err(differs(format!("{count} nodes"), wanted.to_string()));
-        }
-        let Some(first) = nodes.first() else { return Ok(()) };
-        for (name, wanted, has) in
-            [("HTTP", self.http_port, first.http.port()), ("peer", self.peer_port, first.peer.port())]
-        {
-            if let Some(wanted) = wanted.filter(|wanted| *wanted != has) {
-                return Err(differs(format!("{name} ports from {has}"), wanted.to_string()));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Writes the folders of a new cluster and formats them: all of them, or none.
 pub(crate) async fn create(plan: &Plan) -> Result<(), ClusterError> {
     let addresses = plan.addresses()?;
+    // Nothing is written for a cluster that could not start.
+    for (node, (http, peer)) in (1..).zip(&addresses) {
+        ports::check(node, &[*http, *peer])?;
+    }
     // Prepared aside and moved when done, so that a crash on the way leaves no half-made cluster.
     let draft = plan.folder.join(".new");
     if draft.exists() {
         fs::remove_dir_all(&draft).map_err(ClusterError::file("remove", &draft))?;
     }
-    let Choices { consensus, peer_transport } = plan.choices.clone();
+    let Choices { consensus, peer_transport, layout } = plan.choices.clone();
+    let layout = layout.unwrap_or_default().init_arguments();
     let peer_transport = peer_transport.unwrap_or_else(peer_transport_default);
     let cluster = ClusterTable { id: Uuid::new_v4(), secret: secret(), peer_transport };
     let engine = EngineTable { consensus: consensus.unwrap_or_else(consensus_default) };
@@ -112,16 +46,19 @@ pub(crate) async fn create(plan: &Plan) -> Result<(), ClusterError> {
         fs::create_dir_all(&folder).map_err(ClusterError::file("make", &folder))?;
         let config = folder.join("keevee.toml");
         write_private(&config, &render(&cluster, &engine, id, &addresses))?;
-        members.extend(init(plan, id, &config, None).await?);
+        // A single node's folder is complete after the first step.
+        let arguments = if addresses.len() == 1 { &layout[..] } else { &[] };
+        members.extend(init(plan, id, &config, arguments).await?);
     }
-    // A single node's folder is complete after the first step.
     if addresses.len() > 1 {
-        let members = members.join(",");
+        let arguments = [&["--members".to_owned(), members.join(",")], &layout[..]].concat();
         for id in 1..=addresses.len() as u64 {
             let config = draft.join(format!("node{id}")).join("keevee.toml");
-            init(plan, id, &config, Some(&members)).await?;
+            init(plan, id, &config, &arguments).await?;
         }
     }
+    let path = plan.folder.join(LAYOUT_FILE);
+    fs::write(&path, layout.join(" ") + "\n").map_err(ClusterError::file("write", path))?;
     // Node 1 last: a folder without it counts as empty.
     for id in (1..=addresses.len()).rev() {
         let name = format!("node{id}");
@@ -136,14 +73,14 @@ async fn init(
     plan: &Plan,
     node: u64,
     config: &Path,
-    members: Option<&str>,
+    arguments: &[String],
 ) -> Result<Vec<String>, ClusterError> {
-    let mut command = Command::new(&plan.program);
-    command.arg("init").arg("--config").arg(config).stdin(Stdio::null());
-    if let Some(members) = members {
-        command.arg("--members").arg(members);
-    }
-    let output = command
+    let output = Command::new(&plan.program)
+        .arg("init")
+        .arg("--config")
+        .arg(config)
+        .args(arguments)
+        .stdin(Stdio::null())
         .output()
         .await
         .map_err(|source| ClusterError::Program { program: plan.program.clone(), source })?;
@@ -244,8 +181,10 @@ struct MemberTable {}
 /// A cluster as it is in a folder.
 pub(crate) struct Existing {
     pub(crate) nodes: Vec<Node>,
-    consensus: String,
-    peer_transport: String,
+    pub(crate) consensus: String,
+    pub(crate) peer_transport: String,
+    /// What `keevee init` was told of its shards.
+    pub(crate) layout: String,
 }
 
 /// The cluster in a folder; `None` if there is none.
@@ -273,38 +212,26 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
         peer_transport = file.cluster.peer_transport;
         nodes.push(Node::new(id, folder, file.node.http, file.node.peer));
     }
-    Ok(Some(Existing { nodes, consensus, peer_transport }))
+    let path = folder.join(LAYOUT_FILE);
+    let layout = match fs::read_to_string(&path) {
+        Ok(text) => text.trim().to_owned(),
+        // Written by a program that knew one shard only.
+        Err(error) if error.kind() == ErrorKind::NotFound => Layout::default().init_arguments().join(" "),
+        Err(error) => return Err(ClusterError::file("read", path)(error)),
+    };
+    Ok(Some(Existing { nodes, consensus, peer_transport, layout }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn plan(nodes: u64, http_port: u16, peer_port: u16) -> Plan {
-        Plan {
-            folder: PathBuf::from("."),
-            program: PathBuf::from("keevee"),
-            nodes: Some(nodes),
-            http_port: Some(http_port),
-            peer_port: Some(peer_port),
-            choices: Choices::default(),
-        }
-    }
-
-    #[test]
-    fn a_plan_that_cannot_be_is_refused() {
-        assert_eq!(plan(3, 8001, 9001).addresses().expect("fine").len(), 3);
-        assert!(plan(0, 8001, 9001).addresses().is_err());
-        assert!(plan(10, 8001, 9001).addresses().is_err());
-        assert!(plan(3, 8001, 8003).addresses().is_err(), "ports overlap");
-        assert!(plan(3, 65_534, 9001).addresses().is_err(), "ports end at 65,535");
-    }
-
     #[test]
     fn what_is_written_is_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
         assert!(read(folder.path()).expect("an empty folder").is_none());
-        let addresses = plan(2, 8001, 9001).addresses().expect("fine");
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let addresses = [(address(8001), address(9001)), (address(8002), address(9002))];
         let peer_transport = "http-json".to_owned();
         let cluster = ClusterTable { id: Uuid::new_v4(), secret: secret(), peer_transport };
         for id in 1..=2 {
@@ -317,16 +244,10 @@ mod tests {
         let nodes = &existing.nodes;
         assert_eq!(nodes.len(), 2);
         assert_eq!((nodes[1].id, nodes[1].http.port(), nodes[1].peer.port()), (2, 8002, 9002));
-        assert!(plan(2, 8001, 9001).check(&existing).is_ok());
-        assert!(plan(3, 8001, 9001).check(&existing).is_err());
-        assert!(plan(2, 8101, 9001).check(&existing).is_err());
-        let with = |consensus: &str, transport: &str| {
-            let (consensus, peer_transport) = (Some(consensus.into()), Some(transport.into()));
-            let choices = Choices { consensus, peer_transport };
-            Plan { choices, ..plan(2, 8001, 9001) }.check(&existing)
-        };
-        assert!(with("raft", "http-json").is_ok());
-        assert!(with("raft", "grpc").is_err());
-        assert!(with("paxos", "http-json").is_err());
+        assert_eq!((existing.consensus.as_str(), existing.peer_transport.as_str()), ("raft", "http-json"));
+        assert_eq!(existing.layout, "--shards 1", "as before there were others");
+        fs::write(folder.path().join(LAYOUT_FILE), "--shards 16\n").expect("written");
+        let existing = read(folder.path()).expect("a cluster").expect("a cluster");
+        assert_eq!(existing.layout, "--shards 16");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
+use keevee_client::Endpoint;
+
 use crate::error::ClusterError;
 
 /// The address of node `id` where `base` is node 1's port.
@@ -28,6 +30,19 @@ pub fn free_ports(count: u16) -> u16 {
         if (first..first + count).all(|port| is_free(local(port))) {
             return first;
         }
+    }
+}
+
+/// A node's public address, for a client.
+pub(crate) fn endpoint(http: SocketAddr) -> Endpoint {
+    http.to_string().parse().expect("a socket address is an endpoint")
+}
+
+/// Fails if something listens where a node should.
+pub(crate) fn check(node: u64, addresses: &[SocketAddr]) -> Result<(), ClusterError> {
+    match addresses.iter().find(|address| !is_free(**address)) {
+        Some(address) => Err(ClusterError::PortTaken { node, address: address.to_string() }),
+        None => Ok(()),
     }
 }
 

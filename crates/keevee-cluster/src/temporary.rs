@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::error::ClusterError;
-use crate::folder::{Choices, Plan};
+use crate::plan::{Choices, Plan};
 use crate::{ports, process};
 
 /// A cluster on free ports, in a folder of its own. Dropped, it is gone: processes, folder and all.
@@ -51,14 +51,12 @@ impl TemporaryCluster {
         let name = format!("keevee-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let path = std::env::temp_dir().join(name);
         let folder = Folder(path.clone());
-        let count = u16::try_from(nodes).unwrap_or(u16::MAX).min(9);
-        let first = ports::free_ports(2 * count);
         let plan = Plan {
             folder: path.clone(),
             program: program.to_owned(),
             nodes: Some(nodes),
-            http_port: Some(first),
-            peer_port: Some(first + count),
+            http_port: Some(0),
+            peer_port: Some(0),
             choices: choices.clone(),
         };
         let cluster = Cluster::open_or_create(&plan).await?;

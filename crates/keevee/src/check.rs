@@ -61,11 +61,12 @@ enum Subject {
 
 impl ClusterArguments {
     async fn subject(&self) -> Result<Subject, Failure> {
-        if let Some(endpoints) = running(&self.folder.data)? {
-            println!("Checking the cluster that runs in {}.", self.folder.data.display());
+        let folder = self.folder.folder()?;
+        if let Some(endpoints) = running(&folder)? {
+            println!("Checking the cluster that runs in {}.", folder.display());
             return Ok(Subject::Running(endpoints));
         }
-        println!("No cluster runs in {}: starting a temporary one.", self.folder.data.display());
+        println!("No cluster runs in {}: starting a temporary one.", folder.display());
         let program = std::env::current_exe()?;
         let choices = self.consensus.choices();
         Ok(Subject::Temporary(TemporaryCluster::start_with(&program, self.nodes, &choices).await?))

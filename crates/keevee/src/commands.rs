@@ -2,12 +2,16 @@
 
 pub(crate) mod bench;
 pub(crate) mod cluster;
+pub(crate) mod completions;
 pub(crate) mod delete;
+pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod init;
 pub(crate) mod put;
 pub(crate) mod server;
+pub(crate) mod shards;
 pub(crate) mod status;
+mod table;
 
 use std::time::Duration;
 
@@ -21,7 +25,7 @@ pub(crate) struct ClientArguments {
     pub(crate) nodes: NodeArguments,
     /// How long all attempts together may take
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
-    timeout: Duration,
+    pub(crate) timeout: Duration,
     /// How to print the answer
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,

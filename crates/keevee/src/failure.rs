@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use keevee_client::{EndpointError, ErrorKind};
-use keevee_cluster::ClusterError;
+use keevee_cluster::{ClusterError, ConfigError};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -25,6 +25,23 @@ impl Failure {
         Failure { code: 2, message: message.to_string() }
     }
 
+    /// What a node or the client says went wrong.
+    pub(crate) fn of_kind(kind: ErrorKind, message: impl fmt::Display) -> Failure {
+        let (code, fix) = match kind {
+            ErrorKind::NotFound => (3, ""),
+            ErrorKind::Conflict => (4, "; look again and decide anew"),
+            ErrorKind::Unavailable | ErrorKind::NotLeader | ErrorKind::WrongShard => {
+                (5, "; is the cluster running? `keevee cluster start`, or name its nodes with --endpoint")
+            }
+            ErrorKind::OutcomeUnknown => (6, "; look whether it happened"),
+            ErrorKind::Fatal => (1, "; that node has stopped: see its log"),
+            ErrorKind::RequestExpired => (2, "; is this machine's clock right?"),
+            ErrorKind::RequestReused => (2, "; use a new --request-id"),
+            ErrorKind::Invalid | ErrorKind::TooLarge => (2, ""),
+        };
+        Failure { code, message: format!("{message}{fix}") }
+    }
+
     /// There is no such key.
     pub(crate) fn absent(key: &str) -> Failure {
         Failure { code: 3, message: format!("not_found: {key:?} holds no value") }
@@ -39,25 +56,19 @@ impl fmt::Display for Failure {
 
 impl From<keevee_client::Error> for Failure {
     fn from(error: keevee_client::Error) -> Failure {
-        let (code, fix) = match error.kind {
-            ErrorKind::NotFound => (3, ""),
-            ErrorKind::Conflict => (4, "; read the key again and decide anew"),
-            ErrorKind::Unavailable | ErrorKind::NotLeader | ErrorKind::WrongShard => {
-                (5, "; is the cluster running? `keevee cluster start`, or name its nodes with --endpoint")
-            }
-            ErrorKind::OutcomeUnknown => (6, "; read the key to see whether it happened"),
-            ErrorKind::Fatal => (1, "; that node has stopped: see its log"),
-            ErrorKind::RequestExpired => (2, "; is this machine's clock right?"),
-            ErrorKind::RequestReused => (2, "; use a new --request-id"),
-            ErrorKind::Invalid | ErrorKind::TooLarge => (2, ""),
-        };
-        Failure { code, message: format!("{error}{fix}") }
+        Failure::of_kind(error.kind, error)
     }
 }
 
 impl From<ClusterError> for Failure {
     fn from(error: ClusterError) -> Failure {
         Failure::other(error)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::usage(error)
     }
 }
 

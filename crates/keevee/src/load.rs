@@ -6,7 +6,7 @@
 //! requests under way as connections, a slow answer delays the requests after it, and their wait is not in the figures.
 
 mod report;
-mod wire;
+pub(crate) mod wire;
 mod worker;
 mod workload;
 

@@ -1,7 +1,9 @@
 //! The keevee command line: reads the arguments, hands over to the command, turns what went wrong into
 //! a text and an exit code. How anything is done is in the other crates; the load generator
-//! ([`load`]) and the checks that the scripts run ([`check`]) are at home here.
+//! ([`load`]), the checks that the scripts run ([`check`]) and what is asked beside keys ([`api`]) are at
+//! home here.
 
+mod api;
 mod check;
 mod commands;
 mod failure;
@@ -9,7 +11,7 @@ mod load;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
 
@@ -30,6 +32,7 @@ Examples:
   keevee cluster start                 start three nodes on this machine
   keevee put color green               set a key
   keevee get color                     read it back
+  keevee explain color                 which shard and nodes hold it
   keevee bench --connections 64        measure
 
 Exit codes:
@@ -50,8 +53,11 @@ enum Command {
     Put(commands::put::Arguments),
     Get(commands::get::Arguments),
     Delete(commands::delete::Arguments),
+    Explain(commands::explain::Arguments),
+    Shards(commands::shards::Arguments),
     Status(commands::status::Arguments),
     Bench(commands::bench::Arguments),
+    Completions(commands::completions::Arguments),
 }
 
 /// Ends the program, with a word instead of a backtrace, when its output can't be written: a closed pipe is
@@ -74,12 +80,16 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Server(arguments) => commands::server::run(arguments),
         Command::Init(arguments) => commands::init::run(arguments),
+        Command::Cluster(command) if command.watches() => to_the_end(commands::cluster::run(command)),
         Command::Cluster(command) => interruptible(commands::cluster::run(command)),
         Command::Put(arguments) => interruptible(commands::put::run(arguments)),
         Command::Get(arguments) => interruptible(commands::get::run(arguments)),
         Command::Delete(arguments) => interruptible(commands::delete::run(arguments)),
+        Command::Explain(arguments) => interruptible(commands::explain::run(arguments)),
+        Command::Shards(arguments) => interruptible(commands::shards::run(arguments)),
         Command::Status(arguments) => interruptible(commands::status::run(arguments)),
         Command::Bench(arguments) => interruptible(commands::bench::run(arguments)),
+        Command::Completions(arguments) => commands::completions::run(arguments, Arguments::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -93,13 +103,18 @@ fn main() -> ExitCode {
 /// Runs a client's command to its end, or until Ctrl-C or SIGTERM: then it is dropped, and with it a
 /// temporary cluster that it may have started.
 fn interruptible(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(async {
+    to_the_end(async {
         tokio::select! {
             result = command => result,
             () = commands::server::asked_to_stop() => Err(Failure::other("interrupted")),
         }
-    });
+    })
+}
+
+/// Runs a command to its end: what Ctrl-C does is its own affair.
+fn to_the_end(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(command);
     // A load that is still running on its own threads ends with the process.
     runtime.shutdown_background();
     result

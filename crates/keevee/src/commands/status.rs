@@ -1,25 +1,34 @@
-//! `keevee status`: how each node of a cluster is.
+//! `keevee status`: how the nodes and shards of a cluster are.
 
 use std::time::Duration;
 
 use clap::Args;
-use keevee_client::{Client, Endpoint, NodeStatus, Options};
+use keevee_client::{Client, Endpoint, NodeStatus, Options, ShardStatus};
+use keevee_core::ids::ShardId;
 use serde::Serialize;
+use tokio::task::JoinSet;
 
+use crate::api::Api;
+use crate::commands::shards::{self, Shard};
+use crate::commands::table::{list, table};
 use crate::commands::{ClientArguments, Output};
 use crate::failure::Failure;
 
-/// Show every node: role, ballot, log, chain hash.
+/// Show every node and every shard: who leads, and what is amiss.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   keevee status
+  keevee status --replicas
   keevee status --output json
   keevee status --endpoint http://10.0.0.7:8001
 
-One node that answers is enough: it names the others. Replicas that have applied the same index
-have the same chain hash.")]
+One node that answers is enough: it names the others. Replicas of a shard that have applied the same
+index have the same chain hash.")]
 pub(crate) struct Arguments {
+    /// A line for each replica instead: role, ballot, log, chain hash
+    #[arg(long)]
+    replicas: bool,
     #[command(flatten)]
     client: ClientArguments,
 }
@@ -36,21 +45,31 @@ pub(crate) struct Row {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let rows = rows(&arguments.client.client()?).await?;
-    match arguments.client.output {
-        Output::Text => print!("{}", table(&rows)),
+    let client = &arguments.client;
+    let rows = rows(&client.client()?).await?;
+    match client.output {
         Output::Json => println!("{}", serde_json::to_string(&rows).map_err(Failure::other)?),
+        Output::Text if arguments.replicas => print!("{}", replicas_table(&rows)),
+        Output::Text => {
+            let shards =
+                shards::all(&Api { nodes: &client.nodes.endpoints, timeout: client.timeout }).await?;
+            print!("{}", tables(&rows, &shards));
+        }
     }
     Ok(())
 }
 
 /// Asks a node for all nodes, and each of them for its status.
 pub(crate) async fn rows(client: &Client) -> Result<Vec<Row>, Failure> {
-    let mut rows = Vec::new();
+    let mut asked = JoinSet::new();
     for peer in client.nodes().await? {
-        let status = status_of(&peer.http).await;
-        rows.push(Row { node: peer.id, http: peer.http, status });
+        asked.spawn(async move {
+            let status = status_of(&peer.http).await;
+            Row { node: peer.id, http: peer.http, status }
+        });
     }
+    let mut rows = asked.join_all().await;
+    rows.sort_by_key(|row| row.node);
     Ok(rows)
 }
 
@@ -61,31 +80,138 @@ async fn status_of(address: &str) -> Option<NodeStatus> {
     Client::unrouted(vec![endpoint], options).ok()?.status().await.ok()
 }
 
-/// A line for each shard of each node.
-pub(crate) fn table(rows: &[Row]) -> String {
-    let mut text = format!(
-        "{:<5} {:<22} {:<6} {:<10} {:>9} {:>10} {:>10} {:>10}  {}\n",
-        "node", "http", "shard", "role", "ballot", "last", "chosen", "applied", "chain"
-    );
+fn replicas(rows: &[Row], shard: u32) -> Vec<&ShardStatus> {
+    let statuses = rows.iter().filter_map(|row| row.status.as_ref());
+    statuses.flat_map(|status| &status.shards).filter(|replica| replica.shard == shard).collect()
+}
+
+/// Who leads a shard. A leader that has lost its followers may not know that yet: it is whom most replicas follow.
+pub(crate) fn leader(rows: &[Row], shard: u32) -> Option<u64> {
+    let replicas = replicas(rows, shard);
+    let leads = |row: &&Row| {
+        let mut shards = row.status.iter().flat_map(|status| &status.shards);
+        shards.any(|replica| replica.shard == shard && replica.role == "leader")
+    };
+    let followers = |node: &u64| replicas.iter().filter(|replica| replica.leader == Some(*node)).count();
+    rows.iter().filter(leads).map(|row| row.node).max_by_key(followers)
+}
+
+/// A line for each node, and one for each shard.
+pub(crate) fn tables(rows: &[Row], shards: &[Shard]) -> String {
+    let nodes: Vec<_> = rows.iter().map(node_line).collect();
+    let nodes = table(["node", "http", "shards", "leads", "state"], &nodes);
+    // The system shard last: it is not what people look for.
+    let (system, data): (Vec<&Shard>, _) = shards.iter().partition(|shard| shard.view.id == ShardId::SYSTEM);
+    let lines: Vec<_> = data.into_iter().chain(system).map(|shard| shard_line(rows, shard)).collect();
+    let shards = table(["shard", "name", "engine", "leader", "members", "slots", "chosen", "state"], &lines);
+    format!("{nodes}\n{shards}")
+}
+
+fn node_line(row: &Row) -> [String; 5] {
+    let (node, http) = (row.node.to_string(), row.http.clone());
+    let Some(status) = &row.status else {
+        return [node, http, "-".to_owned(), "-".to_owned(), "does not answer".to_owned()];
+    };
+    let data = || status.shards.iter().filter(|shard| shard.shard > 0);
+    let leads = data().filter(|shard| shard.role == "leader").count();
+    [node, http, data().count().to_string(), leads.to_string(), "ok".to_owned()]
+}
+
+fn shard_line(rows: &[Row], Shard { view, slots }: &Shard) -> [String; 8] {
+    let replicas = replicas(rows, view.id.0);
+    let leader = leader(rows, view.id.0);
+    let (here, all) = (replicas.len(), view.members.len());
+    let state = match leader {
+        None => format!("no leader; {here} of {all} replicas answer"),
+        Some(_) if here < all => format!("{here} of {all} replicas answer"),
+        Some(_) => "ok".to_owned(),
+    };
+    let chosen = replicas.iter().map(|shard| shard.chosen).max();
+    [
+        view.id.to_string(),
+        view.name.clone(),
+        view.engine.name().to_owned(),
+        leader.map_or("-".to_owned(), |leader| leader.to_string()),
+        list(&view.members),
+        slots.to_string(),
+        chosen.map_or("-".to_owned(), |chosen| chosen.to_string()),
+        state,
+    ]
+}
+
+/// A line for each replica.
+fn replicas_table(rows: &[Row]) -> String {
+    let mut lines = Vec::new();
     for row in rows {
+        let (node, http) = (row.node.to_string(), row.http.clone());
         let Some(status) = &row.status else {
-            text += &format!("{:<5} {:<22} does not answer\n", row.node, row.http);
+            let blank = std::array::from_fn::<String, 5, _>(|_| "-".to_owned());
+            let [ballot, last, chosen, applied, chain] = blank;
+            let role = "does not answer".to_owned();
+            lines.push([node, http, "-".to_owned(), role, ballot, last, chosen, applied, chain]);
             continue;
         };
-        for shard in &status.shards {
-            text += &format!(
-                "{:<5} {:<22} {:<6} {:<10} {:>9} {:>10} {:>10} {:>10}  {}\n",
-                row.node,
-                row.http,
-                shard.shard,
-                shard.role,
-                shard.ballot,
-                shard.last,
-                shard.chosen,
-                shard.applied,
-                shard.chain.get(..8).unwrap_or(&shard.chain),
-            );
-        }
+        lines.extend(status.shards.iter().map(|shard| {
+            let chain = shard.chain.get(..8).unwrap_or(&shard.chain).to_owned();
+            let [last, chosen, applied] = [shard.last, shard.chosen, shard.applied].map(|at| at.to_string());
+            let (id, role, ballot) = (shard.shard.to_string(), shard.role.clone(), shard.ballot.clone());
+            [node.clone(), http.clone(), id, role, ballot, last, chosen, applied, chain]
+        }));
     }
-    text
+    table(["node", "http", "shard", "role", "ballot", "last", "chosen", "applied", "chain"], &lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use keevee_core::ids::NodeId;
+    use keevee_core::shard_map::Consensus;
+    use keevee_core::shard_map::view::ShardView;
+
+    use super::*;
+
+    fn row(node: u64, role: &str, leader: Option<u64>) -> Row {
+        let shard = ShardStatus {
+            shard: 1,
+            engine: "paxos".to_owned(),
+            role: role.to_owned(),
+            leader,
+            ballot: "1.1".to_owned(),
+            last: 7,
+            chosen: 7,
+            applied: 7,
+            chain: "0123456789abcdef".to_owned(),
+        };
+        let (cluster_id, version) = (String::new(), String::new());
+        let status = NodeStatus { cluster_id, node_id: node, version, shards: vec![shard] };
+        Row { node, http: format!("127.0.0.1:800{node}"), status: Some(status) }
+    }
+
+    fn shard() -> Shard {
+        let view = ShardView {
+            id: ShardId(1),
+            name: "shard-1".to_owned(),
+            load_factor: 1,
+            multiplier: 1.0,
+            engine: Consensus::Paxos,
+            members: [1, 2, 3].map(NodeId).to_vec(),
+            leader: None,
+        };
+        Shard { view, slots: 16_384 }
+    }
+
+    #[test]
+    fn a_shard_says_who_leads_and_what_is_amiss() {
+        let mut rows =
+            vec![row(1, "follower", Some(2)), row(2, "leader", Some(2)), row(3, "leader", Some(3))];
+        let [_, _, _, leader, members, .., state] = shard_line(&rows, &shard());
+        assert_eq!((leader.as_str(), members.as_str(), state.as_str()), ("2", "1,2,3", "ok"));
+        rows[2].status = None;
+        assert_eq!(shard_line(&rows, &shard())[7], "2 of 3 replicas answer");
+        rows[1].status = None;
+        assert_eq!(shard_line(&rows, &shard())[7], "no leader; 1 of 3 replicas answer");
+        let text = tables(&rows, &[shard()]);
+        assert!(text.contains("2     127.0.0.1:8002  -       -      does not answer\n"), "{text}");
+        let text = replicas_table(&rows);
+        assert!(text.contains("1.1     7     7       7        01234567\n"), "{text}");
+    }
 }

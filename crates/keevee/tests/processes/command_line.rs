@@ -3,14 +3,15 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use keevee_cluster::TemporaryCluster;
+use keevee_cluster::{TemporaryCluster, until};
 use serde_json::Value;
 
-use crate::{program, start};
+use crate::{PATIENCE, program, start};
 
 with_both_engines! {
     keys_are_put_read_and_deleted
     a_load_is_measured
+    shards_are_explained_listed_and_added
 }
 
 /// Runs the program against a cluster: exit code, standard output, standard error.
@@ -76,6 +77,42 @@ async fn a_load_is_measured(engine: &str) {
     assert!(report["put"]["p50_ms"].as_f64().is_some_and(|time| time > 0.0), "{report}");
 }
 
+async fn shards_are_explained_listed_and_added(engine: &str) {
+    let cluster = start(3, engine).await;
+    let (code, stdout, stderr) = run(&cluster, &["explain", "a&b c"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("shard    1 (shard-1)\n"), "{stdout}");
+    let (code, stdout, stderr) = run(&cluster, &["explain", "color", "--output", "json"]);
+    assert_eq!(code, 0, "{stderr}");
+    let explained: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert!(explained["slot"] == 4601 && explained["leader"].is_u64(), "{stdout}");
+
+    let add = ["shards", "add", "--name", "archive", "--engine", engine, "--replicas", "3"];
+    let (code, stdout, stderr) = run(&cluster, &add);
+    assert!(code == 0 && stdout.starts_with("shard 2 (archive) is on nodes "), "{stdout}{stderr}");
+    let (code, _, stderr) = run(&cluster, &add);
+    assert!(code == 2 && stderr.contains("choose another name"), "{stderr}");
+    let (code, stdout, stderr) = run(&cluster, &["shards"]);
+    assert_eq!(code, 0, "{stderr}");
+    let line = stdout.lines().find(|line| line.contains("shard-1")).expect("a line");
+    assert!(line.contains(engine) && line.contains("16384"), "{stdout}");
+    let leads = until(PATIENCE, async || {
+        let (code, stdout, _) = run(&cluster, &["status"]);
+        let archive = stdout.lines().find(|line| line.contains("archive"))?;
+        (code == 0 && archive.ends_with("ok")).then_some(())
+    });
+    assert!(leads.await.is_some(), "the new shard finds no leader");
+}
+
+#[test]
+fn shells_complete_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = Command::new(program()).args(["completions", shell]).output();
+        let (code, stdout, _) = texts(output.expect("the program"));
+        assert!(code == 0 && stdout.contains("cluster"), "{shell}: {stdout}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_configuration_key_names_the_nearest_one() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -106,8 +143,12 @@ fn every_command_shows_examples() {
         &["put"],
         &["get"],
         &["delete"],
+        &["explain"],
+        &["shards"],
+        &["shards", "add"],
         &["status"],
         &["bench"],
+        &["completions"],
         &[],
     ] {
         let output = Command::new(program()).args(command).arg("--help").output();

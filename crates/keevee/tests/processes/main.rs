@@ -29,6 +29,7 @@ mod load;
 mod pauses;
 mod scripts;
 mod service;
+mod shards;
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,0 +1,279 @@
+//! What a new cluster shall be like, and whether one that is there is like that.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::error::ClusterError;
+use crate::folder::Existing;
+use crate::ports;
+
+/// More nodes than this on one machine only hide how little each of them gets.
+pub const NODES_MAX: u64 = 30;
+/// How many nodes a cluster has if nothing is said.
+const NODES_DEFAULT: u64 = 3;
+/// Node 1's public port if nothing is said.
+pub(crate) const HTTP_PORT_DEFAULT: u16 = 8001;
+/// Node 1's port for peers if nothing is said.
+const PEER_PORT_DEFAULT: u16 = 9001;
+
+/// What a new cluster shall be like. What is `None` is as the cluster in the folder has it, else the default.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The cluster's folder.
+    pub folder: PathBuf,
+    /// The keevee program.
+    pub program: PathBuf,
+    /// How many nodes; 3 by default.
+    pub nodes: Option<u64>,
+    /// Node 1's public port, the others' follow; 8001 by default, and 0 for any that are free.
+    pub http_port: Option<u16>,
+    /// Node 1's port for peers, the others' follow; 9001 by default, and 0 for any that are free.
+    pub peer_port: Option<u16>,
+    /// What is chosen for the cluster as a whole.
+    pub choices: Choices,
+}
+
+/// What is chosen for a new cluster as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// How the nodes agree, as `keevee.toml` names it; `paxos` by default.
+    pub consensus: Option<String>,
+    /// What the nodes speak to each other, as `keevee.toml` names it; `grpc` by default.
+    pub peer_transport: Option<String>,
+    /// Which data shards there are; one on all nodes by default.
+    pub layout: Option<Layout>,
+}
+
+/// Which data shards a new cluster has, and which nodes hold them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// So many shards over all nodes.
+    Shared {
+        /// How many shards.
+        shards: u16,
+        /// How many nodes hold each of them; all by default, five at most.
+        replicas: Option<u64>,
+    },
+    /// Groups of nodes, and one shard on each: no node is in two groups.
+    Pinned {
+        /// How many nodes a group has.
+        group_nodes: u64,
+        /// Each group's share of the keys, relative to the others'.
+        load_factors: Vec<u32>,
+    },
+}
+
+impl Default for Layout {
+    fn default() -> Layout {
+        Layout::Shared { shards: 1, replicas: None }
+    }
+}
+
+impl Layout {
+    /// The same for `keevee init`.
+    pub(crate) fn init_arguments(&self) -> Vec<String> {
+        match self {
+            Layout::Shared { shards, replicas } => {
+                let mut arguments = vec!["--shards".to_owned(), shards.to_string()];
+                arguments.extend(replicas.iter().flat_map(|count| ["--replicas".into(), count.to_string()]));
+                arguments
+            }
+            Layout::Pinned { group_nodes, load_factors } => {
+                let shard = |(group, load_factor): (u64, &u32)| {
+                    let nodes = (group - 1) * group_nodes + 1..=group * group_nodes;
+                    let nodes = nodes.map(|node| node.to_string()).collect::<Vec<_>>().join("+");
+                    ["--shard".to_owned(), format!("name=group-{group},nodes={nodes},load={load_factor}")]
+                };
+                (1..).zip(load_factors).flat_map(shard).collect()
+            }
+        }
+    }
+
+    /// Checks that so many nodes can hold it.
+    fn check(&self, nodes: u64) -> Result<(), ClusterError> {
+        let why = match self {
+            Layout::Shared { shards: 0, .. } => "a cluster has at least one shard".to_owned(),
+            Layout::Shared { replicas: Some(0), .. } => "a shard has at least one replica".to_owned(),
+            Layout::Shared { replicas: Some(count), .. } if *count > nodes => {
+                format!(
+                    "{count} replicas need as many nodes, there are {nodes}: ask for fewer, or more nodes"
+                )
+            }
+            Layout::Pinned { group_nodes, load_factors }
+                if nodes != group_nodes * load_factors.len() as u64 =>
+            {
+                let groups = load_factors.len();
+                format!("{groups} groups of {group_nodes} nodes are not {nodes} nodes")
+            }
+            Layout::Pinned { load_factors, .. } if load_factors.iter().all(|factor| *factor == 0) => {
+                "no group has a load factor above 0, so none would hold a key".to_owned()
+            }
+            _ => return Ok(()),
+        };
+        Err(ClusterError::Plan(why))
+    }
+}
+
+impl Plan {
+    /// Where each node listens: public address, address for peers. The plan is checked on the way.
+    pub(crate) fn addresses(&self) -> Result<Vec<(SocketAddr, SocketAddr)>, ClusterError> {
+        let count = self.nodes.unwrap_or(NODES_DEFAULT);
+        if !(1..=NODES_MAX).contains(&count) {
+            let text = format!("a local cluster has 1 to {NODES_MAX} nodes, not {count}");
+            return Err(ClusterError::Plan(text));
+        }
+        self.choices.layout.clone().unwrap_or_default().check(count)?;
+        let (http, peer) = self.first_ports(count as u16);
+        if u64::from(http.abs_diff(peer)) < count {
+            let text = format!("ports from {http} and from {peer} overlap for {count} nodes");
+            return Err(ClusterError::Plan(text));
+        }
+        (1..=count).map(|id| Ok((ports::from_base(http, id)?, ports::from_base(peer, id)?))).collect()
+    }
+
+    fn first_ports(&self, count: u16) -> (u16, u16) {
+        let http = self.http_port.unwrap_or(HTTP_PORT_DEFAULT);
+        let peer = self.peer_port.unwrap_or(PEER_PORT_DEFAULT);
+        if http > 0 && peer > 0 {
+            return (http, peer);
+        }
+        let free = ports::free_ports(2 * count);
+        (if http > 0 { http } else { free }, if peer > 0 { peer } else { free + count })
+    }
+
+    /// Checks that a cluster that is there already is what the plan asks for.
+    pub(crate) fn check(&self, existing: &Existing) -> Result<(), ClusterError> {
+        let differs = |has: String, wanted: String| ClusterError::OtherCluster {
+            folder: self.folder.clone(),
+            has,
+            wanted,
+        };
+        let Existing { nodes, consensus, peer_transport, layout } = existing;
+        for (name, wanted, has) in [
+            ("the consensus", &self.choices.consensus, consensus),
+            ("the peer transport", &self.choices.peer_transport, peer_transport),
+        ] {
+            if let Some(wanted) = wanted.as_ref().filter(|wanted| *wanted != has) {
+                return Err(differs(format!("{name} {has}"), wanted.clone()));
+            }
+        }
+        let count = nodes.len() as u64;
+        if let Some(wanted) = self.nodes.filter(|wanted| *wanted != count) {
+            return Err(differs(format!("{count} nodes"), wanted.to_string()));
+        }
+        if let Some(wanted) = &self.choices.layout {
+            let wanted = wanted.init_arguments().join(" ");
+            if wanted != *layout {
+                return Err(differs(
+                    format!("its shards from `keevee init {layout}`"),
+                    format!("`{wanted}`"),
+                ));
+            }
+        }
+        let Some(first) = nodes.first() else { return Ok(()) };
+        for (name, wanted, has) in
+            [("HTTP", self.http_port, first.http.port()), ("peer", self.peer_port, first.peer.port())]
+        {
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != has && *wanted > 0) {
+                return Err(differs(format!("{name} ports from {has}"), wanted.to_string()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(nodes: u64, http_port: u16, peer_port: u16) -> Plan {
+        Plan {
+            folder: PathBuf::from("."),
+            program: PathBuf::from("keevee"),
+            nodes: Some(nodes),
+            http_port: Some(http_port),
+            peer_port: Some(peer_port),
+            choices: Choices::default(),
+        }
+    }
+
+    fn with_layout(nodes: u64, layout: Layout) -> Plan {
+        let choices = Choices { layout: Some(layout), ..Choices::default() };
+        Plan { choices, ..plan(nodes, 8001, 9001) }
+    }
+
+    #[test]
+    fn a_plan_that_cannot_be_is_refused() {
+        assert_eq!(plan(3, 8001, 9001).addresses().expect("fine").len(), 3);
+        assert_eq!(plan(30, 8001, 9001).addresses().expect("fine").len(), 30);
+        assert!(plan(0, 8001, 9001).addresses().is_err());
+        assert!(plan(31, 8001, 9001).addresses().is_err());
+        assert!(plan(3, 8001, 8003).addresses().is_err(), "ports overlap");
+        assert!(plan(3, 65_534, 9001).addresses().is_err(), "ports end at 65,535");
+    }
+
+    #[test]
+    fn port_0_is_any_that_is_free() {
+        let addresses = plan(3, 0, 0).addresses().expect("fine");
+        let http: Vec<u16> = addresses.iter().map(|(http, _)| http.port()).collect();
+        assert!(http[0] > 0 && http[1] == http[0] + 1 && http[2] == http[0] + 2);
+        assert_eq!(addresses[0].1.port(), http[2] + 1);
+        assert_eq!(plan(3, 8001, 0).addresses().expect("fine")[0].0.port(), 8001);
+    }
+
+    #[test]
+    fn a_layout_that_the_nodes_cannot_hold_is_refused() {
+        let shared = |shards, replicas| with_layout(3, Layout::Shared { shards, replicas }).addresses();
+        assert!(shared(16, Some(3)).is_ok());
+        assert!(shared(0, None).is_err());
+        assert!(shared(16, Some(0)).is_err());
+        let error = shared(16, Some(4)).unwrap_err().to_string();
+        assert!(error.contains("there are 3"), "{error}");
+        let pinned = |nodes, load_factors: &[u32]| {
+            let layout = Layout::Pinned { group_nodes: 3, load_factors: load_factors.to_vec() };
+            with_layout(nodes, layout).addresses()
+        };
+        assert!(pinned(6, &[1, 2]).is_ok());
+        assert!(pinned(5, &[1, 2]).is_err());
+        assert!(pinned(6, &[0, 0]).is_err());
+    }
+
+    #[test]
+    fn layouts_are_arguments_of_init() {
+        let layout = Layout::Shared { shards: 16, replicas: Some(3) };
+        assert_eq!(layout.init_arguments(), ["--shards", "16", "--replicas", "3"]);
+        let layout = Layout::Pinned { group_nodes: 2, load_factors: vec![1, 3] };
+        let shards = ["name=group-1,nodes=1+2,load=1", "name=group-2,nodes=3+4,load=3"];
+        assert_eq!(layout.init_arguments(), ["--shard", shards[0], "--shard", shards[1]]);
+    }
+
+    #[test]
+    fn a_cluster_that_is_there_must_be_as_planned() {
+        let node = |id: u64| {
+            let port = |base| ports::from_base(base, id).expect("a port");
+            crate::Node::new(id, PathBuf::from("."), port(8001), port(9001))
+        };
+        let existing = Existing {
+            nodes: vec![node(1), node(2)],
+            consensus: "raft".to_owned(),
+            peer_transport: "http-json".to_owned(),
+            layout: "--shards 4".to_owned(),
+        };
+        assert!(plan(2, 8001, 9001).check(&existing).is_ok());
+        assert!(plan(2, 0, 0).check(&existing).is_ok(), "any ports will do");
+        assert!(plan(3, 8001, 9001).check(&existing).is_err());
+        assert!(plan(2, 8101, 9001).check(&existing).is_err());
+        let with = |consensus: &str, transport: &str| {
+            let (consensus, peer_transport) = (Some(consensus.into()), Some(transport.into()));
+            let choices = Choices { consensus, peer_transport, layout: None };
+            Plan { choices, ..plan(2, 8001, 9001) }.check(&existing)
+        };
+        assert!(with("raft", "http-json").is_ok());
+        assert!(with("raft", "grpc").is_err());
+        assert!(with("paxos", "http-json").is_err());
+        let shards = |shards| with_layout(2, Layout::Shared { shards, replicas: None }).check(&existing);
+        assert!(shards(4).is_ok());
+        let error = shards(8).unwrap_err().to_string();
+        assert!(error.contains("`keevee init --shards 4`, not `--shards 8`"), "{error}");
+    }
+}

@@ -1,0 +1,117 @@
+//! `keevee shards`: the shards of a cluster, and one more.
+
+use clap::{Args, Subcommand};
+use keevee_core::ids::NodeId;
+use keevee_core::shard_map::view::ShardView;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::commands::cluster::Consensus;
+use crate::commands::status;
+use crate::commands::table::{list, table};
+use crate::commands::{ClientArguments, Output};
+use crate::failure::Failure;
+
+const PATH: &str = "/v1/cluster/shards";
+
+/// List the shards: engine, slots, who leads, who holds a replica.
+#[derive(Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  keevee shards
+  keevee shards --output json
+  keevee shards add --name archive --engine raft --replicas 3"
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Add(AddArguments),
+}
+
+/// Add a shard. It holds no keys yet: slots can't move in this version.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  keevee shards add --name archive
+  keevee shards add --name archive --engine raft --replicas 3")]
+struct AddArguments {
+    /// Its name: letters, digits, '-', '_' and '.'
+    #[arg(long)]
+    name: String,
+    /// How its replicas agree
+    #[arg(long, value_enum, default_value_t = Consensus::Paxos)]
+    engine: Consensus,
+    /// How many nodes hold it [default: 3, or all if there are fewer]
+    #[arg(long, value_name = "COUNT")]
+    replicas: Option<usize>,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+/// A shard, and how many slots it owns.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct Shard {
+    #[serde(flatten)]
+    pub(crate) view: ShardView,
+    pub(crate) slots: u32,
+}
+
+/// The cluster's shards, the system shard first.
+pub(crate) async fn all(api: &Api<'_>) -> Result<Vec<Shard>, Failure> {
+    api.get(PATH).await
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    if let Some(Command::Add(arguments)) = arguments.command {
+        return add(arguments).await;
+    }
+    let client = &arguments.client;
+    let mut shards = all(&Api { nodes: &client.nodes.endpoints, timeout: client.timeout }).await?;
+    // The node that answered knows for sure only of the shards that it holds.
+    let rows = status::rows(&client.client()?).await?;
+    for Shard { view, .. } in &mut shards {
+        view.leader = status::leader(&rows, view.id.0).map(NodeId).or(view.leader);
+    }
+    match client.output {
+        Output::Text => print!("{}", shards_table(&shards)),
+        Output::Json => println!("{}", serde_json::to_string(&shards).map_err(Failure::other)?),
+    }
+    Ok(())
+}
+
+fn shards_table(shards: &[Shard]) -> String {
+    let row = |Shard { view, slots }: &Shard| {
+        let leader = view.leader.map_or("not known".to_owned(), |leader| leader.to_string());
+        let (id, load_factor) = (view.id.to_string(), view.load_factor.to_string());
+        let engine = view.engine.name().to_owned();
+        [id, view.name.clone(), engine, load_factor, slots.to_string(), leader, list(&view.members)]
+    };
+    let rows: Vec<_> = shards.iter().map(row).collect();
+    table(["shard", "name", "engine", "load", "slots", "leader", "members"], &rows)
+}
+
+async fn add(arguments: AddArguments) -> Result<(), Failure> {
+    let client = &arguments.client;
+    let api = Api { nodes: &client.nodes.endpoints, timeout: client.timeout };
+    let mut body = json!({ "name": arguments.name, "engine": arguments.engine.name() });
+    if let Some(replicas) = arguments.replicas {
+        body["replicas"] = json!(replicas);
+    }
+    let answer: Value = api.post(PATH, &body.to_string()).await?;
+    if client.output == Output::Json {
+        println!("{answer}");
+        return Ok(());
+    }
+    let added = ShardView::deserialize(&answer).map_err(Failure::other)?;
+    println!("shard {} ({}) is on nodes {}", added.id, added.name, list(&added.members));
+    Ok(())
+}
