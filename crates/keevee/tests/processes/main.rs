@@ -26,6 +26,7 @@ mod crashes;
 mod folders;
 mod joining;
 mod load;
+mod manager;
 mod pauses;
 mod scripts;
 mod service;
