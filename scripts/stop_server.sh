@@ -1,7 +1,7 @@
 #!/bin/sh
 # Stops the cluster that start_server.sh started, and nothing else. Its data stays.
 #
-# Usage: stop_server.sh [--data DIR]
+# Usage: stop_server.sh [--data DIR] [--config Config.toml]
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 # shellcheck source=scripts/program.sh

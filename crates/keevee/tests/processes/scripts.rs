@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use keevee_cluster::{Cluster, free_ports};
+use keevee_cluster::Cluster;
 
 use crate::{client, get, program, put};
 
@@ -41,12 +41,10 @@ fn script(shell: &str, name: &str, arguments: &[&str], folder: &Path) -> (i32, S
 }
 
 /// Starts a cluster by the script, at ports that are free: another program may take one meanwhile.
-fn start_script(shell: &str, folder: &Path, engine: &str) -> String {
+fn start_with(shell: &str, folder: &Path, options: &[&str]) -> String {
     for _ in 0..5 {
-        let first = free_ports(6);
-        let (http, peer) = (first.to_string(), (first + 3).to_string());
-        let ports = ["--http-port", &http, "--peer-port", &peer];
-        let arguments = [&["--data", "data", "--consensus", engine], &ports[..]].concat();
+        let ports = ["--http-port", "0", "--peer-port", "0"];
+        let arguments = [&["--data", "data"], &ports[..], options].concat();
         let (code, text) = script(shell, "start_server.sh", &arguments, folder);
         if code == 0 {
             return text;
@@ -65,7 +63,7 @@ async fn scripts_start_stop_and_start_again(engine: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
     let _started = Started(data.clone());
-    let text = start_script("", folder.path(), engine);
+    let text = start_with("", folder.path(), &["--consensus", engine]);
     assert!(text.contains("curl"), "{text}");
     let mut cluster = Cluster::open(&data, program()).expect("a cluster");
     assert_eq!(cluster.running(), [1, 2, 3]);
@@ -95,6 +93,26 @@ async fn scripts_start_stop_and_start_again(engine: &str) {
     let (code, text) = script("", "stop_server.sh", &["--data", "data"], folder.path());
     assert_eq!(code, 0, "{text}");
     assert!(cluster.running().is_empty());
+}
+
+#[test]
+fn one_group_and_several_pass_their_tests() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, engine) in [("test-single-cluster.sh", "paxos"), ("test-multiple-clusters.sh", "raft")] {
+        let (code, text) = script("sh", name, &[engine], folder.path());
+        assert!(code == 0 && text.ends_with("passed\n"), "{name}: {text}");
+    }
+}
+
+#[test]
+fn a_start_spreads_keys_over_shards() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let _started = Started(folder.path().join("data"));
+    let shards = ["--shards", "8", "--replicas", "2"];
+    let text = start_with("sh", folder.path(), &shards);
+    assert!(text.contains("leads"), "{text}");
+    let (code, text) = script("sh", "start_server.sh", &["--data", "data", "--shards", "4"], folder.path());
+    assert!(code == 1 && text.contains("--shards 8 --replicas 2"), "a cluster keeps its shards: {text}");
 }
 
 #[test]
