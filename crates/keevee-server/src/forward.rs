@@ -1,7 +1,7 @@
-//! Commands on their way to a leader elsewhere: what waits for the same node goes in one message.
+//! Commands on their way to a leader elsewhere: what waits for the same shard on the same node goes in one message.
 //!
-//! A few messages are in flight per node; commands that arrive while all are out share the next one. So
-//! batches form by waiting for what is in flight, never by a timer.
+//! A few messages are in flight per node and shard; commands that arrive while all are out share the next one. So
+//! batches form by waiting for what is in flight, never by a timer. Shards do not wait for each other.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::transport::{Forward, ForwardError, ForwardReply, Transport};
 
-/// Messages in flight to one node, those not counted that have been without an answer for [`PATIENCE`].
+/// Messages in flight to one shard on one node, those not counted that have been without an answer for [`PATIENCE`].
 const IN_FLIGHT_MAX: usize = 2;
 /// A message without an answer for so long holds no place any more: the node may be gone, or back.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -23,14 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const COMMANDS_MAX: usize = 512;
 /// Bytes of the commands in one message, unless one is larger.
 const BYTES_MAX: usize = 1 << 20;
-/// Commands waiting for one node.
+/// Commands waiting for one shard on one node.
 const WAITING_MAX: usize = 16_384;
 
 /// What became of one command.
 pub(crate) type Forwarded = Result<ForwardReply, ForwardError>;
 
 struct Parcel {
-    shard: ShardId,
     command: Bytes,
     deadline: Instant,
     /// Set before it may have left this node.
@@ -38,10 +37,10 @@ struct Parcel {
     answer: oneshot::Sender<Forwarded>,
 }
 
-/// A queue and a task per node, from the first command on.
+/// A queue and a task per node and shard, from the first command on.
 pub(crate) struct Forwarder {
     transport: Arc<dyn Transport>,
-    queues: RwLock<BTreeMap<NodeId, mpsc::Sender<Parcel>>>,
+    queues: RwLock<BTreeMap<(NodeId, ShardId), mpsc::Sender<Parcel>>>,
 }
 
 impl Forwarder {
@@ -50,16 +49,17 @@ impl Forwarder {
         Forwarder { transport, queues: RwLock::default() }
     }
 
-    fn queue(&self, node: NodeId) -> mpsc::Sender<Parcel> {
-        let known = self.queues.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&node).cloned();
+    fn queue(&self, node: NodeId, shard: ShardId) -> mpsc::Sender<Parcel> {
+        let to = (node, shard);
+        let known = self.queues.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&to).cloned();
         known.unwrap_or_else(|| {
             let mut queues = self.queues.write().unwrap_or_else(|poisoned| poisoned.into_inner());
             let start = || {
                 let (sender, receiver) = mpsc::channel(WAITING_MAX);
-                tokio::spawn(run(node, Arc::clone(&self.transport), receiver));
+                tokio::spawn(run(to, Arc::clone(&self.transport), receiver));
                 sender
             };
-            queues.entry(node).or_insert_with(start).clone()
+            queues.entry(to).or_insert_with(start).clone()
         })
     }
 
@@ -72,10 +72,10 @@ impl Forwarder {
         deadline: Instant,
     ) -> Forwarded {
         let not_sent = |cause: &str| ForwardError::NotSent { node: to, cause: cause.to_owned() };
-        let queue = self.queue(to);
+        let queue = self.queue(to, shard);
         let (answer, answered) = oneshot::channel();
         let sent = Arc::new(AtomicBool::new(false));
-        let parcel = Parcel { shard, command, deadline, sent: Arc::clone(&sent), answer };
+        let parcel = Parcel { command, deadline, sent: Arc::clone(&sent), answer };
         queue.try_send(parcel).map_err(|_| not_sent("too many commands wait for it"))?;
         let no_answer = |cause: &str| ForwardError::NoAnswer { node: to, cause: cause.to_owned() };
         match tokio::time::timeout_at(deadline.into(), answered).await {
@@ -88,7 +88,11 @@ impl Forwarder {
     }
 }
 
-async fn run(node: NodeId, transport: Arc<dyn Transport>, mut queue: mpsc::Receiver<Parcel>) {
+async fn run(
+    (node, shard): (NodeId, ShardId),
+    transport: Arc<dyn Transport>,
+    mut queue: mpsc::Receiver<Parcel>,
+) {
     let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     let mut held = None;
     loop {
@@ -101,14 +105,13 @@ async fn run(node: NodeId, transport: Arc<dyn Transport>, mut queue: mpsc::Recei
                 None => return,
             },
         };
-        let shard = first.shard;
         let mut bytes = first.command.len();
         let mut parcels = vec![first];
         while parcels.len() < COMMANDS_MAX
             && let Ok(parcel) = queue.try_recv()
         {
             bytes += parcel.command.len();
-            if parcel.shard != shard || bytes > BYTES_MAX {
+            if bytes > BYTES_MAX {
                 held = Some(parcel);
                 break;
             }
