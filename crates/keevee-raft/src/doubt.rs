@@ -36,9 +36,9 @@ impl Doubt {
         Doubt { leader, vote, poll_at: Some(now + own_rank * heartbeat / 2), poll: None }
     }
 
-    /// True while nothing has ended it: `vote` is what this replica has voted for now.
-    pub(crate) fn stands(&self, vote: Option<Vote>) -> bool {
-        vote == Some(self.vote)
+    /// What this replica had voted for when it began.
+    pub(crate) fn vote(&self) -> Vote {
+        self.vote
     }
 
     /// True if a message from this node ends the doubt.

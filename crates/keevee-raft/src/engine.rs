@@ -379,24 +379,29 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         self.poll_if_due();
     }
 
-    /// A doubt ends with a sign of life of the leader, or with another vote.
+    /// A doubt ends with a sign of life of the leader.
     fn end_doubt(&mut self, from: NodeId, message: &RaftMessage) {
         let is_sign_of_life = matches!(message, RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. });
+        self.doubt.take_if(|doubt| is_sign_of_life && doubt.is_about(from));
+    }
+
+    /// The doubt, unless it is of the past: it ends with another vote too.
+    fn standing_doubt(&mut self) -> Option<&mut Doubt> {
         let vote = self.log.hard_state().vote;
-        self.doubt.take_if(|doubt| !doubt.stands(vote) || is_sign_of_life && doubt.is_about(from));
+        self.doubt.take_if(|doubt| vote != Some(doubt.vote()));
+        self.doubt.as_mut()
     }
 
     /// Asks the others whether they doubt the leader as well.
     fn poll_if_due(&mut self) {
-        let (state, last) = (self.log.hard_state(), self.log.last());
-        let Some(doubt) = self.doubt.as_mut().filter(|doubt| doubt.stands(state.vote)) else { return };
-        if !doubt.is_due(self.now) {
+        let (now, own) = (self.now, self.node.0);
+        if !self.standing_doubt().is_some_and(|doubt| doubt.is_due(now)) {
             return;
         }
-        let call = self.exchange.number();
-        doubt.asked(call, self.node.0);
-        let term = state.vote.map_or(0, |vote| vote.term) + 1;
-        let vote = Vote { term, node: self.node.0, committed: false };
+        let (call, last) = (self.exchange.number(), self.log.last());
+        let Some(doubt) = &mut self.doubt else { return };
+        doubt.asked(call, own);
+        let vote = Vote { term: doubt.vote().term + 1, node: own, committed: false };
         for member in self.members.iter().filter(|member| **member != self.node.0) {
             let poll = RaftMessage::RequestVote { call, poll: true, vote, last, transfer: false };
             self.exchange.send(NodeId(*member), poll);
@@ -405,11 +410,9 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
 
     /// Answers a request for a vote as one in doubt, if it is: grants polls, and lets a vote pass openraft's protection
     /// of the leader.
-    fn doubtful(&self, from: NodeId, message: RaftMessage) -> Option<RaftMessage> {
-        let (state, own_last) = (self.log.hard_state(), self.log.last());
-        let Some(doubt) = self.doubt.as_ref().filter(|doubt| doubt.stands(state.vote)) else {
-            return Some(message);
-        };
+    fn doubtful(&mut self, from: NodeId, message: RaftMessage) -> Option<RaftMessage> {
+        let own_last = self.log.last();
+        let Some(doubt) = self.standing_doubt() else { return Some(message) };
         let RaftMessage::RequestVote { call, poll, vote, last, .. } = message else { return Some(message) };
         if !doubt.would_vote(vote, last, own_last) {
             return Some(message);
@@ -417,16 +420,14 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         if !poll {
             return Some(RaftMessage::RequestVote { call, poll, vote, last, transfer: true });
         }
-        let vote = state.vote.unwrap_or(Vote { term: 0, node: 0, committed: false });
+        let vote = doubt.vote();
         self.exchange.send(from, RaftMessage::Voted { call, vote, granted: true, last: own_last });
         None
     }
 
     fn stand_if_granted(&mut self, from: NodeId, call: u64) {
-        let vote = self.log.hard_state().vote;
         let members = self.members.len();
-        let stands = self.doubt.as_mut().filter(|doubt| doubt.stands(vote));
-        if stands.is_some_and(|doubt| doubt.granted(call, from.0, members)) {
+        if self.standing_doubt().is_some_and(|doubt| doubt.granted(call, from.0, members)) {
             let raft = self.raft.clone();
             self.spawn(async move { drop(raft.trigger().elect(false).await) });
         }
