@@ -118,7 +118,6 @@ pub(crate) type OpenReplica = Box<dyn FnMut(&ShardInfo, &SlotTable) -> Result<Re
 pub(crate) struct Hosted {
     replica: Replica,
     metrics: ShardMetrics,
-    members: Vec<NodeId>,
 }
 
 pub(crate) struct Executor {
@@ -374,7 +373,7 @@ impl Executor {
         for shard in &new {
             let replica = (self.open)(shard, &map.slots)?;
             let metrics = self.metrics.shard(shard.id);
-            self.shards.insert(shard.id, Hosted { replica, metrics, members: shard.members.clone() });
+            self.shards.insert(shard.id, Hosted { replica, metrics });
         }
         Ok(new.into_iter().map(|shard| shard.id).collect())
     }
@@ -385,7 +384,8 @@ impl Executor {
             return Vec::new();
         }
         let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
-        for shard in &self.directory.map().shards {
+        let map = self.directory.map();
+        for shard in &map.shards {
             if let Some(leader) = self.directory.leader(shard.id) {
                 *led.entry(leader).or_default() += 1;
             }
@@ -393,11 +393,10 @@ impl Executor {
         let (now, own) = (self.now().monotonic, self.node);
         let mut moved = Vec::new();
         // The system shard first, which nobody waits for, then those that would rather be led elsewhere.
-        let mut shards: Vec<_> = self.shards.iter_mut().collect();
-        shards.sort_by_key(|(shard, hosted)| {
-            (**shard != ShardId::SYSTEM, hosted.members.first() == Some(&own))
-        });
-        for (shard, Hosted { replica, members, .. }) in shards {
+        let mut shards: Vec<&ShardInfo> = map.shards.iter().collect();
+        shards.sort_by_key(|shard| (shard.id != ShardId::SYSTEM, shard.members.first() == Some(&own)));
+        for ShardInfo { id, members, .. } in shards {
+            let Some(Hosted { replica, .. }) = self.shards.get_mut(id) else { continue };
             if replica.leader() != Some(own) {
                 continue;
             }
@@ -418,7 +417,7 @@ impl Executor {
             *led.entry(to).or_default() += 1;
             *led.entry(own).or_default() -= 1;
             replica.engine().transfer_leadership(now, Some(to));
-            moved.push(*shard);
+            moved.push(*id);
         }
         moved
     }
