@@ -97,6 +97,9 @@ pub struct ShardStatus {
     pub applied: u64,
     /// The chain hash at `applied`, in hexadecimal.
     pub chain: String,
+    /// True while nobody asks the shard anything: its replicas say nothing to each other.
+    #[serde(default)]
+    pub quiesced: bool,
 }
 
 /// A node and its shards.

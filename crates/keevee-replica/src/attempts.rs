@@ -9,7 +9,7 @@
 use keevee_core::command::Outcome;
 use keevee_core::error::ErrorKind;
 
-use crate::shard::Refusal;
+use crate::request::Refusal;
 
 /// What one attempt at a write came to.
 #[derive(Clone, Debug, PartialEq, Eq)]

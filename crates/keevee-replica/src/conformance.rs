@@ -22,7 +22,7 @@ use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::slots::SlotSet;
 
 use crate::storage::{LogRecord, LogStore, MemoryLog, MemoryState, StateStore, StorageError};
-use crate::{Bounds, ChainHash, Effects, Engine, Failure, Now, Refusal, Reply, Request, Role, Shard};
+use crate::{Bounds, Effects, Engine, Failure, Now, Refusal, ReplicaMessage, Reply, Request, Role, Shard};
 
 /// Makes a test of every case, for the engine that a [`Maker`] opens.
 #[macro_export]
@@ -59,6 +59,13 @@ macro_rules! conformance {
             a_replica_refuses_proposals_while_leadership_is_handed_over
             a_leader_that_lost_what_it_had_sent_puts_nothing_else_in_its_place
             a_leader_whose_disk_stalls_leads_no_more
+            a_shard_that_nobody_asks_says_nothing_and_serves_when_it_is_asked
+            a_quiesced_leader_that_dies_is_replaced
+            a_quiesced_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout
+            a_restarted_follower_finds_the_leader_of_a_quiesced_shard
+            a_follower_that_wakes_wakes_the_leader
+            a_shard_is_not_quiesced_while_a_member_lacks_something
+            a_quiesced_log_is_dropped_once_all_is_flushed
         }
     };
     (@ $maker:expr; $($case:ident)*) => {
@@ -119,7 +126,7 @@ impl LogStore for SharedLog {
 }
 
 type Replica<M> = Shard<<M as Maker>::Engine, MemoryState>;
-type Message<M> = <<M as Maker>::Engine as Engine>::Message;
+type Message<M> = ReplicaMessage<<<M as Maker>::Engine as Engine>::Message>;
 
 struct Node<M: Maker> {
     shard: Replica<M>,
@@ -133,7 +140,8 @@ struct Cluster<'a, M: Maker> {
     maker: &'a M,
     nodes: BTreeMap<u64, Node<M>>,
     network: VecDeque<(u64, u64, Message<M>)>,
-    hashes: VecDeque<(u64, u64, ChainHash)>,
+    /// Counts the messages that arrived.
+    delivered: usize,
     replies: BTreeMap<u64, Reply>,
     now: Duration,
     tickets: u64,
@@ -147,7 +155,7 @@ impl<'a, M: Maker> Cluster<'a, M> {
             maker,
             nodes: BTreeMap::new(),
             network: VecDeque::new(),
-            hashes: VecDeque::new(),
+            delivered: 0,
             replies: BTreeMap::new(),
             now: Duration::ZERO,
             tickets: 0,
@@ -185,9 +193,8 @@ impl<'a, M: Maker> Cluster<'a, M> {
     fn advance(&mut self, id: u64) -> Result<(), Failure> {
         let now = self.now();
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        let Effects { send, hashes, replies } = node.shard.advance(now)?;
+        let Effects { send, replies } = node.shard.advance(now)?;
         self.network.extend(send.into_iter().map(|(to, message)| (id, to.0, message)));
-        self.hashes.extend(hashes.into_iter().map(|(to, hash)| (id, to.0, hash)));
         for reply in replies {
             assert!(self.replies.insert(reply.ticket, reply.clone()).is_none(), "answered twice: {reply:?}");
         }
@@ -199,7 +206,7 @@ impl<'a, M: Maker> Cluster<'a, M> {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let token = if node.is_stalled { None } else { node.log.lock().sync() };
         if let Some(token) = token {
-            node.shard.engine().persisted(now, token);
+            node.shard.persisted(now, token);
         }
         self.advance(id).expect("it goes on");
     }
@@ -209,19 +216,15 @@ impl<'a, M: Maker> Cluster<'a, M> {
         loop {
             let ids: Vec<u64> = self.nodes.keys().copied().collect();
             ids.iter().for_each(|id| self.sync(*id));
-            if self.network.is_empty() && self.hashes.is_empty() {
+            if self.network.is_empty() {
                 return;
             }
             for (from, to, message) in std::mem::take(&mut self.network) {
                 if let Some(node) = self.nodes.get_mut(&to) {
-                    let is_plausible = node.shard.engine().message(self.now, NodeId(from), message);
-                    assert!(is_plausible, "replicas here are correct");
+                    self.delivered += 1;
+                    let received = node.shard.receive(self.now, NodeId(from), message);
+                    assert_eq!(received, Ok(true), "replicas here are correct, and agree");
                     self.advance(to).expect("it goes on");
-                }
-            }
-            for (from, to, hash) in std::mem::take(&mut self.hashes) {
-                if let Some(node) = self.nodes.get_mut(&to) {
-                    node.shard.compare_hash(NodeId(from), hash).expect("equal hashes");
                 }
             }
         }
@@ -232,10 +235,11 @@ impl<'a, M: Maker> Cluster<'a, M> {
         while self.now < until {
             self.now += Duration::from_millis(20);
             let ids: Vec<u64> = self.nodes.keys().copied().collect();
-            for id in ids {
-                let now = self.now;
+            for id in &ids {
+                let (id, now) = (*id, self.now);
                 let shard = &mut self.nodes.get_mut(&id).expect("it exists").shard;
-                shard.engine().tick(now);
+                ids.iter().for_each(|alive| shard.vouch(now, NodeId(*alive)));
+                shard.tick(now);
                 shard.expire(now);
                 self.advance(id).expect("it goes on");
             }
@@ -298,8 +302,7 @@ impl<'a, M: Maker> Cluster<'a, M> {
         let now = self.now;
         for node in self.nodes.values_mut() {
             node.shard.state().flush();
-            let flushed = node.shard.state().flushed().expect("memory does not fail");
-            node.shard.engine().flushed(now, flushed);
+            node.shard.note_flushed(now).expect("memory does not fail");
         }
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         ids.into_iter().for_each(|id| self.advance(id).expect("it goes on"));

@@ -11,13 +11,17 @@ mod attempts;
 pub mod conformance;
 pub mod engine;
 mod hashes;
+mod neighbours;
 mod paxos;
 pub mod records;
+mod request;
 mod shard;
 pub mod storage;
 
 pub use attempts::{Attempt, Attempts};
 pub use engine::{Engine, EngineStatus, Events, EventsFailure, Role};
 pub use hashes::ChainHash;
+pub use neighbours::Neighbours;
 pub use paxos::PaxosEngine;
-pub use shard::{Bounds, Effects, Failure, Now, Refusal, Reply, Request, Shard, ShardStatus};
+pub use request::{Bounds, Now, Refusal, Reply, Request};
+pub use shard::{Effects, Failure, ReplicaMessage, Shard, ShardStatus};

@@ -6,14 +6,12 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
 use std::time::Duration;
-use std::{fmt, mem};
 
 use bytes::Bytes;
 use keevee_core::apply::{self, Applied, Entry, ProposalId, ShardMeta, WriteSet};
 use keevee_core::codec;
-use keevee_core::command::{Command, Outcome};
-use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::requests::RequestMemory;
 use keevee_core::stamp::HybridClock;
@@ -21,115 +19,41 @@ use keevee_mutants::{self as mutants, Mutant};
 
 use crate::engine::{Engine, EngineStatus, EventsFailure};
 use crate::hashes::{ChainHash, Hashes};
+use crate::request::{Bounds, Now, Refusal, Reply, Request};
 use crate::storage::{StateStore, StorageError};
 
-/// The time, as the caller's clocks tell it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Now {
-    /// Since any origin that stays the same; does not go back.
-    pub monotonic: Duration,
-    /// The wall clock, in microseconds since the Unix epoch.
-    pub wall_micros: u64,
-}
+mod quiescence;
 
-/// A command to carry out.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// Comes back in the [`Reply`].
-    pub ticket: u64,
-    /// What to do.
-    pub command: Command,
-    /// When no answer is of use any more, on the monotonic clock.
-    pub deadline: Duration,
-    /// Of a read: serve this replica's own applied state, however old.
-    pub stale: bool,
-}
+use self::quiescence::Quiescence;
 
-/// The answer to a [`Request`].
+/// What the replicas of a shard say to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// The request's ticket.
-    pub ticket: u64,
-    /// What became of it.
-    pub result: Result<Outcome, Refusal>,
-}
-
-/// Why a command has no outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// This replica does not lead; nothing happened. Perhaps this one does.
-    NotLeader(Option<NodeId>),
-    /// Nothing happened, and nothing will.
-    Unavailable(&'static str),
-    /// It was proposed; it may take effect, even later.
-    OutcomeUnknown(&'static str),
-}
-
-impl Refusal {
-    /// What the caller may do next.
-    pub fn kind(self) -> ErrorKind {
-        match self {
-            Refusal::NotLeader(_) => ErrorKind::NotLeader,
-            Refusal::Unavailable(_) => ErrorKind::Unavailable,
-            Refusal::OutcomeUnknown(_) => ErrorKind::OutcomeUnknown,
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::NotLeader(Some(leader)) => write!(formatter, "node {leader} leads now"),
-            Refusal::NotLeader(None) => formatter.write_str("leadership is changing"),
-            Refusal::Unavailable(why) | Refusal::OutcomeUnknown(why) => formatter.write_str(why),
-        }
-    }
-}
-
-/// What a shard takes in at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Commands waiting to be proposed, and as many reads.
-    pub waiting_commands_max: usize,
-    /// Bytes of the commands waiting to be proposed.
-    pub waiting_bytes_max: usize,
-    /// Bytes of one entry, unless one command is larger.
-    pub entry_bytes_max: usize,
-    /// Entries on their way to this node's disk before the next one is cut.
-    pub unsynced_entries_max: usize,
-    /// Entries proposed here and not known to be chosen before the next one is cut.
-    pub unchosen_entries_max: usize,
-    /// Bytes of them, likewise.
-    pub unchosen_bytes_max: usize,
-}
-
-impl Default for Bounds {
-    fn default() -> Bounds {
-        Bounds {
-            waiting_commands_max: 65_536,
-            waiting_bytes_max: 64 << 20,
-            entry_bytes_max: 1 << 20,
-            unsynced_entries_max: 1,
-            unchosen_entries_max: 64,
-            unchosen_bytes_max: 64 << 20,
-        }
-    }
+pub enum ReplicaMessage<M> {
+    /// Of the engine.
+    Engine(M),
+    /// What the sender has applied, to be compared.
+    ChainHash(ChainHash),
+    /// The leader is quiesced from here on: all that it knows is chosen, and every member has it.
+    Quiesce {
+        /// The last index.
+        index: u64,
+    },
+    /// The sender is not quiesced: the leader shall not be either.
+    Wake,
 }
 
 /// What a shard wants done.
 #[derive(Debug)]
 pub struct Effects<M> {
-    /// Messages of the engine, in order.
-    pub send: Vec<(NodeId, M)>,
-    /// Chain hashes to tell.
-    pub hashes: Vec<(NodeId, ChainHash)>,
+    /// Messages to other replicas, in order.
+    pub send: Vec<(NodeId, ReplicaMessage<M>)>,
     /// Answers.
     pub replies: Vec<Reply>,
 }
 
 impl<M> Default for Effects<M> {
     fn default() -> Effects<M> {
-        Effects { send: Vec::new(), hashes: Vec::new(), replies: Vec::new() }
+        Effects { send: Vec::new(), replies: Vec::new() }
     }
 }
 
@@ -172,6 +96,8 @@ pub struct ShardStatus {
     pub chain: u128,
     /// Commands waiting to be proposed.
     pub waiting: usize,
+    /// True while its engine's clock stands still, since nobody asks anything.
+    pub is_quiesced: bool,
 }
 
 /// An entry proposed here, until it is known what became of it.
@@ -208,6 +134,9 @@ pub struct Shard<E: Engine, S> {
     reads_waiting: usize,
     read_count: u64,
     hashes: Hashes,
+    quiescence: Quiescence,
+    /// The flushed index that the engine was told.
+    told_flushed: u64,
     effects: Effects<E::Message>,
 }
 
@@ -245,6 +174,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             reads_waiting: 0,
             read_count: 0,
             hashes: Hashes::new(node, members),
+            quiescence: Quiescence::new(),
+            told_flushed: 0,
             effects: Effects::default(),
         })
     }
@@ -254,7 +185,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         self.id
     }
 
-    /// The engine, to be moved by what only it understands. Call [`Shard::advance`] afterwards.
+    /// The engine, to be looked at.
     pub fn engine(&mut self) -> &mut E {
         &mut self.engine
     }
@@ -276,11 +207,20 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             applied: self.meta.applied,
             chain: self.meta.chain,
             waiting: self.waiting.len(),
+            is_quiesced: self.is_quiesced(),
         }
+    }
+
+    /// The other members.
+    pub fn others(&self) -> impl Iterator<Item = NodeId> {
+        self.hashes.others()
     }
 
     /// Takes commands in. Call [`Shard::advance`] afterwards.
     pub fn submit(&mut self, now: Now, requests: Vec<Request>) -> Result<(), Failure> {
+        if requests.iter().any(|request| !request.stale || !request.command.is_read_only()) {
+            self.wake(now.monotonic, None);
+        }
         let mut linearizable = Vec::new();
         for request in requests {
             if !request.command.is_read_only() {
@@ -297,13 +237,72 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         if !linearizable.is_empty() {
             self.read_count += 1;
             self.reads.insert(self.read_count, linearizable);
-            self.engine.read_barrier(now.monotonic, self.read_count);
+            self.engine.read_barrier(self.time(now.monotonic), self.read_count);
+        }
+        Ok(())
+    }
+
+    /// A message arrived from another replica: false if no correct one can have sent it, and nothing was done with it.
+    /// Call [`Shard::advance`] afterwards.
+    pub fn receive(
+        &mut self,
+        now: Duration,
+        from: NodeId,
+        message: ReplicaMessage<E::Message>,
+    ) -> Result<bool, Failure> {
+        match message {
+            ReplicaMessage::Engine(message) => {
+                if self.is_quiesced() {
+                    self.wake(now, Some(from));
+                }
+                return Ok(self.engine.message(self.time(now), from, message));
+            }
+            ReplicaMessage::ChainHash(hash) => self.compare_hash(from, hash)?,
+            ReplicaMessage::Quiesce { index } => self.quiesce_with(now, from, index),
+            ReplicaMessage::Wake => self.wake(now, Some(from)),
+        }
+        Ok(true)
+    }
+
+    /// Time passed. A quiesced replica need not be told.
+    pub fn tick(&mut self, now: Duration) {
+        if !self.is_quiesced() {
+            self.engine.tick(self.time(now));
+        }
+    }
+
+    /// The log says that a token's records, and all earlier ones, are on disk.
+    pub fn persisted(&mut self, now: Duration, token: u64) {
+        self.engine.persisted(self.time(now), token);
+    }
+
+    /// The connection to a node was reset, or another process runs under its name.
+    pub fn disconnected(&mut self, now: Duration, node: NodeId) {
+        self.missed(now, node);
+        self.engine.disconnected(self.time(now), node);
+    }
+
+    /// Hands leadership to a member, or to the one that is furthest along, if this replica leads.
+    pub fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
+        self.wake(now, None);
+        self.engine.transfer_leadership(self.time(now), to);
+    }
+
+    /// Tells the engine what survives a crash without the log. Call it now and then.
+    pub fn note_flushed(&mut self, now: Duration) -> Result<(), Failure> {
+        let flushed = self.state.flushed()?;
+        if flushed > self.told_flushed {
+            self.wake(now, None);
+        }
+        if !self.is_quiesced() {
+            self.told_flushed = flushed;
+            self.engine.flushed(self.time(now), flushed);
         }
         Ok(())
     }
 
     /// Notes another replica's chain hash.
-    pub fn compare_hash(&mut self, from: NodeId, hash: ChainHash) -> Result<(), Failure> {
+    fn compare_hash(&mut self, from: NodeId, hash: ChainHash) -> Result<(), Failure> {
         self.hashes.note(from, hash).map_or(Ok(()), |index| Err(Failure::Diverged { index }))
     }
 
@@ -312,7 +311,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         loop {
             self.propose(now);
             let events = self.engine.take_events();
-            self.effects.send.extend(events.send);
+            let sent = events.send.into_iter().map(|(to, message)| (to, ReplicaMessage::Engine(message)));
+            self.effects.send.extend(sent);
             if let Some(failure) = events.failed {
                 return Err(failure.into());
             }
@@ -321,7 +321,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 for (index, payload) in events.chosen {
                     self.apply(index, payload)?;
                 }
-                self.engine.applied(now.monotonic, self.meta.applied);
+                self.engine.applied(self.time(now.monotonic), self.meta.applied);
             }
             for read in events.reads_ready {
                 for request in self.reads.remove(&read).unwrap_or_default() {
@@ -357,7 +357,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         let empty = self.reads.iter().filter(|(_, requests)| requests.is_empty()).map(|(read, _)| *read);
         for read in empty.collect::<Vec<u64>>() {
             self.reads.remove(&read);
-            self.engine.cancel_read(now, read);
+            self.engine.cancel_read(self.time(now), read);
         }
         let mut unknown = Refusal::OutcomeUnknown("it was proposed, and not known to be chosen in time");
         if mutants::is_active(Mutant::UnknownToldRefused) {
@@ -375,6 +375,15 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     pub fn is_busy(&self) -> bool {
         let owed = |proposed: &Proposed| proposed.waiters.iter().any(Option::is_some);
         !self.waiting.is_empty() || !self.reads.is_empty() || self.proposed.values().any(owed)
+    }
+
+    /// The engine's time.
+    fn time(&self, now: Duration) -> Duration {
+        self.quiescence.time(now)
+    }
+
+    fn own(&self) -> NodeId {
+        NodeId(self.next_proposal.node)
     }
 
     fn enqueue(&mut self, request: Request) {
@@ -405,7 +414,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             return;
         }
         let leader = self.engine.leader();
-        if leader != Some(NodeId(self.next_proposal.node)) {
+        if leader != Some(self.own()) {
             return self.turn_away(leader);
         }
         while !self.waiting.is_empty()
@@ -415,7 +424,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         {
             let (entry, waiters) = self.cut(now.wall_micros);
             let payload = codec::encode_entry(&entry);
-            let Some(index) = self.engine.propose(now.monotonic, payload.clone()) else {
+            let Some(index) = self.engine.propose(self.time(now.monotonic), payload.clone()) else {
                 // Leadership is being handed over.
                 waiters.iter().for_each(|waiter| self.refuse(waiter.ticket, Refusal::NotLeader(None)));
                 return self.turn_away(None);
@@ -516,7 +525,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     fn tell_hash(&mut self) -> Result<(), Failure> {
         let Some(hash) = Hashes::due(self.meta.applied, self.meta.chain) else { return Ok(()) };
-        self.effects.hashes.extend(self.hashes.others().map(|node| (node, hash)));
-        self.compare_hash(NodeId(self.next_proposal.node), hash)
+        let told = self.hashes.others().map(|node| (node, ReplicaMessage::ChainHash(hash)));
+        self.effects.send.extend(told);
+        self.compare_hash(self.own(), hash)
     }
 }

@@ -12,7 +12,7 @@ use keevee_core::shard_map::Consensus;
 use keevee_paxos::QuorumSystem;
 use keevee_raft::{RaftEngine, RaftMessage};
 use keevee_replica::storage::StorageError;
-use keevee_replica::{Engine, EngineStatus, Events, PaxosEngine};
+use keevee_replica::{Engine, EngineStatus, Events, Neighbours, PaxosEngine, ReplicaMessage};
 
 use crate::storage::RocksLog;
 use crate::transport::PeerMessage;
@@ -28,6 +28,13 @@ pub struct Timing {
     pub timeout_max: Duration,
 }
 
+impl Timing {
+    /// How nodes tell each other that they are alive, so that quiesced shards need not.
+    pub(crate) fn neighbours(&self) -> Neighbours {
+        Neighbours::new(self.heartbeat, self.timeout_min * 2 / 3)
+    }
+}
+
 /// What an engine says to its counterparts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EngineMessage {
@@ -35,12 +42,29 @@ pub(crate) enum EngineMessage {
     Raft(RaftMessage),
 }
 
-impl From<EngineMessage> for PeerMessage {
-    fn from(message: EngineMessage) -> PeerMessage {
+impl From<ReplicaMessage<EngineMessage>> for PeerMessage {
+    fn from(message: ReplicaMessage<EngineMessage>) -> PeerMessage {
         match message {
-            EngineMessage::Paxos(message) => PeerMessage::Paxos(message),
-            EngineMessage::Raft(message) => PeerMessage::Raft(message),
+            ReplicaMessage::Engine(EngineMessage::Paxos(message)) => PeerMessage::Paxos(message),
+            ReplicaMessage::Engine(EngineMessage::Raft(message)) => PeerMessage::Raft(message),
+            ReplicaMessage::ChainHash(hash) => PeerMessage::ChainHash(hash),
+            ReplicaMessage::Quiesce { index } => PeerMessage::Quiesce { index },
+            ReplicaMessage::Wake => PeerMessage::Wake,
         }
+    }
+}
+
+impl PeerMessage {
+    /// What a replica is told; `None` of what is about the whole node.
+    pub(crate) fn for_replica(self) -> Option<ReplicaMessage<EngineMessage>> {
+        Some(match self {
+            PeerMessage::Paxos(message) => ReplicaMessage::Engine(EngineMessage::Paxos(message)),
+            PeerMessage::Raft(message) => ReplicaMessage::Engine(EngineMessage::Raft(message)),
+            PeerMessage::ChainHash(hash) => ReplicaMessage::ChainHash(hash),
+            PeerMessage::Quiesce { index } => ReplicaMessage::Quiesce { index },
+            PeerMessage::Wake => ReplicaMessage::Wake,
+            PeerMessage::Alive { .. } => return None,
+        })
     }
 }
 

@@ -15,9 +15,9 @@ use keevee_core::command::{Command, Outcome};
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::shard_map::{ShardInfo, ShardMap};
 use keevee_core::slot_table::SlotTable;
-use keevee_replica::storage::{StateStore, StorageError};
+use keevee_replica::storage::StorageError;
 use keevee_replica::{
-    Effects, Engine, Failure, Now, Refusal, Request, Role, Shard, ShardStatus as ReplicaStatus,
+    Effects, Failure, Neighbours, Now, Refusal, Request, Role, Shard, ShardStatus as ReplicaStatus,
 };
 use tokio::sync::oneshot;
 
@@ -34,10 +34,16 @@ use crate::transport::{PeerMessage, Transport};
 /// The replicas that a node runs.
 pub(crate) type Replica = Shard<ShardEngine, RocksState>;
 
-/// How often replicas are told the time.
+/// How often replicas are told the time…
 const TICK: Duration = Duration::from_millis(20);
+/// …and this node's neighbours are looked after while all replicas are quiesced.
+const QUIET_TICK: Duration = Duration::from_millis(100);
 /// How often late requests are looked for, flushes noted and gauges set.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How often the flushed index of quiesced replicas is looked at.
+const QUIET_HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// How long nobody asks anything of a shard before it is quiesced.
+const IDLE: Duration = Duration::from_secs(1);
 /// How often leaderships are spread over the nodes.
 const SPREADING: Duration = Duration::from_secs(2);
 /// Who is further behind, in entries, is not made a leader.
@@ -130,6 +136,10 @@ pub(crate) struct Executor {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tickets: Tickets,
+    /// Which other nodes are alive.
+    pub(crate) neighbours: Neighbours,
+    /// Tells this process from others under the same node id.
+    pub(crate) boot: u64,
     /// What the replicas want to say, until all of them have gone as far as they can.
     pub(crate) outgoing: BTreeMap<NodeId, Vec<(ShardId, PeerMessage)>>,
     /// Shared with the inbox: what waits in `jobs`.
@@ -173,6 +183,7 @@ impl Executor {
     fn run_until_stopped(&mut self) -> Result<(), FatalError> {
         let mut tick_at = Instant::now();
         let mut housekeeping_at = tick_at;
+        let mut quiet_housekeeping_at = tick_at;
         // Not at once: nodes that start together first find out who leads what.
         let mut spreading_at = tick_at + SPREADING;
         loop {
@@ -185,19 +196,26 @@ impl Executor {
             }
             let now = Instant::now();
             if now >= tick_at {
-                tick_at = now + TICK;
-                touched.extend(self.tick());
+                tick_at = now + QUIET_TICK;
+                self.tick(&mut touched);
             }
             if now >= housekeeping_at {
                 housekeeping_at = now + HOUSEKEEPING;
-                self.keep_house()?;
+                let quiet_too = now >= quiet_housekeeping_at;
+                if quiet_too {
+                    quiet_housekeeping_at = now + QUIET_HOUSEKEEPING;
+                }
+                self.keep_house(quiet_too, &mut touched)?;
             }
             if now >= spreading_at {
                 spreading_at = now + SPREADING;
                 touched.extend(self.spread_leaders());
             }
             for shard in touched {
-                self.advance(shard)?;
+                let is_quiesced = self.advance(shard)?;
+                if !is_quiesced {
+                    tick_at = tick_at.min(now + TICK);
+                }
             }
             // Of all shards together, so that a node is woken once.
             for (to, messages) in std::mem::take(&mut self.outgoing) {
@@ -230,12 +248,11 @@ impl Executor {
             }
             Job::Peer { from, shard, messages, bytes } => {
                 self.peer_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                self.receive(from, shard, messages)?;
-                touched.insert(shard);
+                self.receive(from, shard, messages, touched)?;
             }
             Job::Log(LogEvent::Persisted { shard, token }) => {
                 if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) {
-                    replica.engine().persisted(now.monotonic, token);
+                    replica.persisted(now.monotonic, token);
                     touched.insert(shard);
                 }
             }
@@ -246,10 +263,8 @@ impl Executor {
             }
             Job::Log(LogEvent::Failed { error }) => return Err(FatalError::Log(error)),
             Job::Disconnected(node) => {
-                for (id, Hosted { replica, .. }) in &mut self.shards {
-                    replica.engine().disconnected(now.monotonic, node);
-                    touched.insert(*id);
-                }
+                self.neighbours.lost(node);
+                self.disconnected(node, touched);
             }
             Job::Status(answer) => {
                 let statuses = self.shards.iter().map(|(id, hosted)| (*id, hosted.replica.status()));
@@ -257,7 +272,7 @@ impl Executor {
             }
             Job::TransferLeadership => {
                 for (id, Hosted { replica, .. }) in &mut self.shards {
-                    replica.engine().transfer_leadership(now.monotonic, None);
+                    replica.transfer_leadership(now.monotonic, None);
                     touched.insert(*id);
                 }
                 self.is_leaving = true;
@@ -296,25 +311,26 @@ impl Executor {
         from: NodeId,
         shard: ShardId,
         messages: Vec<PeerMessage>,
+        touched: &mut BTreeSet<ShardId>,
     ) -> Result<(), FatalError> {
-        let now = self.now();
-        let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) else {
+        let now = self.now().monotonic;
+        let (mut refused, mut homeless) = (0, false);
+        for message in messages {
+            if let PeerMessage::Alive { boot } = message {
+                self.heard(from, boot, touched);
+            } else if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard)
+                && let Some(message) = message.for_replica()
+            {
+                let received = replica.receive(now, from, message);
+                refused += usize::from(!received.map_err(|failure| FatalError::Replica { shard, failure })?);
+                touched.insert(shard);
+            } else {
+                homeless = true;
+            }
+        }
+        if homeless {
             let detail = format!("this node has no replica of shard {shard}");
             self.refusals.note(Party::Node(from), RefusalReason::UnknownShard, &detail);
-            return Ok(());
-        };
-        let mut refused = 0;
-        for message in messages {
-            let message = match message {
-                PeerMessage::Paxos(message) => EngineMessage::Paxos(message),
-                PeerMessage::Raft(message) => EngineMessage::Raft(message),
-                PeerMessage::ChainHash(hash) => {
-                    let compared = replica.compare_hash(from, hash);
-                    compared.map_err(|failure| FatalError::Replica { shard, failure })?;
-                    continue;
-                }
-            };
-            refused += usize::from(!replica.engine().message(now.monotonic, from, message));
         }
         if refused > 0 {
             let detail = format!(
@@ -325,41 +341,80 @@ impl Executor {
         Ok(())
     }
 
-    fn tick(&mut self) -> Vec<ShardId> {
-        let now = self.now();
-        self.shards.values_mut().for_each(|hosted| hosted.replica.engine().tick(now.monotonic));
-        self.shards.keys().copied().collect()
+    /// A node is alive: it vouches for what it leads, unless its process is another than before.
+    fn heard(&mut self, node: NodeId, boot: u64, touched: &mut BTreeSet<ShardId>) {
+        let now = self.now().monotonic;
+        if self.neighbours.heard(now, node, boot) {
+            self.shards.values_mut().for_each(|hosted| hosted.replica.vouch(now, node));
+        } else {
+            self.disconnected(node, touched);
+        }
     }
 
-    fn advance(&mut self, shard: ShardId) -> Result<(), FatalError> {
+    fn disconnected(&mut self, node: NodeId, touched: &mut BTreeSet<ShardId>) {
+        let now = self.now().monotonic;
+        for (id, Hosted { replica, .. }) in &mut self.shards {
+            replica.disconnected(now, node);
+            touched.insert(*id);
+        }
+    }
+
+    fn tick(&mut self, touched: &mut BTreeSet<ShardId>) {
+        let now = self.now().monotonic;
+        for node in self.neighbours.missed(now) {
+            for (id, Hosted { replica, .. }) in &mut self.shards {
+                replica.missed(now, node);
+                touched.insert(*id);
+            }
+        }
+        for (id, Hosted { replica, .. }) in &mut self.shards {
+            if !replica.is_quiesced() {
+                replica.tick(now);
+                touched.insert(*id);
+            }
+        }
+        if self.neighbours.is_beat_due(now) {
+            let others: BTreeSet<NodeId> =
+                self.shards.values().flat_map(|hosted| hosted.replica.others()).collect();
+            let alive = (ShardId::SYSTEM, PeerMessage::Alive { boot: self.boot });
+            others.into_iter().for_each(|node| self.outgoing.entry(node).or_default().push(alive.clone()));
+        }
+    }
+
+    /// True if the replica is quiesced.
+    fn advance(&mut self, shard: ShardId) -> Result<bool, FatalError> {
         let now = self.now();
-        let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) else { return Ok(()) };
+        let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) else { return Ok(true) };
         let effects = replica.advance(now).map_err(|failure| FatalError::Replica { shard, failure })?;
         self.directory.set_leader(shard, replica.leader());
+        let is_quiesced = replica.is_quiesced();
         self.carry_out(shard, effects);
-        Ok(())
+        Ok(is_quiesced)
     }
 
     fn carry_out(&mut self, shard: ShardId, effects: Effects<EngineMessage>) {
         for (to, message) in effects.send {
             self.outgoing.entry(to).or_default().push((shard, message.into()));
         }
-        for (to, hash) in effects.hashes {
-            self.outgoing.entry(to).or_default().push((shard, PeerMessage::ChainHash(hash)));
-        }
         for reply in effects.replies {
             self.tickets.redeem(reply.ticket, reply.result);
         }
     }
 
-    /// What need not be done at every step: late requests, flushed marks, gauges.
-    fn keep_house(&mut self) -> Result<(), FatalError> {
-        let now = self.now();
-        for (id, Hosted { replica, metrics, .. }) in &mut self.shards {
-            replica.expire(now.monotonic);
-            let flushed = replica.state().flushed();
-            let failed = |error| FatalError::Replica { shard: *id, failure: Failure::Storage(error) };
-            replica.engine().flushed(now.monotonic, flushed.map_err(failed)?);
+    /// What need not be done at every step: late requests, flushed marks, gauges, shards that nobody asks.
+    fn keep_house(&mut self, quiet_too: bool, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
+        let now = self.now().monotonic;
+        for (id, Hosted { replica, metrics }) in &mut self.shards {
+            if replica.is_quiesced() && !quiet_too {
+                continue;
+            }
+            replica.expire(now);
+            replica.note_flushed(now).map_err(|failure| FatalError::Replica { shard: *id, failure })?;
+            // Whoever is away must hear of the leader when it is back.
+            if replica.others().all(|node| self.neighbours.is_alive(node)) {
+                replica.quiesce_if_idle(now, IDLE);
+            }
+            touched.insert(*id);
             set_gauges(metrics, &replica.status());
         }
         Ok(())
@@ -416,7 +471,7 @@ impl Executor {
             }
             *led.entry(to).or_default() += 1;
             *led.entry(own).or_default() -= 1;
-            replica.engine().transfer_leadership(now, Some(to));
+            replica.transfer_leadership(now, Some(to));
             moved.push(*id);
         }
         moved
@@ -445,6 +500,7 @@ fn set_gauges(metrics: &ShardMetrics, status: &ReplicaStatus) {
     metrics.applied.set(gauge(status.applied));
     metrics.chosen.set(gauge(status.engine.chosen));
     metrics.last.set(gauge(status.engine.last));
+    metrics.quiesced.set(i64::from(status.is_quiesced));
 }
 
 /// Sends inputs to the executor. Once it has ended, inputs go nowhere, and answers never come.

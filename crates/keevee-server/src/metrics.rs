@@ -78,6 +78,7 @@ pub struct Metrics {
     applied: IntGaugeVec,
     chosen: IntGaugeVec,
     last: IntGaugeVec,
+    quiesced: IntGaugeVec,
     leader: IntGaugeVec,
     elections: IntCounterVec,
     queued: IntGaugeVec,
@@ -117,6 +118,8 @@ pub struct ShardMetrics {
     pub chosen: IntGauge,
     /// The last index in the log.
     pub last: IntGauge,
+    /// 1 while the replica is quiesced, else 0.
+    pub quiesced: IntGauge,
     /// 1 while this node leads, else 0.
     pub leader: IntGauge,
     /// Times that this node became leader.
@@ -231,6 +234,7 @@ impl Metrics {
             applied: register.gauges("keevee_applied_index", "Index of the last log entry applied.", shard),
             chosen: register.gauges("keevee_chosen_index", "Index up to which the log is chosen.", shard),
             last: register.gauges("keevee_last_index", "Index of the last entry in the log.", shard),
+            quiesced: register.gauges("keevee_quiesced", "1 while nobody asks the shard anything, else 0.", shard),
             leader: register.gauges("keevee_leader", "1 while this node leads the shard, else 0.", shard),
             elections: register.counters(
                 "keevee_elections_total",
@@ -296,6 +300,7 @@ impl Metrics {
             applied: self.applied.with_label_values(&labels),
             chosen: self.chosen.with_label_values(&labels),
             last: self.last.with_label_values(&labels),
+            quiesced: self.quiesced.with_label_values(&labels),
             leader: self.leader.with_label_values(&labels),
             elections: self.elections.with_label_values(&labels),
         }

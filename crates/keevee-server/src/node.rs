@@ -119,6 +119,8 @@ pub struct ShardStatus {
     pub first: u64,
     /// The chain hash at `applied`, in hexadecimal.
     pub chain: String,
+    /// True while nobody asks the shard anything: its replicas say nothing to each other.
+    pub quiesced: bool,
 }
 
 /// What `/v1/cluster/status` says.
@@ -514,5 +516,6 @@ fn describe_shard(shard: ShardId, status: ReplicaStatus) -> ShardStatus {
         flushed: status.engine.flushed,
         first: status.engine.first,
         chain: format!("{:032x}", status.chain),
+        quiesced: status.is_quiesced,
     }
 }

@@ -163,6 +163,8 @@ impl Server {
             transport: transport.clone(),
             metrics: Arc::clone(&metrics),
             tickets: Tickets::default(),
+            neighbours: config.timing().neighbours(),
+            boot: rand::rng().next_u64(),
             outgoing: BTreeMap::new(),
             peer_bytes: Arc::clone(&peer_bytes),
             refusals: Refusals::new(&metrics),

@@ -81,6 +81,18 @@ pub enum PeerMessage {
     Raft(RaftMessage),
     /// The sender's chain hash at an index: replicas that differ have diverged.
     ChainHash(ChainHash),
+    /// The sender leads the shard, and is quiesced from here on.
+    Quiesce {
+        /// The last index.
+        index: u64,
+    },
+    /// The sender is not quiesced.
+    Wake,
+    /// Of the node, whatever shard it comes with: it is alive.
+    Alive {
+        /// Drawn by its process when it started.
+        boot: u64,
+    },
 }
 
 /// Commands that an ingress node hands to the leader: one hop, never forwarded again.

@@ -1,5 +1,7 @@
 //! The cases. Each panics unless what its name says holds.
 
+mod quiescence;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -10,9 +12,11 @@ use keevee_core::command::{
 use keevee_core::ids::NodeId;
 use keevee_core::requests::RequestId;
 
+pub use quiescence::*;
+
 use super::{Cluster, Maker, Node, SharedLog};
 use crate::storage::{LogRecord, LogStore};
-use crate::{Bounds, ChainHash, Engine, Failure, Refusal, Role};
+use crate::{Bounds, ChainHash, Engine, Failure, Refusal, ReplicaMessage, Role};
 
 fn put(key: &str, value: &str) -> Command {
     Command::single(Action::Put { key: key.to_owned().into(), value: value.to_owned().into() })
@@ -204,7 +208,7 @@ pub fn a_leader_that_leads_again_answers_what_it_proposed_before_truly<M: Maker>
     // Nobody else holds this, so that nobody else can lead.
     cluster.run(next, put("a", "1")).expect("written");
     let now = cluster.now;
-    cluster.node(next).shard.engine().transfer_leadership(now, None);
+    cluster.node(next).shard.transfer_leadership(now, None);
     cluster.advance(next).expect("it goes on");
     cluster.settle();
     assert_eq!(cluster.wait_for_leader(), old);
@@ -236,11 +240,14 @@ pub fn a_replica_that_differs_from_a_majority_stops<M: Maker>(maker: &M) {
     for _ in 0..70 {
         cluster.run(leader, put("a", "1")).expect("written");
     }
-    let shard = &mut cluster.nodes.get_mut(&leader).expect("it exists").shard;
+    let now = cluster.now;
+    let shard = &mut cluster.node(leader).shard;
     let wrong = ChainHash { index: 64, chain: 1 };
     let others: Vec<NodeId> = (1..=3).filter(|id| *id != leader).map(NodeId).collect();
-    shard.compare_hash(others[0], wrong).expect("one against two is wrong itself");
-    assert_eq!(shard.compare_hash(others[1], wrong), Err(Failure::Diverged { index: 64 }));
+    let tell = |from| shard.receive(now, from, ReplicaMessage::ChainHash(wrong));
+    let told = others.into_iter().map(tell).collect::<Vec<_>>();
+    let diverged = Err(Failure::Diverged { index: 64 });
+    assert_eq!(told, [Ok(true), diverged], "one against two is wrong itself");
 }
 
 pub fn leadership_goes_to_the_member_that_is_named<M: Maker>(maker: &M) {
@@ -248,7 +255,7 @@ pub fn leadership_goes_to_the_member_that_is_named<M: Maker>(maker: &M) {
     cluster.run(leader, put("a", "1")).expect("written");
     for named in (1..=5).filter(|id| *id != leader) {
         let (now, leader) = (cluster.now, cluster.wait_for_leader());
-        cluster.node(leader).shard.engine().transfer_leadership(now, Some(NodeId(named)));
+        cluster.node(leader).shard.transfer_leadership(now, Some(NodeId(named)));
         cluster.advance(leader).expect("it goes on");
         cluster.settle();
         assert_eq!(cluster.node(named).shard.status().engine.role, Role::Leader, "{named} after {leader}");
@@ -262,7 +269,7 @@ pub fn leadership_is_handed_over_without_an_election_timeout<M: Maker>(maker: &M
     let (mut cluster, leader) = Cluster::led(maker, 5, Bounds::default());
     cluster.run(leader, put("a", "1")).expect("written");
     let now = cluster.now;
-    cluster.node(leader).shard.engine().transfer_leadership(now, None);
+    cluster.node(leader).shard.transfer_leadership(now, None);
     cluster.advance(leader).expect("it goes on");
     cluster.settle();
     let leaders: Vec<u64> = cluster
@@ -282,7 +289,7 @@ pub fn a_leader_whose_connections_are_reset_is_replaced_without_an_election_time
         cluster.run(leader, put("a", "1")).expect("written");
         cluster.nodes.remove(&leader);
         let now = cluster.now;
-        cluster.nodes.values_mut().for_each(|node| node.shard.engine().disconnected(now, NodeId(leader)));
+        cluster.nodes.values_mut().for_each(|node| node.shard.disconnected(now, NodeId(leader)));
         cluster.elapse(Duration::from_millis(300));
         let leads = |node: &Node<M>| node.shard.status().engine.role == Role::Leader;
         assert_eq!(cluster.nodes.values().filter(|node| leads(node)).count(), 1);
@@ -295,7 +302,7 @@ pub fn a_leader_that_only_one_replica_has_lost_stays<M: Maker>(maker: &M) {
     let ballot = cluster.node(leader).shard.status().engine.ballot;
     for _ in 0..20 {
         let (follower, now) = (cluster.follower(leader), cluster.now);
-        cluster.node(follower).shard.engine().disconnected(now, NodeId(leader));
+        cluster.node(follower).shard.disconnected(now, NodeId(leader));
         cluster.elapse(Duration::from_millis(100));
     }
     assert_eq!(cluster.node(leader).shard.status().engine.ballot, ballot);
@@ -309,7 +316,7 @@ pub fn a_leader_that_was_lost_for_a_moment_by_one_after_the_other_stays<M: Maker
     let ballot = cluster.node(leader).shard.status().engine.ballot;
     for follower in (1..=3).filter(|id| *id != leader).cycle().take(6) {
         let now = cluster.now;
-        cluster.node(follower).shard.engine().disconnected(now, NodeId(leader));
+        cluster.node(follower).shard.disconnected(now, NodeId(leader));
         // It hears the leader again.
         cluster.elapse(Duration::from_millis(1500));
     }
@@ -326,7 +333,7 @@ pub fn leadership_is_not_handed_to_the_dead<M: Maker>(maker: &M) {
         cluster.nodes.remove(&dead);
         cluster.elapse(Duration::from_secs(2));
         let (now, leader) = (cluster.now, cluster.wait_for_leader());
-        cluster.node(leader).shard.engine().transfer_leadership(now, None);
+        cluster.node(leader).shard.transfer_leadership(now, None);
         cluster.advance(leader).expect("it goes on");
         cluster.settle();
         cluster.elapse(Duration::from_millis(100));
@@ -343,7 +350,7 @@ pub fn an_entry_that_is_unknown_and_chosen_stops_the_replica<M: Maker>(maker: &M
     let stopped = (0..10).find_map(|_| {
         let synced = cluster.node(leader).log.lock().sync();
         if let Some(token) = synced {
-            cluster.node(leader).shard.engine().persisted(now, token);
+            cluster.node(leader).shard.persisted(now, token);
         }
         cluster.advance(leader).err()
     });
@@ -451,7 +458,7 @@ pub fn a_replica_refuses_proposals_while_leadership_is_handed_over<M: Maker>(mak
     let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
     cluster.run(leader, put("a", "1")).expect("written");
     let now = cluster.now;
-    cluster.node(leader).shard.engine().transfer_leadership(now, None);
+    cluster.node(leader).shard.transfer_leadership(now, None);
     let during = cluster.submit(leader, put("a", "2"));
     cluster.settle();
     cluster.elapse(Duration::from_secs(3));

@@ -57,7 +57,10 @@ impl LaneKind {
                 | RaftMessage::Voted { .. }
                 | RaftMessage::ReadIndex { .. }
                 | RaftMessage::ReadIndexReply { .. },
-            ) => LaneKind::Control,
+            )
+            | PeerMessage::Quiesce { .. }
+            | PeerMessage::Wake
+            | PeerMessage::Alive { .. } => LaneKind::Control,
             _ => LaneKind::Log,
         }
     }

@@ -131,6 +131,9 @@ kinds! {
     TakeOver "/paxos/take_over"
     ChainHash "/chain_hash"
     Raft "/raft"
+    Quiesce "/quiesce"
+    Wake "/wake"
+    Alive "/alive"
 }
 
 fn read_kind<M: Received>(body: &[u8]) -> Result<(Envelope, Vec<PeerMessage>), WireError> {
@@ -302,6 +305,9 @@ impl From<PeerMessage> for Kind {
             PeerMessage::ChainHash(ChainHash { index, chain }) => {
                 Kind::ChainHash(proto::ChainHash { index, chain: format!("{chain:032x}") })
             }
+            PeerMessage::Quiesce { index } => Kind::Quiesce(proto::Quiesce { index }),
+            PeerMessage::Wake => Kind::Wake(proto::Wake {}),
+            PeerMessage::Alive { boot } => Kind::Alive(proto::Alive { boot }),
         }
     }
 }
@@ -429,6 +435,24 @@ impl Received for proto::ChainHash {
     }
 }
 
+impl Received for proto::Quiesce {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        Ok(PeerMessage::Quiesce { index: self.index })
+    }
+}
+
+impl Received for proto::Wake {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        Ok(PeerMessage::Wake)
+    }
+}
+
+impl Received for proto::Alive {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        Ok(PeerMessage::Alive { boot: self.boot })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -472,7 +496,9 @@ mod tests {
             Message::TakeOver { ballot },
         ];
         let chain = PeerMessage::ChainHash(ChainHash { index: 6, chain: 0xfeed });
-        messages.into_iter().map(PeerMessage::Paxos).chain([chain]).collect()
+        let rest =
+            [PeerMessage::Quiesce { index: 6 }, PeerMessage::Wake, PeerMessage::Alive { boot: u64::MAX }];
+        messages.into_iter().map(PeerMessage::Paxos).chain([chain]).chain(rest).collect()
     }
 
     #[test]

@@ -265,7 +265,7 @@ impl World {
         let Some(leader) = self.leader() else { return };
         let now = self.nodes[&leader].clock.read(self.now).monotonic;
         let Some(process) = &mut self.node_mut(leader).process else { return };
-        keevee_replica::Engine::transfer_leadership(process.shard.engine(), now, None);
+        process.shard.transfer_leadership(now, None);
         self.settle(leader);
     }
 

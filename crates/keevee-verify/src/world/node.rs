@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use keevee_core::codec;
 use keevee_core::ids::{NodeId, ShardId};
-use keevee_replica::storage::{LogRecord, StateStore};
-use keevee_replica::{Bounds, Effects, Engine, Refusal, Reply, Shard};
+use keevee_replica::storage::LogRecord;
+use keevee_replica::{Bounds, Effects, Refusal, Reply, Shard};
 
 use super::clock::Clock;
 use super::disk::{Disk, SharedState};
@@ -179,7 +179,7 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let now = node.clock.read(self.now);
         let span = node.clock.true_span(tick);
-        process.shard.engine().tick(now.monotonic);
+        process.shard.tick(now.monotonic);
         self.after(span, Event::Tick { node: id, life });
         self.settle(id);
     }
@@ -189,9 +189,7 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let now = node.clock.read(self.now).monotonic;
         process.shard.expire(now);
-        let flushed = process.shard.state().flushed();
-        let flushed = flushed.expect("a simulated state is always readable");
-        process.shard.engine().flushed(now, flushed);
+        process.shard.note_flushed(now).expect("a simulated state is always readable");
         self.after(HOUSEKEEPING, Event::KeepHouse { node: id, life });
         self.settle(id);
     }
@@ -228,7 +226,7 @@ impl World {
         let now = node.clock.read(self.now).monotonic;
         let Some(process) = &mut node.process else { return };
         for (token, _) in submissions {
-            process.shard.engine().persisted(now, token);
+            process.shard.persisted(now, token);
         }
         self.settle(id);
     }
@@ -263,12 +261,9 @@ impl World {
             Ok(effects) => effects,
             Err(failure) => return self.break_rule(REPLICA, format!("node {id}: {failure}")),
         };
-        let Effects { send, hashes, replies } = effects;
+        let Effects { send, replies } = effects;
         for (to, message) in send {
-            self.send(id, to.0, PeerMessage::Engine(Box::new(message)));
-        }
-        for (to, hash) in hashes {
-            self.send(id, to.0, PeerMessage::Hash(hash));
+            self.send(id, to.0, PeerMessage::Replica(Box::new(message)));
         }
         for reply in replies {
             self.reply(id, reply);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use keevee_core::command::Outcome;
 use keevee_core::error::ErrorKind;
-use keevee_replica::{ChainHash, Engine};
+use keevee_replica::ReplicaMessage;
 
 use super::network::Way;
 use super::watched::Message;
@@ -15,8 +15,7 @@ pub(crate) type ForwardReply = Result<Outcome, (ErrorKind, String)>;
 
 #[derive(Clone)]
 pub(crate) enum PeerMessage {
-    Engine(Box<Message>),
-    Hash(ChainHash),
+    Replica(Box<ReplicaMessage<Message>>),
     /// Carry this out, you lead.
     Forward {
         number: u64,
@@ -35,11 +34,13 @@ impl PeerMessage {
     /// Tells it from others, for the trace's hash.
     pub(crate) fn tag(&self) -> u64 {
         let number = match self {
-            PeerMessage::Engine(message) => match &**message {
-                Message::Paxos(message) => paxos::tag(message),
-                Message::Raft(message) => raft::tag(message),
+            PeerMessage::Replica(message) => match &**message {
+                ReplicaMessage::Engine(Message::Paxos(message)) => paxos::tag(message),
+                ReplicaMessage::Engine(Message::Raft(message)) => raft::tag(message),
+                ReplicaMessage::ChainHash(hash) => hash.chain as u64,
+                ReplicaMessage::Quiesce { index } => *index,
+                ReplicaMessage::Wake => 1,
             },
-            PeerMessage::Hash(hash) => hash.chain as u64,
             PeerMessage::Forward { number, .. } | PeerMessage::Forwarded { number, .. } => *number,
             PeerMessage::Reset => 0,
         };
@@ -63,7 +64,7 @@ impl World {
             return;
         };
         // A stream repeats nothing; the protocol itself must not mind.
-        if let (Some(again_at), PeerMessage::Engine(_) | PeerMessage::Hash(_)) = (again_at, &message) {
+        if let (Some(again_at), PeerMessage::Replica(_)) = (again_at, &message) {
             self.coverage.note(Counter::Duplicated);
             self.at(again_at, Event::Deliver { from, to, message: message.clone() });
         }
@@ -76,10 +77,12 @@ impl World {
     }
 
     fn count_message(&mut self, from: u64, to: u64, message: &PeerMessage) {
-        let PeerMessage::Engine(message) = message else { return };
+        let PeerMessage::Replica(message) = message else { return };
         match &**message {
-            Message::Paxos(message) => self.count_paxos_message(message),
-            Message::Raft(message) => self.count_raft_message(from, to, message),
+            ReplicaMessage::Engine(Message::Paxos(message)) => self.count_paxos_message(message),
+            ReplicaMessage::Engine(Message::Raft(message)) => self.count_raft_message(from, to, message),
+            ReplicaMessage::ChainHash(_) => self.coverage.note(Counter::HashesCompared),
+            ReplicaMessage::Quiesce { .. } | ReplicaMessage::Wake => {}
         }
     }
 
@@ -97,19 +100,13 @@ impl World {
         let now = node.clock.read(self.now);
         let sender = keevee_core::ids::NodeId(from);
         match message {
-            PeerMessage::Engine(message) => {
-                assert!(
-                    process.shard.engine().message(now.monotonic, sender, *message),
-                    "replicas here are correct"
-                );
-            }
-            PeerMessage::Hash(hash) => {
-                self.coverage.note(Counter::HashesCompared);
-                if let Err(failure) = process.shard.compare_hash(sender, hash) {
+            PeerMessage::Replica(message) => match process.shard.receive(now.monotonic, sender, *message) {
+                Ok(is_plausible) => assert!(is_plausible, "replicas here are correct"),
+                Err(failure) => {
                     return self.break_rule(crate::oracles::REPLICA, format!("node {to}: {failure}"));
                 }
-            }
-            PeerMessage::Reset => process.shard.engine().disconnected(now.monotonic, sender),
+            },
+            PeerMessage::Reset => process.shard.disconnected(now.monotonic, sender),
             PeerMessage::Forward { number, command, time_left } => {
                 self.take_forward(from, to, number, command, time_left);
             }
@@ -122,11 +119,13 @@ impl World {
 /// A message in a few words.
 pub(crate) fn describe(message: &PeerMessage) -> String {
     match message {
-        PeerMessage::Engine(message) => match &**message {
-            Message::Paxos(message) => paxos::describe(message),
-            Message::Raft(message) => raft::describe(message),
+        PeerMessage::Replica(message) => match &**message {
+            ReplicaMessage::Engine(Message::Paxos(message)) => paxos::describe(message),
+            ReplicaMessage::Engine(Message::Raft(message)) => raft::describe(message),
+            ReplicaMessage::ChainHash(hash) => format!("Hash {} {:08x}", hash.index, hash.chain >> 96),
+            ReplicaMessage::Quiesce { index } => format!("Quiesce {index}"),
+            ReplicaMessage::Wake => "Wake".to_owned(),
         },
-        PeerMessage::Hash(hash) => format!("Hash {} {:08x}", hash.index, hash.chain >> 96),
         PeerMessage::Forward { number, .. } => format!("Forward #{number}"),
         PeerMessage::Forwarded { number, reply } => match &**reply {
             Ok(outcome) => format!("Forwarded #{number} {}", brief(outcome)),

@@ -180,6 +180,7 @@ mod tests {
             chosen: 7,
             applied: 7,
             chain: "0123456789abcdef".to_owned(),
+            quiesced: false,
         };
         let (cluster_id, version) = (String::new(), String::new());
         let status = NodeStatus { cluster_id, node_id: node, version, shards: vec![shard] };

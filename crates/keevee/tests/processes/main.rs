@@ -28,6 +28,7 @@ mod joining;
 mod load;
 mod manager;
 mod pauses;
+mod quiescence;
 mod scripts;
 mod service;
 mod shards;
