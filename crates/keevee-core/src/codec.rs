@@ -131,7 +131,7 @@ pub fn decode_request(bytes: Bytes) -> Result<RequestRecord, DecodeError> {
     })
 }
 
-/// Encodes a shard's meta.
+/// Encodes a shard's meta, all but the slots that it owns.
 pub fn encode_meta(meta: &ShardMeta) -> Bytes {
     let message = proto::ShardMeta {
         format: FORMAT,
@@ -139,23 +139,21 @@ pub fn encode_meta(meta: &ShardMeta) -> Bytes {
         time: meta.time,
         version: meta.version,
         chain: wide_to_bytes(meta.chain),
-        owned: meta.owned.to_bytes(),
         request_horizon: meta.request_horizon,
     };
     message.encode_to_vec().into()
 }
 
-/// Decodes a shard's meta.
-pub fn decode_meta(bytes: Bytes) -> Result<ShardMeta, DecodeError> {
+/// Decodes a shard's meta; the slots that it owns are kept apart.
+pub fn decode_meta(bytes: Bytes, owned: SlotSet) -> Result<ShardMeta, DecodeError> {
     decode(bytes, |message: proto::ShardMeta| {
         check_format(message.format)?;
-        let owned = SlotSet::from_bytes(&message.owned);
         Ok(ShardMeta {
             applied: message.applied,
             time: message.time,
             version: message.version,
             chain: wide_from_bytes(&message.chain, "chain hash")?,
-            owned: owned.ok_or(DecodeError::BadField("slot set"))?,
+            owned,
             request_horizon: message.request_horizon,
         })
     })

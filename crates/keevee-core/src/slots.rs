@@ -143,7 +143,7 @@ impl SlotSet {
     }
 
     /// The set as bytes: a byte that says what follows (0 no slot, 1 all slots, 2 a bitmap), then the
-    /// bitmap if there is one. All slots take one byte, because the set is written with every entry.
+    /// bitmap if there is one.
     pub fn to_bytes(&self) -> Bytes {
         match self.marker() {
             NONE => Bytes::from_static(&[NONE]),

