@@ -15,6 +15,7 @@ mod neighbours;
 mod paxos;
 pub mod records;
 mod request;
+mod route;
 mod shard;
 pub mod storage;
 
@@ -24,4 +25,5 @@ pub use hashes::ChainHash;
 pub use neighbours::Neighbours;
 pub use paxos::PaxosEngine;
 pub use request::{Bounds, Now, Refusal, Reply, Request};
+pub use route::{Heard, Route};
 pub use shard::{Effects, Failure, ReplicaMessage, Shard, ShardStatus};

@@ -14,7 +14,7 @@ use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::limits::Limits;
 use keevee_core::shard_map::view::CarpView;
 use keevee_core::shard_map::{Explanation, NodeInfo};
-use keevee_replica::{Attempt, Attempts, Refusal, ShardStatus as ReplicaStatus};
+use keevee_replica::{Attempt, Attempts, Heard, Refusal, Route, ShardStatus as ReplicaStatus};
 use tokio::sync::{Notify, oneshot};
 
 use crate::directory::Directory;
@@ -277,16 +277,22 @@ impl Node {
         }
     }
 
+    /// Decides by what this node knows of a shard; `None` if its map has no such shard.
+    fn decide<T>(&self, shard: ShardId, decide: impl FnOnce(Route<'_>) -> T) -> Option<T> {
+        let map = self.parts.directory.map();
+        let members = &map.shard(shard)?.members;
+        Some(decide(Route { own: self.parts.id, members, leader: self.parts.directory.leader(shard) }))
+    }
+
     /// True if the map gives a replica of the shard to this node.
     pub(crate) fn hosts(&self, shard: ShardId) -> bool {
-        let map = self.parts.directory.map();
-        map.shard(shard).is_some_and(|shard| shard.members.contains(&self.parts.id))
+        self.decide(shard, |route| route.hosts()).unwrap_or(false)
     }
 
     /// One hop at most: here, or at the leader, which does not forward again.
     async fn attempt(&self, leader: NodeId, shard: ShardId, deadline: Instant, command: &Command) -> Attempt {
-        // A replica here reads by itself, by asking the leader for the index alone.
-        if leader == self.parts.id || command.is_read_only() && self.hosts(shard) {
+        let is_here = self.decide(shard, |route| route.is_here(leader, command.is_read_only()));
+        if is_here.unwrap_or(false) {
             return match self.submit(shard, command.clone(), deadline, false).await {
                 Some(answer) => Attempt::from(answer),
                 // The executor took it along when it ended.
@@ -321,35 +327,27 @@ impl Node {
 
     /// Notes what a forward tells of the leader of a shard that has no replica here.
     fn learn(&self, shard: ShardId, asked: NodeId, forwarded: &Forwarded) {
-        let leader = match forwarded {
-            Ok(ForwardReply::Outcome(_)) => Some(asked),
-            Ok(ForwardReply::Error { kind: ErrorKind::NotLeader, leader, .. }) => *leader,
-            Ok(ForwardReply::Error { .. }) => return,
-            Err(_) => None,
+        let heard = match forwarded {
+            Ok(ForwardReply::Outcome(_)) => Heard::Served,
+            Ok(ForwardReply::Error { kind, leader, .. }) => Heard::Refused(*kind, *leader),
+            Err(_) => Heard::Nothing,
         };
-        self.parts.directory.set_leader(shard, leader);
+        let directory = &self.parts.directory;
+        directory.set_leader(shard, heard.leader(asked, directory.leader(shard)));
     }
 
-    /// Whom to ask: the shard's leader, waiting a little while there is none. Of a shard without a replica here nobody
-    /// tells of a leader: its members are asked in turn.
+    /// Whom to ask: see [`Route::asked`]. Waits a little while there is nobody.
     async fn find(
         &self,
         shard: ShardId,
         attempted: usize,
         deadline: Instant,
     ) -> Result<NodeId, ExecuteError> {
-        let leader = self.parts.directory.leader(shard);
-        if self.stopping.load(Ordering::Relaxed) && leader == Some(self.parts.id) {
-            return Err(ExecuteError::stopping());
-        }
-        if let Some(leader) = leader {
-            return Ok(leader);
-        }
-        let map = self.parts.directory.map();
         let unknown = || ExecuteError::new(ErrorKind::Unavailable, format!("there is no shard {shard} yet"));
-        let members = &map.shard(shard).ok_or_else(unknown)?.members;
-        if !members.contains(&self.parts.id) {
-            return Ok(members[attempted % members.len()]);
+        let asked = self.decide(shard, |route| route.asked(attempted)).ok_or_else(unknown)?;
+        if let Some(asked) = asked {
+            let is_stopping = asked == self.parts.id && self.stopping.load(Ordering::Relaxed);
+            return if is_stopping { Err(ExecuteError::stopping()) } else { Ok(asked) };
         }
         let latest = deadline.min(Instant::now() + self.parts.leader_wait);
         let mut view = self.parts.directory.watch_leader(shard).ok_or_else(unknown)?;
