@@ -30,6 +30,10 @@ macro_rules! counters {
 counters! {
     /// A node began to lead.
     Elections = "elections",
+    /// A leader quiesced its shard.
+    Quiesced = "quiesced",
+    /// A follower that was quiesced, or could not be, woke its leader.
+    Wakes = "wakes",
     /// A leader proposed again what earlier ballots had left.
     Adoptions = "adoptions",
     /// A new leader filled an index at which no report that it had named a value.
@@ -118,6 +122,14 @@ counters! {
     Superseded = "superseded entries",
     /// A command went to the leader through another node.
     Forwards = "forwards",
+    /// The same, through a node without a replica of the shard.
+    ForwardsFromOutside = "forwards from outside",
+    /// Such a node was told by one that refused who leads.
+    HintsFollowed = "hints followed",
+    /// A shard turned a command away that came by an old map.
+    WrongShards = "wrong shards",
+    /// Several shards had leaders on different nodes.
+    LedApart = "shards led apart",
     /// A node tried a command again for its client.
     NodeRetries = "retries by nodes",
     /// A client sent a request again.

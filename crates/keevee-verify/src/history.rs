@@ -36,7 +36,7 @@ pub struct Request {
     pub called: u64,
     /// When the answer came, and which.
     pub answer: Option<(u64, Answer)>,
-    /// The indexes of the chosen entries that hold it.
+    /// The indexes of the chosen entries that hold it, in the log of the shard that owns its keys.
     pub places: Vec<u64>,
     /// The index at which it was executed, and when a replica first did that.
     pub effect: Option<(u64, u64)>,

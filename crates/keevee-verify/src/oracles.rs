@@ -2,7 +2,7 @@
 //!
 //! Oracles see what the world sees: disks, what clients are told, and what replicas hand out as chosen and apply.
 //! They ask no replica what it believes, but for one question: who leads. They know nothing of why a rule is broken:
-//! that is what the trace is for.
+//! that is what the trace is for. Those about a log, a state or a leader watch one shard each.
 
 mod acknowledged;
 mod agreement;
@@ -16,8 +16,11 @@ mod honesty;
 mod linearizable;
 mod liveness;
 mod once;
+mod one_hop;
 mod versions;
 mod votes;
+
+use std::collections::BTreeSet;
 
 pub(crate) use acknowledged::{Acknowledged, Held};
 pub(crate) use agreement::Agreement;
@@ -31,6 +34,7 @@ pub(crate) use honesty::Honesty;
 pub(crate) use linearizable::{Checked, Linearizable};
 pub(crate) use liveness::{Demand, Leader, Liveness, Sight};
 pub(crate) use once::Once;
+pub(crate) use one_hop::OneHop;
 pub(crate) use versions::Versions;
 pub(crate) use votes::Votes;
 
@@ -42,7 +46,12 @@ pub(crate) type Broken = String;
 /// The name of the rule that replicas hold themselves to: their own assertions, and their refusal to go on.
 pub(crate) const REPLICA: &str = "replica";
 
-/// All oracles of a run but those that look at its end only.
+/// What is kept of each node of a group, by its number.
+fn of_nodes<T: Clone + Default>(members: &BTreeSet<u64>) -> Vec<T> {
+    vec![T::default(); members.last().map_or(0, |last| *last as usize) + 1]
+}
+
+/// The oracles that watch one shard, but for those that look at the end of a run only.
 pub(crate) struct Oracles {
     pub(crate) acknowledged: Acknowledged,
     pub(crate) agreement: Agreement,
@@ -54,11 +63,11 @@ pub(crate) struct Oracles {
 }
 
 impl Oracles {
-    pub(crate) fn new(plan: &Plan) -> Oracles {
+    pub(crate) fn new(plan: &Plan, members: &BTreeSet<u64>) -> Oracles {
         Oracles {
             acknowledged: Acknowledged::default(),
             agreement: Agreement::default(),
-            disks: Disks::new(plan.engine, plan.nodes),
+            disks: Disks::new(plan.engine, members),
             chains: Chains::default(),
             versions: Versions,
             once: Once::default(),

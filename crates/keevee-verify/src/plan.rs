@@ -69,8 +69,10 @@ pub struct Plan {
     pub seed: u64,
     /// What the replicas run on. It is not drawn: each engine is put through the same.
     pub engine: EngineKind,
-    /// 3 or 5.
+    /// 3 to 5.
     pub nodes: u64,
+    /// The shards, and who has their map.
+    pub shards: ShardsPlan,
     /// How long faults happen, in microseconds. Then everything heals.
     pub faulty_micros: u64,
     /// The group's settings.
@@ -85,6 +87,17 @@ pub struct Plan {
     pub keys: u64,
     /// In order of their times.
     pub faults: Vec<Fault>,
+}
+
+/// The shards that the nodes hold, and what nodes know of them at first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShardsPlan {
+    /// 1 to 4.
+    pub count: u32,
+    /// How many nodes hold a replica of each. The others forward, and are told who leads.
+    pub replicas: u64,
+    /// Who starts with the map of an earlier epoch, without the last shard: its slots were others' then.
+    pub behind: Vec<u64>,
 }
 
 /// Settings of nodes, network and disks. Times in microseconds.
@@ -155,7 +168,7 @@ pub struct Fault {
 pub enum Target {
     /// This node.
     Node(u64),
-    /// Whoever leads then.
+    /// Whoever leads then. Of several shards another one's leader is meant by each fault.
     Leader,
     /// The follower so many places after the leader.
     Follower(u64),
@@ -213,7 +226,7 @@ pub enum FaultKind {
         /// In microseconds.
         sync_max: u64,
     },
-    /// The leader's process starts anew while every sync takes exactly so long: more than half of the shortest
+    /// The leader's process starts anew while every sync takes exactly so long: a write more than half of the shortest
     /// election timeout, so that a candidate must be given more than that.
     SlowElection {
         /// In microseconds.
@@ -301,7 +314,7 @@ impl Plan {
     /// What a seed draws, for Multi-Paxos; see [`Plan::on`].
     pub fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed, 1);
-        let nodes = random.pick(&[3, 3, 5]);
+        let (shards, nodes) = ShardsPlan::draw(random.pick(&[3, 3, 5]), Random::new(seed, 3));
         let settings = Settings::draw(&mut random);
         let drift = random.pick(&[0, 0, 20, 150]);
         let skew = random.pick(&[0, 1, 20]) * SECOND;
@@ -322,14 +335,15 @@ impl Plan {
             faithful: random.percent(50),
         };
         let clients = (1..=clients).map(client).collect();
-        let keys = random.pick(&[2, 4, 9]);
+        let keys = random.pick(&[2, 4, 9]).max(shards.keys_min());
         let faulty_micros = 60 * SECOND;
-        let faults = Schedule::new(nodes, &settings, random).draw(faulty_micros);
+        let faults = Schedule::new(nodes, shards.count, &settings, random).draw(faulty_micros);
         let engine = EngineKind::Paxos;
         Plan {
             seed,
             engine,
             nodes,
+            shards,
             faulty_micros,
             settings,
             clock_rates,
@@ -358,6 +372,7 @@ impl fmt::Display for Plan {
             seed,
             engine,
             nodes,
+            shards,
             faulty_micros,
             settings,
             clock_rates,
@@ -368,6 +383,7 @@ impl fmt::Display for Plan {
         } = self;
         let (engine, faulty) = (engine.name(), seconds(*faulty_micros));
         writeln!(formatter, "seed {seed}: {engine}, {nodes} nodes, {keys} keys, faults for {faulty}")?;
+        writeln!(formatter, "{shards:?}")?;
         writeln!(formatter, "clock rates {clock_rates:?} thousandths, wall offsets {wall_offsets:?} us")?;
         writeln!(formatter, "{settings:#?}")?;
         for client in clients {
@@ -378,6 +394,30 @@ impl fmt::Display for Plan {
             writeln!(formatter, "fault {number:>3} at {at:>12} for {lasts:>11}: {kind:?}")?;
         }
         Ok(())
+    }
+}
+
+impl ShardsPlan {
+    /// How many of a hundred plans have several shards. More are slower, and do not see more of one shard.
+    const SEVERAL_PERCENT: u64 = 20;
+
+    /// The shards, and on how many nodes: one more than three if each shard is to be missing on one of them. From a
+    /// stream of its own, so that plans of one shard are drawn as if there were no others.
+    fn draw(nodes: u64, mut random: Random) -> (ShardsPlan, u64) {
+        if !random.percent(ShardsPlan::SEVERAL_PERCENT) {
+            return (ShardsPlan { count: 1, replicas: nodes, behind: Vec::new() }, nodes);
+        }
+        let count = random.between(2, 4) as u32;
+        let nodes = if random.percent(50) { nodes.max(4) } else { nodes };
+        let replicas = if random.percent(50) { 3 } else { nodes };
+        let behind_percent = random.pick(&[0, 40]);
+        let behind = (1..=nodes).filter(|_| random.percent(behind_percent)).collect();
+        (ShardsPlan { count, replicas, behind }, nodes)
+    }
+
+    /// So many keys that several shards have some.
+    fn keys_min(&self) -> u64 {
+        if self.count == 1 { 2 } else { 3 * u64::from(self.count) }
     }
 }
 
@@ -428,6 +468,8 @@ impl Plan {
 struct Schedule {
     random: Random,
     nodes: u64,
+    /// True if shards share a disk: a write waits for the sync of another one's, then for its own.
+    shares_disks: bool,
     timeout_max: u64,
     calm: u64,
     /// True if a window holds as many entries as come while slow disks sync.
@@ -452,7 +494,7 @@ pub const FAULTS_MIN: usize = 5;
 const KINDS: u64 = 20;
 
 impl Schedule {
-    fn new(nodes: u64, settings: &Settings, mut random: Random) -> Schedule {
+    fn new(nodes: u64, shards: u32, settings: &Settings, mut random: Random) -> Schedule {
         let share = random.pick(&[20, 45, 100]);
         let mut kinds: Vec<u64> = (0..KINDS).filter(|_| random.percent(share)).collect();
         while kinds.len() < 3 {
@@ -462,7 +504,8 @@ impl Schedule {
         // As long again as it takes to settle: what then happens is what is judged.
         let calm = 2 * settings.settling(850) + SECOND;
         let has_room = settings.page_bytes_max.min(settings.window_bytes_max) > 2_000;
-        Schedule { random, nodes, timeout_max, calm, has_room, kinds, faults: Vec::new() }
+        let shares_disks = shards > 1;
+        Schedule { random, nodes, shares_disks, timeout_max, calm, has_room, kinds, faults: Vec::new() }
     }
 
     fn draw(mut self, end: u64) -> Vec<Fault> {
@@ -472,7 +515,8 @@ impl Schedule {
         while at < end {
             let slow = SLOW_PATIENCE * self.calm / 2 + SECOND;
             if self.random.percent(calm_percent / 3) && at + slow < end && self.has_room {
-                let sync = self.timeout_max / 2 * self.random.between(55, 65) / 100;
+                let slow_write = self.timeout_max / 2 * self.random.between(55, 65) / 100;
+                let sync = if self.shares_disks { slow_write / 2 } else { slow_write };
                 self.add(at, slow - SECOND / 2, FaultKind::SlowElection { sync });
                 at += slow;
             } else if self.random.percent(calm_percent) && at + self.calm < end {

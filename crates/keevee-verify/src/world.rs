@@ -1,22 +1,24 @@
-//! The world: production replicas under virtual time, on simulated disks and a simulated network, with clients
-//! that write and read through any of them, while faults happen.
+//! The world: production replicas of one shard or several under virtual time, on simulated disks and a simulated
+//! network, with clients that write and read through any node, while faults happen.
 //!
 //! One queue of events decides everything; nothing else moves. The streams of chance are seeded by the plan, so
 //! that the same plan gives the same run, event by event.
 //!
 //! Real here: `keevee-replica` (batching, the engine's driver, apply, request ids, chain hashes, the rule that one
-//! answer covers all attempts) and with it
-//! `keevee-core` and one of the engines, `keevee-paxos` or `keevee-raft`. Modelled: what `keevee-server` adds
-//! (the log writer's one sync at a time, forwarding, deadlines), disks, clocks, the network. Left out: HTTP, the
-//! bytes on the wire, RocksDB.
+//! answer covers all attempts, where a command goes) and with it `keevee-core` (the shard map too) and one of the
+//! engines, `keevee-paxos` or `keevee-raft`. Modelled: what `keevee-server` adds (the log writer's one sync at a
+//! time, forwarding, deadlines), disks, clocks, the network. Left out: HTTP, the bytes on the wire, RocksDB, the system
+//! shard.
 
 mod clients;
 mod clock;
 mod disk;
 mod faults;
+mod groups;
 mod ingress;
 mod network;
 mod node;
+mod observed;
 mod paxos;
 mod peers;
 mod raft;
@@ -24,23 +26,27 @@ mod trace;
 mod watched;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::rc::Rc;
 
+use keevee_core::ids::ShardId;
 use keevee_replica::Role;
 
 use self::clients::Client;
 use self::clock::Clock;
+use self::disk::Disk;
 pub(crate) use self::disk::Written;
 use self::faults::Afflictions;
+use self::groups::{Group, Groups};
 use self::ingress::{Receipt, Submission};
 use self::network::Network;
 pub(crate) use self::node::Node;
 pub(crate) use self::peers::PeerMessage;
 pub use self::trace::Trace;
 use crate::coverage::{Counter, Coverage};
-use crate::history::History;
+use crate::history::{History, Request};
 use crate::oracles::{
-    Acknowledged, Atomic, Broken, Chains, Checked, Demand, Honesty, Leader, Linearizable, Liveness, Oracles,
+    Acknowledged, Atomic, Broken, Chains, Checked, Demand, Held, Honesty, Leader, Linearizable, Liveness,
     REPLICA, Sight,
 };
 use crate::plan::{MILLISECOND, Plan, Unsynced};
@@ -142,11 +148,9 @@ pub(crate) struct World {
     afflictions: Afflictions,
     healed: bool,
     history: History,
-    /// The requests that each chosen entry holds.
-    placed: BTreeMap<u64, Vec<u64>>,
+    groups: Groups,
     /// Of each link: when the latest of its messages arrives.
     arrivals: BTreeMap<(u64, u64), u64>,
-    oracles: Oracles,
     violation: Option<Violation>,
     checked: Checked,
     raft_seen: raft::Seen,
@@ -178,9 +182,8 @@ impl World {
             afflictions: Afflictions::default(),
             healed: false,
             history: History::default(),
-            placed: BTreeMap::new(),
+            groups: Groups::new(&plan),
             arrivals: BTreeMap::new(),
-            oracles: Oracles::new(&plan),
             violation: None,
             checked: Checked::default(),
             raft_seen: raft::Seen::default(),
@@ -191,7 +194,11 @@ impl World {
         for id in 1..=world.plan.nodes {
             let place = id as usize - 1;
             let clock = Clock::new(world.plan.clock_rates[place], world.plan.wall_offsets[place]);
-            world.nodes.insert(id, Node::new(clock, settings.sync_max));
+            let is_behind = world.plan.shards.behind.contains(&id);
+            let groups = &world.groups;
+            let map = Rc::clone(if is_behind { &groups.earlier_map } else { &groups.map });
+            let disk = Disk::new(groups.on(id).map(|group| (group.id, group.owned.clone())));
+            world.nodes.insert(id, Node::new(clock, disk, map, settings.sync_max));
             world.start(id);
         }
         for client in world.plan.clients.clone() {
@@ -330,37 +337,45 @@ impl World {
 
     fn look(&mut self) {
         self.after(LOOK, Event::Look);
+        let mut leaders = BTreeSet::new();
+        for shard in self.groups.ids() {
+            let leader = self.leading(shard);
+            leaders.extend(leader.map(|leader| leader.node));
+            self.look_at(shard, leader);
+        }
+        if leaders.len() > 1 {
+            self.coverage.note(Counter::LedApart);
+        }
+    }
+
+    fn look_at(&mut self, shard: ShardId, leader: Option<Leader>) {
         let sight = Sight {
             now: self.now,
             is_quiet: self.afflictions.are_quiet() && self.network.is_prompt(self.now),
             patience: self.afflictions.patience(self.plan.engine),
-            has_connected: self.has_connected(),
-            leader: self.leading(),
+            has_connected: self.has_connected(shard),
+            leader,
         };
-        match self.oracles.liveness.look(sight) {
-            Err(what) => self.break_rule(Liveness::NAME, what),
+        match self.groups[shard].oracles.liveness.look(sight) {
+            Err(what) => self.break_rule(Liveness::NAME, format!("shard {shard}: {what}")),
             Ok(Demand::Nothing) => {}
-            Ok(Demand::Write { leader, number }) => self.write_at(leader, number),
+            Ok(Demand::Write { leader, number }) => self.write_at(shard, leader, number),
         }
-        if self.oracles.liveness.take_judged() {
+        if self.groups[shard].oracles.liveness.take_judged() {
             let calms = if self.healed { vec![Counter::HealingsJudged] } else { self.afflictions.calms() };
             calms.into_iter().for_each(|counter| self.coverage.note(counter));
         }
     }
 
-    /// Who leads at the highest ballot, of the nodes that run. Its disk may stall: whoever leads idly on such a one
-    /// is found out by the first write.
-    fn leading(&self) -> Option<Leader> {
+    /// Who leads a shard at the highest ballot, of the nodes that run. Its disk may stall: whoever leads idly on such a
+    /// one is found out by the first write.
+    fn leading(&self, shard: ShardId) -> Option<Leader> {
         let leads = |(id, node): (&u64, &Node)| {
-            let status = node.process.as_ref()?.shard.status().engine;
+            let status = node.process.as_ref()?.shards.get(&shard)?.status().engine;
             let leads = node.pauses == 0 && status.role == Role::Leader;
             leads.then(|| Leader { round: ballot_round(&status.ballot), node: *id })
         };
         self.nodes.iter().filter_map(leads).max()
-    }
-
-    fn leader(&self) -> Option<u64> {
-        self.leading().map(|leader| leader.node)
     }
 
     /// True if a node runs, and its disk answers.
@@ -369,14 +384,15 @@ impl World {
         node.process.is_some() && node.pauses == 0 && node.stalls == 0
     }
 
-    /// True if some node that works could lead: it reaches a majority both ways that may follow it.
-    fn has_connected(&mut self) -> bool {
-        let working: Vec<u64> = self.nodes.keys().copied().filter(|id| self.works(*id)).collect();
+    /// True if some member of a shard that works could lead: it reaches a majority both ways that may follow it.
+    fn has_connected(&mut self, shard: ShardId) -> bool {
+        let members = &self.groups[shard].members;
+        let working: Vec<u64> = members.iter().copied().filter(|id| self.works(*id)).collect();
         let both_ways = |a: u64, b: u64| a == b || (self.network.is_open(a, b) && self.network.is_open(b, a));
-        let may_follow = self.may_follow(&working);
+        let may_follow = self.may_follow(shard, &working);
         let has_majority = |counts: &dyn Fn(u64, u64) -> bool| {
             let supporters = |id: u64| working.iter().filter(|other| counts(**other, id)).count();
-            working.iter().any(|id| supporters(*id) > self.nodes.len() / 2)
+            working.iter().any(|id| supporters(*id) > members.len() / 2)
         };
         if !has_majority(&both_ways) {
             return false;
@@ -388,12 +404,11 @@ impl World {
         has_candidate
     }
 
-    /// After healing: a write and a read through each node succeed.
+    /// After healing: a write and a read in each shard through each node succeed.
     fn demand_service(&mut self) {
         self.stop_clients();
-        let nodes: Vec<u64> = self.nodes.keys().copied().collect();
-        for node in nodes {
-            self.visit(node);
+        for shard in self.groups.ids() {
+            (1..=self.plan.nodes).for_each(|node| self.visit(shard, node));
         }
         let patience = self.patience();
         let served = self.run_until(self.now + patience, |world| world.visitors_are_served());
@@ -407,8 +422,7 @@ impl World {
     fn demand_convergence(&mut self) {
         let patience = self.patience();
         let converged = self.run_until(self.now + patience, |world| {
-            let last = world.oracles.agreement.last();
-            world.nodes.values().all(|node| node.is_idle_at(last))
+            world.nodes.values().all(Node::is_idle) && world.groups.iter().all(|group| world.lag(group) == 0)
         });
         if !converged && self.violation.is_none() {
             let what = format!("replicas lag, or owe answers, long after healing: {}", self.describe_nodes());
@@ -420,26 +434,25 @@ impl World {
     /// the next one is sent.
     fn patience(&self) -> u64 {
         let settings = &self.plan.settings;
-        let slowest = self.nodes.values().map(|node| node.disk.state.applied()).min().unwrap_or(0);
-        let lag = self.oracles.agreement.last() - slowest;
+        let lag = self.groups.iter().map(|group| self.lag(group)).max().unwrap_or(0);
         self.plan.settling() + lag * 2 * (settings.latency_max + settings.sync_max)
+    }
+
+    /// How far a shard's slowest replica is behind.
+    fn lag(&self, group: &Group) -> u64 {
+        group.oracles.agreement.last() - self.applied_by_all(group)
+    }
+
+    fn applied_by_all(&self, group: &Group) -> u64 {
+        let applied = |id: &u64| self.nodes[id].disk.state(group.id).applied();
+        group.members.iter().map(applied).min().unwrap_or(0)
     }
 
     fn judge_the_end(&mut self) {
         if self.violation.is_some() {
             return;
         }
-        let states: Vec<_> = self.nodes.iter().map(|(id, node)| (*id, node.disk.state.held())).collect();
-        for (id, held) in &states {
-            let found = self.oracles.acknowledged.found(*id, held, &self.history, &self.placed);
-            self.hold(Acknowledged::NAME, found);
-        }
-        let states: Vec<_> = states.into_iter().map(|(id, held)| (id, held.values)).collect();
-        let same = Chains::compare(&states);
-        self.hold(Chains::NAME, same);
-        let applied = self.nodes.values().map(|node| node.disk.state.applied()).min().unwrap_or(0);
-        let survive = Acknowledged::at_the_end(&self.history, applied);
-        self.hold(Acknowledged::NAME, survive);
+        self.groups.ids().for_each(|shard| self.judge_the_end_of(shard));
         let honest = Honesty::at_the_end(&self.history);
         self.hold(Honesty::NAME, honest);
         let atomic = Atomic::check(&self.history);
@@ -449,23 +462,51 @@ impl World {
             Ok(checked) => self.checked = checked,
             Err(what) => self.break_rule(Linearizable::NAME, what),
         }
-        for node in self.nodes.values() {
-            self.trace.fold(node.disk.state.applied());
+        for group in self.groups.iter() {
+            let applied = group.members.iter().map(|id| self.nodes[id].disk.state(group.id).applied());
+            applied.for_each(|applied| self.trace.fold(applied));
         }
         self.trace.fold(self.events);
+    }
+
+    fn judge_the_end_of(&mut self, shard: ShardId) {
+        let group = &self.groups[shard];
+        let held = group.members.iter().map(|id| (*id, self.nodes[id].disk.state(shard).held()));
+        let states: Vec<_> = held.collect();
+        let found = |(id, held): &(u64, Held)| {
+            group.oracles.acknowledged.found(*id, held, &self.history, &group.placed)
+        };
+        let found = states.iter().try_for_each(found);
+        let states: Vec<_> = states.into_iter().map(|(id, held)| (id, held.values)).collect();
+        let same = Chains::compare(&states);
+        let is_here = |request: &&Request| {
+            request.command.keys().next().is_some_and(|key| self.groups.map.owner(key) == shard)
+        };
+        let applied = self.applied_by_all(group);
+        let survive = Acknowledged::at_the_end(self.history.iter().filter(is_here), applied);
+        self.hold(Acknowledged::NAME, found);
+        self.hold(Chains::NAME, same);
+        self.hold(Acknowledged::NAME, survive);
+    }
+
+    /// How traces mark what is about a shard: not at all where there is one only.
+    fn mark(&self, shard: ShardId) -> String {
+        if self.groups.are_several() { format!("[{shard}] ") } else { String::new() }
     }
 
     fn describe_nodes(&self) -> String {
         let describe = |(id, node): (&u64, &Node)| match &node.process {
             None => format!("{id}: down"),
             Some(process) => {
-                let status = process.shard.status();
-                let (role, ballot) = (status.engine.role.name(), &status.engine.ballot);
-                let (chosen, applied, waiting) = (status.engine.chosen, status.applied, status.waiting);
-                let owed = process.owed();
-                format!(
-                    "{id}: {role} {ballot}, chosen {chosen}, applied {applied}, {waiting} waiting, {owed} owed"
-                )
+                let replicas = process.shards.values().map(|replica| {
+                    let status = replica.status();
+                    let (role, ballot) = (status.engine.role.name(), &status.engine.ballot);
+                    let (chosen, applied, waiting) = (status.engine.chosen, status.applied, status.waiting);
+                    let mark = self.mark(replica.id());
+                    format!("{mark}{role} {ballot}, chosen {chosen}, applied {applied}, {waiting} waiting, ")
+                });
+                let (replicas, owed) = (replicas.collect::<String>(), process.owed());
+                format!("{id}: {replicas}{owed} owed")
             }
         };
         self.nodes.iter().map(describe).collect::<Vec<_>>().join("; ")

@@ -109,9 +109,13 @@ impl Acknowledged {
         Ok(())
     }
 
-    /// All replicas have applied everything up to an index: all that was acknowledged is below it.
-    pub(crate) fn at_the_end(history: &History, applied: u64) -> Result<(), Broken> {
-        for request in history.iter().filter(|request| !request.is_read() && is_done(request)) {
+    /// All replicas of a shard have applied everything up to an index: all that was acknowledged of its requests is
+    /// below it.
+    pub(crate) fn at_the_end<'a>(
+        requests: impl Iterator<Item = &'a Request>,
+        applied: u64,
+    ) -> Result<(), Broken> {
+        for request in requests.filter(|request| !request.is_read() && is_done(request)) {
             let survives = request.effect.is_some_and(|(index, _)| index <= applied);
             if !survives {
                 let number = request.number;

@@ -5,12 +5,12 @@
 //! that value. Also its ground: an acceptor remembers what it accepted, whatever happens to its process; and
 //! nobody takes for chosen what no majority holds (openraft#1802).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use keevee_paxos::{Ballot, Entry, Value};
 
-use super::Broken;
+use super::{Broken, of_nodes};
 
 #[derive(Default)]
 struct Place {
@@ -29,9 +29,9 @@ pub(crate) struct Choices {
 impl Choices {
     pub(crate) const NAME: &str = "nothing chosen is lost";
 
-    pub(crate) fn new(nodes: u64) -> Choices {
-        let majority = nodes as u32 / 2 + 1;
-        Choices { majority, places: BTreeMap::new(), held: vec![BTreeMap::new(); nodes as usize + 1] }
+    pub(crate) fn new(members: &BTreeSet<u64>) -> Choices {
+        let majority = members.len() as u32 / 2 + 1;
+        Choices { majority, places: BTreeMap::new(), held: of_nodes(members) }
     }
 
     /// An entry has reached a node's disk.

@@ -5,13 +5,13 @@
 //! Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm* (2014): log matching (5.3), leader
 //! completeness (5.4), and 5.4.2: that a majority holds an entry of an earlier term says nothing yet (figure 8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use keevee_raft::{LogEntry, Payload, records};
 use keevee_replica::storage::LogRecord;
 
-use super::Broken;
+use super::{Broken, of_nodes};
 
 /// What a disk holds.
 #[derive(Clone, Default)]
@@ -49,10 +49,10 @@ pub(crate) struct Commits {
 impl Commits {
     pub(crate) const NAME: &str = super::Choices::NAME;
 
-    pub(crate) fn new(nodes: u64) -> Commits {
+    pub(crate) fn new(members: &BTreeSet<u64>) -> Commits {
         Commits {
-            majority: nodes as u32 / 2 + 1,
-            disks: vec![Disk::default(); nodes as usize + 1],
+            majority: members.len() as u32 / 2 + 1,
+            disks: of_nodes(members),
             places: BTreeMap::new(),
             chosen: Vec::new(),
         }

@@ -1,6 +1,8 @@
 //! What must hold of disks: nothing chosen is lost, and nothing promised is taken back. Each engine keeps to its own
 //! source: `choices.rs` and `durable.rs` for Multi-Paxos, `commits.rs` and `votes.rs` for Raft.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use keevee_replica::records;
 use keevee_replica::storage::{LogRecord, LogStore};
@@ -18,10 +20,12 @@ pub(crate) enum Disks {
 type Kept = Result<(), (&'static str, Broken)>;
 
 impl Disks {
-    pub(crate) fn new(engine: EngineKind, nodes: u64) -> Disks {
+    pub(crate) fn new(engine: EngineKind, members: &BTreeSet<u64>) -> Disks {
         match engine {
-            EngineKind::Paxos => Disks::Paxos { choices: Choices::new(nodes), durable: Durable::new(nodes) },
-            EngineKind::Raft => Disks::Raft { commits: Commits::new(nodes), votes: Votes::new(nodes) },
+            EngineKind::Paxos => {
+                Disks::Paxos { choices: Choices::new(members), durable: Durable::new(members) }
+            }
+            EngineKind::Raft => Disks::Raft { commits: Commits::new(members), votes: Votes::new(members) },
         }
     }
 

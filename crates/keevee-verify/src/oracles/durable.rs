@@ -4,13 +4,13 @@
 //! an acceptor answered. A store that forgets one counts the same acceptor twice (hashicorp/raft's vote after
 //! a restart, and P8 of every Paxos).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keevee_paxos::{Ballot, HardState};
 use keevee_replica::records;
 use keevee_replica::storage::LogRecord;
 
-use super::Broken;
+use super::{Broken, of_nodes};
 
 #[derive(Clone, Default)]
 struct Node {
@@ -27,8 +27,8 @@ pub(crate) struct Durable {
 impl Durable {
     pub(crate) const NAME: &str = "promises only grow on disk";
 
-    pub(crate) fn new(nodes: u64) -> Durable {
-        Durable { nodes: vec![Node::default(); nodes as usize + 1] }
+    pub(crate) fn new(members: &BTreeSet<u64>) -> Durable {
+        Durable { nodes: of_nodes(members) }
     }
 
     /// True if a submission promises more than a node's disk does.

@@ -29,11 +29,13 @@ impl Once {
         }
     }
 
-    /// An entry is known, before any replica applies it.
-    pub(crate) fn entry(&mut self, index: u64, commands: &[Command]) {
+    /// An entry is known, before any replica applies it. `owns` tells the commands whose keys are of this shard: the
+    /// others must change nothing.
+    pub(crate) fn entry(&mut self, index: u64, commands: &[Command], owns: impl Fn(&Command) -> bool) {
         let mutates = |operation: &&Operation| !matches!(operation.action, Action::Get { .. });
         let mutations = |command: &Command| command.operations.iter().filter(mutates).count() as u64;
-        let commands = commands.iter().map(|command| (command.request_id, mutations(command)));
+        let owned = commands.iter().filter(|command| owns(command));
+        let commands = owned.map(|command| (command.request_id, mutations(command)));
         self.commands.insert(index, commands.collect());
     }
 
@@ -63,7 +65,8 @@ impl Once {
         ))
     }
 
-    /// A request without an id, which nobody may send twice, stands in the log for the second time.
+    /// A request without an id, which nobody may send twice, stands in the log of the shard that owns its keys. Any
+    /// other shard has turned it away.
     pub(crate) fn placed(number: u64, places: &[u64]) -> Result<(), Broken> {
         match places {
             [] | [_] => Ok(()),
@@ -82,12 +85,15 @@ mod tests {
         let add = Action::Increment { key: "counter".into(), by: 1 };
         let command = Command { request_id: Some(id), ..Command::single(add.clone()) };
         let mut once = Once::default();
-        once.entry(1, &[command.clone(), command.clone(), Command::single(add)]);
+        let own = [command.clone(), command.clone(), Command::single(add)];
+        once.entry(1, &own, |_| true);
         assert_eq!(once.applied(1, 1, (10, 12)), Ok(()));
         assert!(once.applied(1, 1, (10, 13)).is_err(), "the retry was executed too");
         once.executed(id, 1).expect("for the first time");
-        once.entry(2, &[command]);
+        once.entry(2, std::slice::from_ref(&command), |_| true);
         assert_eq!(once.applied(1, 2, (12, 12)), Ok(()));
         assert!(once.applied(1, 2, (12, 13)).is_err(), "it was executed by an earlier entry");
+        once.entry(3, &[Command { request_id: None, ..command }], |_| false);
+        assert!(once.applied(1, 3, (12, 13)).is_err(), "another shard owns its key");
     }
 }

@@ -4,13 +4,13 @@
 //! Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm* (2014): 5.1 (the term never goes back),
 //! 5.2 (one vote each term, election safety). hashicorp/raft once forgot a vote in a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keevee_raft::Vote;
 use keevee_raft::records::{self, HardState};
 use keevee_replica::storage::LogRecord;
 
-use super::Broken;
+use super::{Broken, of_nodes};
 
 pub(crate) struct Votes {
     disks: Vec<HardState>,
@@ -21,8 +21,8 @@ pub(crate) struct Votes {
 impl Votes {
     pub(crate) const NAME: &str = "votes only grow on disk";
 
-    pub(crate) fn new(nodes: u64) -> Votes {
-        Votes { disks: vec![HardState::default(); nodes as usize + 1], leaders: BTreeMap::new() }
+    pub(crate) fn new(members: &BTreeSet<u64>) -> Votes {
+        Votes { disks: of_nodes(members), leaders: BTreeMap::new() }
     }
 
     /// True if a submission votes for more than a node's disk does.

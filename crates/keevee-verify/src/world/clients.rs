@@ -4,6 +4,7 @@
 //! that a history tells what happened. Some requests name two keys at once.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,9 @@ use keevee_core::command::{
     Action, Command, Expect, OnError, Operation, OperationResult, Outcome, Precondition,
 };
 use keevee_core::error::ErrorKind;
+use keevee_core::ids::ShardId;
 use keevee_core::requests::RequestId;
+use keevee_core::shard_map::ShardMap;
 use keevee_replica::{Attempt, Attempts, Refusal};
 
 use super::clock::EPOCH_MICROS;
@@ -23,7 +26,8 @@ use crate::oracles::{Acknowledged, Honesty};
 use crate::plan::{ClientPlan, MILLISECOND, SECOND};
 use crate::random::Random;
 
-/// Clients from here on are the world's own: they come after the faults, one for each node.
+/// Clients from here on are the world's own: they come after the faults, for each shard and node. Also how many numbers
+/// each shard has for them.
 const VISITORS: u64 = 1_000;
 /// A list as long as this is deleted.
 const LIST_BYTES_MAX: u64 = 200;
@@ -38,8 +42,8 @@ pub(crate) struct Client {
     /// What it last saw of each key: its version, or that it was absent.
     versions: BTreeMap<Bytes, Option<u64>>,
     list_bytes: BTreeMap<Bytes, u64>,
-    /// Ids whose requests were answered.
-    used_ids: Vec<RequestId>,
+    /// Ids whose requests were answered, and the shard that remembers them.
+    used_ids: Vec<(ShardId, RequestId)>,
     visits_left: u64,
     visits_failed: Vec<String>,
 }
@@ -73,27 +77,29 @@ impl Client {
         }
     }
 
-    /// What it asks next, of one of so many keys, or of two at once.
-    fn wish(&self, keys: u64, number: u64, now: u64, random: &mut Random) -> Wish {
+    /// What it asks next, of one of so many keys, or of two of one shard at once.
+    fn wish(&self, keys: u64, map: &ShardMap, number: u64, now: u64, random: &mut Random) -> Wish {
         let key = random.below(keys);
-        let names_two = random.percent(SEVERAL_PERCENT);
-        let other = (key + random.between(1, keys - 1)) % keys;
         let name = key_name(key);
+        let shard = map.owner(&name);
+        let names_two = random.percent(SEVERAL_PERCENT);
+        let first = random.between(1, keys - 1);
+        let mut others = (first..first + keys).map(|step| (key + step) % keys);
+        let other = others.find(|other| *other != key && map.owner(&key_name(*other)) == shard);
+        let other = other.filter(|_| names_two);
         if random.percent(self.plan.reads_percent) {
             let mut command = Command::single(Action::Get { key: name });
-            if names_two {
-                command.operations.push(operation(Action::Get { key: key_name(other) }));
-            }
+            command.operations.extend(other.map(|other| operation(Action::Get { key: key_name(other) })));
             return Wish { command, reuses_id: false };
         }
-        let mut command = match key % 3 {
-            _ if names_two => Command {
+        let mut command = match (other, key % 3) {
+            (Some(other), _) => Command {
                 operations: [key, other].map(|key| operation(plain(key, number))).to_vec(),
                 ..Command::single(plain(key, number))
             },
-            0 => self.register(name, number, random),
-            1 => counter(name, random),
-            _ => self.list(name, number, random),
+            (None, 0) => self.register(name, number, random),
+            (None, 1) => counter(name, random),
+            (None, _) => self.list(name, number, random),
         };
         let has_tag = command
             .operations
@@ -103,8 +109,11 @@ impl Client {
         let mut reuses_id = false;
         if !has_tag || random.percent(self.plan.ids_percent) {
             command.request_id = Some(self.id(now, random));
-            if has_tag && !self.used_ids.is_empty() && random.percent(2) {
-                command.request_id = Some(random.pick(&self.used_ids));
+            // Other shards do not know of it.
+            let mut used = self.used_ids.iter().filter(|(remembers, _)| *remembers == shard).peekable();
+            if has_tag && used.peek().is_some() && random.percent(2) {
+                let used: Vec<RequestId> = used.map(|(_, id)| *id).collect();
+                command.request_id = Some(random.pick(&used));
                 reuses_id = true;
             }
         }
@@ -238,13 +247,13 @@ fn describe(command: &Command) -> String {
 impl World {
     pub(crate) fn client_turn(&mut self, number: u64) {
         let now = self.now;
-        let keys = self.plan.keys;
+        let (keys, map) = (self.plan.keys, Rc::clone(&self.groups.map));
         let Some(client) = self.clients.get_mut(&number) else { return };
         if client.is_stopped || client.current.is_some() {
             return;
         }
         let request = self.history.next_number();
-        let Wish { command, reuses_id } = client.wish(keys, request, now, &mut self.random);
+        let Wish { command, reuses_id } = client.wish(keys, &map, request, now, &mut self.random);
         let attempts = Attempts::new(command.request_id.is_some());
         let retries_left = client.plan.retries;
         client.current = Some(Current { request, attempt: 0, sent_at: now, attempts, retries_left });
@@ -281,7 +290,7 @@ impl World {
         let client = &self.clients[&number];
         let waits = |current: &Current| current.request == request && current.attempt == attempt;
         if client.current.as_ref().is_some_and(waits) {
-            self.client_attempted(number, Attempt::Unknown("no answer".to_owned()));
+            self.client_attempted(number, Attempt::Unknown("no answer".to_owned()), false);
         }
     }
 
@@ -293,16 +302,20 @@ impl World {
             return;
         }
         let attempt = match told {
+            // The node knows better now: see `World::refresh_map`.
+            Told::Outcome(Outcome::WrongShard) => {
+                return self.client_attempted(number, Attempt::Retry("its map is old".to_owned()), true);
+            }
             Told::Outcome(outcome) => Attempt::Outcome(outcome),
             Told::Error(kind) => Attempt::forwarded(Err((kind, String::new()))),
             Told::NotReached => Attempt::Retry("nobody listens there".to_owned()),
             Told::HungUp => Attempt::Unknown("the connection broke".to_owned()),
         };
-        self.client_attempted(number, attempt);
+        self.client_attempted(number, attempt, false);
     }
 
     /// What one sending of a request came to: an answer, or another attempt, mostly elsewhere.
-    fn client_attempted(&mut self, number: u64, attempt: Attempt) {
+    fn client_attempted(&mut self, number: u64, attempt: Attempt, stays: bool) {
         let nodes = self.plan.nodes;
         let Some(client) = self.clients.get_mut(&number) else { return };
         let Some(current) = &mut client.current else { return };
@@ -311,7 +324,9 @@ impl World {
             None if current.retries_left == 0 => Err(current.attempts.give_up()),
             None => {
                 current.retries_left -= 1;
-                client.node = self.random.between(1, nodes);
+                if !stays {
+                    client.node = self.random.between(1, nodes);
+                }
                 self.coverage.note(Counter::ClientRetries);
                 return self.send_request(number);
             }
@@ -321,7 +336,6 @@ impl World {
             Ok(Outcome::RequestExpired) => refused(ErrorKind::RequestExpired),
             Ok(Outcome::RequestReused) => refused(ErrorKind::RequestReused),
             Ok(Outcome::RequestMemoryFull) => refused(ErrorKind::Unavailable),
-            Ok(Outcome::WrongShard) => refused(ErrorKind::WrongShard),
             Ok(outcome) => Answer::Done(outcome),
             Err((ErrorKind::OutcomeUnknown, _)) => Answer::Unknown,
             Err((kind, _)) => refused(kind),
@@ -340,8 +354,10 @@ impl World {
             client.node = 0;
         }
         request.answer = Some((now, answer.clone()));
-        if let (Some(id), Answer::Done(_)) = (request.command.request_id, &answer) {
-            client.used_ids.push(id);
+        if let (Some(id), Answer::Done(_), Some(key)) =
+            (request.command.request_id, &answer, request.command.keys().next())
+        {
+            client.used_ids.push((self.groups.map.owner(key), id));
         }
         if number >= VISITORS {
             client.visits_left -= 1;
@@ -390,10 +406,13 @@ impl World {
         self.clients.values_mut().for_each(|client| client.is_stopped = true);
     }
 
-    /// A client that did nothing so far writes and reads through a node, once each.
-    pub(crate) fn visit(&mut self, node: u64) {
+    /// A client that did nothing so far writes and reads a key of a shard through a node, once each. It comes again if
+    /// the node's map is an old one, and is told so.
+    pub(crate) fn visit(&mut self, shard: ShardId, node: u64) {
+        let has_old_map = self.nodes[&node].map.epoch < self.groups.map.epoch;
+        let key = self.groups[shard].visited_key.clone();
         for (place, reads_percent) in [(0, 0), (1, 100)] {
-            let number = VISITORS + 2 * node + place;
+            let number = VISITORS * u64::from(shard.0) + 2 * node + place;
             let plan = ClientPlan {
                 number,
                 think_micros: SECOND,
@@ -407,12 +426,13 @@ impl World {
             let now = self.now;
             let request = self.history.next_number();
             let action = match reads_percent {
-                0 => Action::Put { key: key_name(0), value: request.to_string().into() },
-                _ => Action::Get { key: key_name(0) },
+                0 => Action::Put { key: key.clone(), value: request.to_string().into() },
+                _ => Action::Get { key: key.clone() },
             };
             let command = Command::single(action);
             let attempts = Attempts::new(false);
-            let current = Current { request, attempt: 0, sent_at: now, attempts, retries_left: 0 };
+            let retries_left = u64::from(has_old_map);
+            let current = Current { request, attempt: 0, sent_at: now, attempts, retries_left };
             self.clients.insert(number, Client { current: Some(current), ..client });
             self.trace
                 .note(now, || format!("client {number}: request {request} asks {}", describe(&command)));
@@ -429,28 +449,35 @@ impl World {
 
     pub(crate) fn describe_visitors(&self) -> String {
         let failures = self.clients.range(VISITORS..).flat_map(|(number, client)| {
-            let node = (number - VISITORS) / 2;
+            let (shard, node) = (number / VISITORS, number % VISITORS / 2);
             let open = client.current.as_ref().map(|current| format!("request {} open", current.request));
-            client.visits_failed.iter().cloned().chain(open).map(move |what| format!("node {node}: {what}"))
+            client
+                .visits_failed
+                .iter()
+                .cloned()
+                .chain(open)
+                .map(move |what| format!("shard {shard}, node {node}: {what}"))
         });
         format!("after healing, {}", failures.collect::<Vec<_>>().join("; "))
     }
 
     /// Writes at a leader, for the oracle of progress. The write is a request as any other is.
-    pub(crate) fn write_at(&mut self, leader: u64, number: u64) {
+    pub(crate) fn write_at(&mut self, shard: ShardId, leader: u64, number: u64) {
         let now = self.nodes[&leader].clock.read(self.now).monotonic;
         let request = self.history.next_number();
-        let action = Action::Put { key: "progress".into(), value: request.to_string().into() };
+        let action =
+            Action::Put { key: self.groups[shard].progress_key.clone(), value: request.to_string().into() };
         let command = Command::single(action);
         self.history.begin(self.now, 0, command.clone(), false);
-        let owner = Owner::Demand { number, request };
-        self.submit(leader, owner, command, now + Duration::from_secs(10));
+        let owner = Owner::Demand { shard, number, request };
+        self.submit(leader, shard, owner, command, now + Duration::from_secs(10));
         self.settle(leader);
     }
 
     /// What became of such a write; `None` if nobody knows.
     pub(crate) fn demand_answered(
         &mut self,
+        shard: ShardId,
         number: u64,
         request: u64,
         result: Option<Result<Outcome, Refusal>>,
@@ -460,7 +487,7 @@ impl World {
             Some(Ok(outcome)) => Answer::Done(outcome),
             Some(Err(refusal)) => Answer::Refused(refusal.kind()),
         };
-        self.oracles.liveness.written(self.now, number, matches!(answer, Answer::Done(_)));
+        self.groups[shard].oracles.liveness.written(self.now, number, matches!(answer, Answer::Done(_)));
         let request = self.history.get_mut(request);
         request.answer = Some((self.now, answer));
         if let Some((_, Answer::Done(_))) = request.answer {

@@ -1,18 +1,19 @@
-//! A node's disk: the log and the state that outlive its process, and what a crash does to them.
+//! A node's disk: the logs and the states that outlive its process, of all its shards, and what a crash does to them.
 //!
-//! Both keep to the contracts of [`keevee_replica::storage`] and are as forgetful as those allow: a write
+//! They keep to the contracts of [`keevee_replica::storage`] and are as forgetful as those allow: a write
 //! survives only once it is synced or flushed, and a submission of which half reached the disk is dropped
-//! when it is read back, as a database drops a batch whose checksum fails.
+//! when it is read back, as a database drops a batch whose checksum fails. All logs are one to the disk: what is
+//! submitted first, by whichever shard, is synced first.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use keevee_core::apply::{ShardMeta, StateView, WriteSet};
 use keevee_core::command::Versioned;
-use keevee_core::ids::Namespace;
+use keevee_core::ids::{Namespace, ShardId};
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::slots::SlotSet;
 use keevee_mutants::{Mutant, is_active};
@@ -24,126 +25,192 @@ use crate::random::Random;
 
 /// What a node keeps when its process dies.
 pub(crate) struct Disk {
-    pub(crate) log: SharedLog,
-    pub(crate) state: SharedState,
+    log: Arc<Mutex<LogDisk>>,
+    states: Rc<RefCell<StatesDisk>>,
 }
+
+/// A submission to the log, and whose it is.
+pub(crate) type Submitted = (ShardId, Vec<LogRecord>);
 
 /// What a crash lost.
 #[derive(Default)]
 pub(crate) struct Damage {
     /// Submissions that were found after all, though nobody was told that they are synced.
-    pub(crate) found: Vec<Vec<LogRecord>>,
+    pub(crate) found: Vec<Submitted>,
     /// Submissions that are gone.
-    pub(crate) lost: Vec<Vec<LogRecord>>,
+    pub(crate) lost: Vec<Submitted>,
     pub(crate) torn: bool,
 }
 
 impl Disk {
-    pub(crate) fn new() -> Disk {
-        Disk { log: SharedLog::default(), state: SharedState::new() }
+    /// An empty disk for the replicas of these shards, each with the slots that it owns.
+    pub(crate) fn new(shards: impl Iterator<Item = (ShardId, SlotSet)>) -> Disk {
+        let mut log = LogDisk::default();
+        let mut states = StatesDisk { states: BTreeMap::new(), death: Death::No };
+        for (shard, owned) in shards {
+            log.shards.insert(shard, ShardLog::default());
+            let memory = MemoryState::new(owned);
+            states.states.insert(shard, ShardState { memory, version_before: 0, written: Vec::new() });
+        }
+        Disk { log: Arc::new(Mutex::new(log)), states: Rc::new(RefCell::new(states)) }
+    }
+
+    /// The log of a shard that has a replica here.
+    pub(crate) fn log(&self, shard: ShardId) -> SharedLog {
+        SharedLog { disk: Arc::clone(&self.log), shard }
+    }
+
+    /// The state of a shard that has a replica here.
+    pub(crate) fn state(&self, shard: ShardId) -> SharedState {
+        SharedState { disk: Rc::clone(&self.states), shard }
     }
 
     /// Loses what a crash loses. `in_flight` submissions were being synced; a state is found as it was after
     /// any of the writes since its last flush.
     pub(crate) fn crash(&mut self, unsynced: Unsynced, in_flight: usize, random: &mut Random) -> Damage {
+        let damage = lock(&self.log).crash(unsynced, in_flight, random);
+        self.states.borrow_mut().crash(random);
+        damage
+    }
+
+    /// How many submissions wait to be synced.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.log).order.len()
+    }
+
+    /// True if something holds of any submission that waits to be synced.
+    pub(crate) fn any_waiting(&self, mut holds: impl FnMut(ShardId, &[LogRecord]) -> bool) -> bool {
+        let log = lock(&self.log);
+        log.shards.iter().any(|(shard, log)| log.memory.unsynced().any(|records| holds(*shard, records)))
+    }
+
+    /// Syncs the oldest submission that waits: whose it is, its token, its records.
+    pub(crate) fn sync_next(&self) -> Option<(ShardId, u64, Vec<LogRecord>)> {
+        lock(&self.log).sync_next()
+    }
+
+    /// What a shard has submitted since the last call, and how often entries of any were read.
+    pub(crate) fn take_submitted(&self, shard: ShardId) -> (Vec<LogRecord>, u64) {
+        let mut log = lock(&self.log);
+        (std::mem::take(&mut log.shard(shard).submitted), std::mem::take(&mut log.reads))
+    }
+
+    /// Forgets how often entries were read.
+    pub(crate) fn forget_reads(&self) {
+        lock(&self.log).reads = 0;
+    }
+
+    /// The process that writes next to a state dies of it, or lives on after all.
+    pub(crate) fn set_dying(&self, is_dying: bool) {
+        self.states.borrow_mut().death = if is_dying { Death::AfterNextWrite } else { Death::No };
+    }
+
+    /// True if the process has written to a state for the last time.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.states.borrow().death == Death::Dead
+    }
+}
+
+/// The logs of a node's shards, which share each sync.
+#[derive(Default)]
+struct LogDisk {
+    shards: BTreeMap<ShardId, ShardLog>,
+    /// Whose the submissions are that wait to be synced, oldest first.
+    order: VecDeque<ShardId>,
+    /// How often entries were read.
+    reads: u64,
+}
+
+#[derive(Default)]
+struct ShardLog {
+    memory: MemoryLog,
+    /// Submitted since the world last looked.
+    submitted: Vec<LogRecord>,
+}
+
+impl LogDisk {
+    fn shard(&mut self, shard: ShardId) -> &mut ShardLog {
+        self.shards.get_mut(&shard).expect("a replica has a log on its disk")
+    }
+
+    fn sync_next(&mut self) -> Option<(ShardId, u64, Vec<LogRecord>)> {
+        let shard = self.order.pop_front()?;
+        let (token, records) = self.shard(shard).memory.sync_next()?;
+        Some((shard, token, records))
+    }
+
+    fn crash(&mut self, unsynced: Unsynced, in_flight: usize, random: &mut Random) -> Damage {
         let mut damage = Damage::default();
-        let mut log = self.log.lock();
         let found = match unsynced {
             Unsynced::Lost => 0,
             Unsynced::Kept => in_flight,
             Unsynced::Some | Unsynced::Torn => random.below(in_flight as u64 + 1) as usize,
         };
-        damage.found.extend((0..found).filter_map(|_| log.memory.sync_next()).map(|(_, records)| records));
-        let mut crashed = log.memory.crashed();
-        damage.lost.extend(std::iter::from_fn(|| log.memory.sync_next()).map(|(_, records)| records));
-        if let (Unsynced::Torn, Some(torn)) = (unsynced, damage.lost.first()) {
+        let submission = |(shard, _, records)| (shard, records);
+        damage.found.extend((0..found).filter_map(|_| self.sync_next()).map(submission));
+        let mut crashed: BTreeMap<ShardId, MemoryLog> =
+            self.shards.iter().map(|(shard, log)| (*shard, log.memory.crashed())).collect();
+        damage.lost.extend(std::iter::from_fn(|| self.sync_next()).map(submission));
+        if let (Unsynced::Torn, Some((shard, torn))) = (unsynced, damage.lost.first()) {
             damage.torn = true;
-            if is_active(Mutant::TornBatchKept) {
-                crashed.submit(torn[..torn.len().div_ceil(2)].to_vec(), 0);
-                crashed.sync();
+            if is_active(Mutant::TornBatchKept)
+                && let Some(log) = crashed.get_mut(shard)
+            {
+                log.submit(torn[..torn.len().div_ceil(2)].to_vec(), 0);
+                log.sync();
             }
         }
-        log.memory = crashed;
-        let mut state = self.state.0.borrow_mut();
-        let unflushed = state.memory.unflushed();
-        // A flush may also have ended right behind the last write of a process that died of it.
-        if state.death == Death::Dead && random.percent(50) {
-            state.memory.flush_writes(unflushed);
-        } else if random.percent(30) {
-            let writes = random.below(unflushed as u64 + 1);
-            state.memory.flush_writes(writes as usize);
+        for (shard, memory) in crashed {
+            self.shard(shard).memory = memory;
         }
-        state.memory = state.memory.crashed();
-        state.written.clear();
-        state.death = Death::No;
         damage
     }
 }
 
-#[derive(Default)]
-struct LogDisk {
-    memory: MemoryLog,
-    reads: Cell<u64>,
-    /// Submitted since the world last looked.
-    submitted: Vec<LogRecord>,
+fn lock(log: &Mutex<LogDisk>) -> MutexGuard<'_, LogDisk> {
+    log.lock().expect("nothing panics while it holds this")
 }
 
-/// A log, shared by the process that writes it and the world that syncs it. All on one thread, but openraft asks
-/// for what could be sent to another.
-#[derive(Clone, Default)]
-pub(crate) struct SharedLog(Arc<Mutex<LogDisk>>);
+/// The log of a shard, shared by the process that writes it and the world that syncs it. All on one thread, but
+/// openraft asks for what could be sent to another.
+#[derive(Clone)]
+pub(crate) struct SharedLog {
+    disk: Arc<Mutex<LogDisk>>,
+    shard: ShardId,
+}
 
 impl SharedLog {
-    fn lock(&self) -> MutexGuard<'_, LogDisk> {
-        self.0.lock().expect("nothing panics while it holds this")
-    }
-
-    pub(crate) fn waiting(&self) -> usize {
-        self.lock().memory.waiting()
-    }
-
-    /// True if something holds of any submission that waits to be synced.
-    pub(crate) fn any_waiting(&self, holds: impl FnMut(&[LogRecord]) -> bool) -> bool {
-        self.lock().memory.unsynced().any(holds)
-    }
-
-    pub(crate) fn sync_next(&self) -> Option<(u64, Vec<LogRecord>)> {
-        self.lock().memory.sync_next()
-    }
-
-    pub(crate) fn take_submitted(&self) -> Vec<LogRecord> {
-        std::mem::take(&mut self.lock().submitted)
-    }
-
-    /// How often entries were read since the last call.
-    pub(crate) fn take_reads(&self) -> u64 {
-        self.lock().reads.take()
+    /// Does something with the log of the shard.
+    fn with<T>(&self, act: impl FnOnce(&mut ShardLog) -> T) -> T {
+        act(lock(&self.disk).shard(self.shard))
     }
 }
 
 impl LogStore for SharedLog {
     fn submit(&mut self, records: Vec<LogRecord>, token: u64) {
-        let mut log = self.lock();
+        let mut disk = lock(&self.disk);
+        disk.order.push_back(self.shard);
+        let log = disk.shard(self.shard);
         log.submitted.extend(records.iter().cloned());
         log.memory.submit(records, token);
     }
 
     fn persisted(&mut self, token: u64) {
-        self.lock().memory.persisted(token);
+        self.with(|log| log.memory.persisted(token));
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
-        let log = self.lock();
-        log.reads.set(log.reads.get() + 1);
-        log.memory.read(from, to, bytes_max)
+        let mut disk = lock(&self.disk);
+        disk.reads += 1;
+        disk.shard(self.shard).memory.read(from, to, bytes_max)
     }
 
     fn hard_state(&self) -> Result<Option<Bytes>, StorageError> {
-        self.lock().memory.hard_state()
+        self.with(|log| log.memory.hard_state())
     }
 
     fn last(&self) -> Result<u64, StorageError> {
-        self.lock().memory.last()
+        self.with(|log| log.memory.last())
     }
 }
 
@@ -160,13 +227,18 @@ pub(crate) struct Written {
     pub(crate) executed: Vec<RequestId>,
 }
 
-struct StateDisk {
+/// The states of a node's shards.
+struct StatesDisk {
+    states: BTreeMap<ShardId, ShardState>,
+    death: Death,
+}
+
+struct ShardState {
     memory: MemoryState,
     /// The count of mutations before the last entry written.
     version_before: u64,
     /// Written since the world last looked.
     written: Vec<Written>,
-    death: Death,
 }
 
 /// How a process dies in the middle of applying.
@@ -180,53 +252,78 @@ enum Death {
     Dead,
 }
 
-/// A state, shared by the process that writes it and the world that flushes it.
+impl StatesDisk {
+    fn begin_write(&mut self) -> Result<(), StorageError> {
+        match self.death {
+            Death::No => {}
+            Death::AfterNextWrite => self.death = Death::Dead,
+            // A dead process writes nothing. The error ends what the world still lets it do.
+            Death::Dead => {
+                return Err(StorageError::Io { what: "writing", cause: "the process is dead".to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, random: &mut Random) {
+        for state in self.states.values_mut() {
+            let unflushed = state.memory.unflushed();
+            // A flush may also have ended right behind the last write of a process that died of it.
+            if self.death == Death::Dead && random.percent(50) {
+                state.memory.flush_writes(unflushed);
+            } else if random.percent(30) {
+                let writes = random.below(unflushed as u64 + 1);
+                state.memory.flush_writes(writes as usize);
+            }
+            state.memory = state.memory.crashed();
+            state.written.clear();
+        }
+        self.death = Death::No;
+    }
+}
+
+/// The state of a shard, shared by the process that writes it and the world that flushes it.
 #[derive(Clone)]
-pub(crate) struct SharedState(Rc<RefCell<StateDisk>>);
+pub(crate) struct SharedState {
+    disk: Rc<RefCell<StatesDisk>>,
+    shard: ShardId,
+}
 
 impl SharedState {
-    fn new() -> SharedState {
-        let memory = MemoryState::new(SlotSet::all());
-        SharedState(Rc::new(RefCell::new(StateDisk {
-            memory,
-            version_before: 0,
-            written: Vec::new(),
-            death: Death::No,
-        })))
+    fn read<T>(&self, read: impl FnOnce(&ShardState) -> T) -> T {
+        read(&self.disk.borrow().states[&self.shard])
     }
 
-    /// The process that writes next dies of it, or lives on after all.
-    pub(crate) fn set_dying(&self, is_dying: bool) {
-        self.0.borrow_mut().death = if is_dying { Death::AfterNextWrite } else { Death::No };
-    }
-
-    pub(crate) fn is_dead(&self) -> bool {
-        self.0.borrow().death == Death::Dead
+    fn change<T>(&self, change: impl FnOnce(&mut ShardState) -> T) -> T {
+        let mut disk = self.disk.borrow_mut();
+        change(disk.states.get_mut(&self.shard).expect("a replica has a state on its disk"))
     }
 
     pub(crate) fn take_written(&self) -> Vec<Written> {
-        std::mem::take(&mut self.0.borrow_mut().written)
+        self.change(|state| std::mem::take(&mut state.written))
     }
 
     /// Flushes some of what is not flushed yet.
     pub(crate) fn flush_some(&self, random: &mut Random) {
-        let memory = &mut self.0.borrow_mut().memory;
-        let writes = memory.unflushed() as u64;
-        // Mostly all of it; a flush may also have begun before the latest writes.
-        let writes = if random.percent(70) { writes } else { random.below(writes + 1) };
-        memory.flush_writes(writes as usize);
+        self.change(|state| {
+            let writes = state.memory.unflushed() as u64;
+            // Mostly all of it; a flush may also have begun before the latest writes.
+            let writes = if random.percent(70) { writes } else { random.below(writes + 1) };
+            state.memory.flush_writes(writes as usize);
+        });
     }
 
     pub(crate) fn applied(&self) -> u64 {
-        self.0.borrow().memory.meta().map_or(0, |meta| meta.applied)
+        self.read(|state| state.memory.meta().map_or(0, |meta| meta.applied))
     }
 
     /// All that it holds.
     pub(crate) fn held(&self) -> Held {
-        let state = self.0.borrow();
-        let values = state.memory.values().map(|(key, value)| (key.clone(), value.clone())).collect();
-        let meta = state.memory.meta().expect("a simulated state is always readable");
-        Held { meta, values, request_ids: state.memory.request_ids().collect() }
+        self.read(|state| {
+            let values = state.memory.values().map(|(key, value)| (key.clone(), value.clone())).collect();
+            let meta = state.memory.meta().expect("a simulated state is always readable");
+            Held { meta, values, request_ids: state.memory.request_ids().collect() }
+        })
     }
 }
 
@@ -234,45 +331,42 @@ impl StateView for SharedState {
     type Error = StorageError;
 
     fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, StorageError> {
-        self.0.borrow().memory.get(namespace, key)
+        self.read(|state| state.memory.get(namespace, key))
     }
 }
 
 impl StateStore for SharedState {
     fn meta(&self) -> Result<ShardMeta, StorageError> {
-        self.0.borrow().memory.meta()
+        self.read(|state| state.memory.meta())
     }
 
     fn requests(&self) -> Result<Vec<RequestRecord>, StorageError> {
-        self.0.borrow().memory.requests()
+        self.read(|state| state.memory.requests())
     }
 
     fn write(&mut self, write_set: WriteSet) -> Result<(), StorageError> {
-        let mut state = self.0.borrow_mut();
-        match state.death {
-            Death::No => {}
-            Death::AfterNextWrite => state.death = Death::Dead,
-            // A dead process writes nothing. The error ends what the world still lets it do.
-            Death::Dead => {
-                return Err(StorageError::Io { what: "writing", cause: "the process is dead".to_owned() });
-            }
-        }
-        let meta = state.memory.meta()?;
-        if meta.applied != write_set.meta.applied {
-            state.version_before = meta.version;
-        }
-        let before = state.version_before;
-        state.written.push(Written {
-            index: write_set.meta.applied,
-            chain: write_set.meta.chain,
-            versions: (before, write_set.meta.version),
-            values: write_set.values.clone(),
-            executed: write_set.requests_added.iter().map(|record| record.id).collect(),
-        });
-        state.memory.write(write_set)
+        self.disk.borrow_mut().begin_write()?;
+        self.change(|state| state.write(write_set))
     }
 
     fn flushed(&self) -> Result<u64, StorageError> {
-        self.0.borrow().memory.flushed()
+        self.read(|state| state.memory.flushed())
+    }
+}
+
+impl ShardState {
+    fn write(&mut self, write_set: WriteSet) -> Result<(), StorageError> {
+        let meta = self.memory.meta()?;
+        if meta.applied != write_set.meta.applied {
+            self.version_before = meta.version;
+        }
+        self.written.push(Written {
+            index: write_set.meta.applied,
+            chain: write_set.meta.chain,
+            versions: (self.version_before, write_set.meta.version),
+            values: write_set.values.clone(),
+            executed: write_set.requests_added.iter().map(|record| record.id).collect(),
+        });
+        self.memory.write(write_set)
     }
 }

@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use keevee_core::ids::ShardId;
+use keevee_replica::Engine;
+
 use super::{Event, PeerMessage, World};
 use crate::coverage::Counter;
+use crate::oracles::Leader;
 use crate::plan::{EngineKind, Fault, FaultKind, Shape, Target, Unsynced};
 
 /// The faults in force, each with the node that it struck.
@@ -74,10 +78,10 @@ impl Afflictions {
 }
 
 impl World {
-    /// The faults changed: what the group owes is counted from now on.
+    /// The faults changed: what the groups owe is counted from now on.
     pub(crate) fn changed(&mut self) {
         let now = self.now;
-        self.oracles.liveness.changed(now);
+        self.groups.iter_mut().for_each(|group| group.oracles.liveness.changed(now));
     }
 
     pub(crate) fn begin_fault(&mut self, place: usize) {
@@ -85,7 +89,9 @@ impl World {
             return;
         }
         let Fault { number, lasts, kind, .. } = self.plan.faults[place].clone();
-        let node = target_of(&kind).map_or(0, |target| self.resolve(target));
+        // The one whose leader is meant.
+        let shard = ShardId(1 + (number as u32 - 1) % self.plan.shards.count);
+        let node = target_of(&kind).map_or(0, |target| self.resolve(shard, target));
         self.trace.note(self.now, || format!("fault {number} begins: {kind:?}, node {node}"));
         self.changed();
         let mut cut = BTreeSet::new();
@@ -102,7 +108,7 @@ impl World {
             FaultKind::CrashInWrite { unsynced, .. } => {
                 self.node_mut(node).crashes_in_write = Some(*unsynced)
             }
-            FaultKind::CrashInApply { .. } => self.node_mut(node).disk.state.set_dying(true),
+            FaultKind::CrashInApply { .. } => self.node_mut(node).disk.set_dying(true),
             FaultKind::FailSync { .. } => self.node_mut(node).sync_fails = true,
             FaultKind::Pause { .. } => {
                 self.node_mut(node).pauses += 1;
@@ -117,13 +123,13 @@ impl World {
                 self.coverage.note(Counter::ClockJumps);
             }
             FaultKind::Reset { .. } => self.reset(node),
-            FaultKind::Transfer => self.transfer(),
+            FaultKind::Transfer => self.transfer(shard),
             FaultKind::Partition { shape, .. } => {
-                cut = self.begin_partition(place, *shape);
+                cut = self.begin_partition(place, shard, *shape);
                 self.note_cut(*shape, &cut);
             }
             FaultKind::SlowElection { .. } => {
-                let leader = self.leader_or(1);
+                let leader = self.leader_or(shard, 1);
                 self.note_if_up(leader, Counter::SlowElections);
                 self.crash(leader, Unsynced::Lost, false);
                 self.start(leader);
@@ -152,7 +158,7 @@ impl World {
             FaultKind::CrashInWrite { .. } | FaultKind::CrashInApply { .. } | FaultKind::FailSync { .. } => {
                 let struck = self.node_mut(node);
                 (struck.crashes_in_write, struck.sync_fails) = (None, false);
-                struck.disk.state.set_dying(false);
+                struck.disk.set_dying(false);
                 self.start(node);
             }
             FaultKind::CrashAll { .. } => (1..=self.plan.nodes).for_each(|id| self.start(id)),
@@ -219,17 +225,17 @@ impl World {
         self.nodes.get_mut(&id).expect("faults strike nodes of the plan")
     }
 
-    fn resolve(&mut self, target: Target) -> u64 {
+    fn resolve(&mut self, shard: ShardId, target: Target) -> u64 {
         let nodes = self.plan.nodes;
         match target {
             Target::Node(node) => node,
-            Target::Leader => self.leader_or(1),
-            Target::Follower(places) => (self.leader_or(1) + places - 1) % nodes + 1,
+            Target::Leader => self.leader_or(shard, 1),
+            Target::Follower(places) => (self.leader_or(shard, 1) + places - 1) % nodes + 1,
         }
     }
 
-    fn leader_or(&self, other: u64) -> u64 {
-        self.leader().unwrap_or(other)
+    fn leader_or(&self, shard: ShardId, other: u64) -> u64 {
+        self.leading(shard).map_or(other, |leader| leader.node)
     }
 
     /// A fault that finds nobody there is none.
@@ -261,24 +267,25 @@ impl World {
         }
     }
 
-    fn transfer(&mut self) {
-        let Some(leader) = self.leader() else { return };
+    fn transfer(&mut self, shard: ShardId) {
+        let Some(Leader { node: leader, .. }) = self.leading(shard) else { return };
         let now = self.nodes[&leader].clock.read(self.now).monotonic;
-        let Some(process) = &mut self.node_mut(leader).process else { return };
-        process.shard.transfer_leadership(now, None);
+        let process = self.node_mut(leader).process.as_mut();
+        let Some(replica) = process.and_then(|process| process.touch(shard)) else { return };
+        replica.transfer_leadership(now, None);
         self.settle(leader);
     }
 
-    fn begin_partition(&mut self, place: usize, shape: Shape) -> BTreeSet<(u64, u64)> {
-        let leader = self.leader_or(1);
+    fn begin_partition(&mut self, place: usize, shard: ShardId, shape: Shape) -> BTreeSet<(u64, u64)> {
+        let leader = self.leader_or(shard, 1);
         if let Shape::Constrained(hub) = shape {
-            let hub = self.resolve(hub);
+            let hub = self.resolve(shard, hub);
             // First the hub misses some entries, but not the time to notice.
             let span = self.plan.settings.timeout_min / 2;
             self.after(span, Event::FaultTurns { fault: place, hub, leader });
             return self.links(|from, to| from == hub || to == hub);
         }
-        let node = |world: &mut World, target| world.resolve(target);
+        let node = |world: &mut World, target| world.resolve(shard, target);
         match shape {
             Shape::Isolate(target) => {
                 let alone = node(self, target);

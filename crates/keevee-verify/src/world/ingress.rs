@@ -1,19 +1,24 @@
-//! A node's door: takes a client's command to the leader and brings the one answer back, as the server's
-//! `Node::execute` does: one hop per attempt, only this node retries, and one answer covers all attempts.
+//! A node's door: takes a client's command to the leader of its shard and brings the one answer back, as the server's
+//! `Node::execute` does: one hop per attempt, only this node retries, and one answer covers all attempts. Where an
+//! attempt goes is production code ([`Route`]); the shard is the one that the node's own map names, which may be an
+//! old one.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use keevee_core::codec;
 use keevee_core::command::{Command, Outcome};
 use keevee_core::error::ErrorKind;
-use keevee_replica::{Attempt, Attempts, Refusal, Request};
+use keevee_core::ids::{NodeId, ShardId};
+use keevee_core::shard_map::ShardMap;
+use keevee_replica::{Attempt, Attempts, Heard, Refusal, Request, Route};
 
 use super::network::Way;
 use super::node::Process;
-use super::peers::{ForwardReply, PeerMessage, brief};
+use super::peers::{Forward, ForwardReply, PeerMessage, brief};
 use super::{Event, World};
 use crate::coverage::Counter;
-use crate::oracles::REPLICA;
+use crate::oracles::{OneHop, REPLICA};
 use crate::plan::{MILLISECOND, SECOND};
 
 /// How long a node works on a request.
@@ -22,6 +27,8 @@ const DEADLINE: Duration = Duration::from_secs(3);
 const LEADER_WAIT: Duration = Duration::from_secs(1);
 /// Between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How often a node tries a command at most. Each time but a few, when leadership has just moved, it pauses before.
+const ATTEMPTS_MAX: usize = 2 * (DEADLINE.as_millis() / RETRY_PAUSE.as_millis()) as usize;
 /// How long a client waits for a node.
 pub(crate) const PATIENCE: u64 = 3 * SECOND + 500 * MILLISECOND;
 /// Where clients are, to the network.
@@ -59,7 +66,7 @@ pub(crate) enum Owner {
     /// Another node, for a request that came in there.
     Node { node: u64, number: u64 },
     /// The oracle of progress.
-    Demand { number: u64, request: u64 },
+    Demand { shard: ShardId, number: u64, request: u64 },
 }
 
 /// A client's request at the node that it came to.
@@ -68,8 +75,12 @@ pub(crate) struct Ingress {
     request: u64,
     attempt: u64,
     command: Command,
+    /// As the node's map said when it came.
+    shard: ShardId,
     deadline: Duration,
     attempts: Attempts,
+    /// How many attempts there were.
+    attempted: usize,
     stage: Stage,
 }
 
@@ -84,6 +95,14 @@ enum Stage {
     Pausing,
 }
 
+impl Process {
+    /// The request that is forwarded under a number, and its key.
+    fn sent(&self, number: u64) -> Option<(u64, &Ingress)> {
+        let is_it = |ingress: &Ingress| matches!(ingress.stage, Stage::Forwarded { number: sent, .. } if sent == number);
+        self.ingress.iter().find(|(_, ingress)| is_it(ingress)).map(|(key, ingress)| (*key, ingress))
+    }
+}
+
 impl World {
     /// A client's command arrives.
     pub(crate) fn take_in(&mut self, id: u64, submission: Submission) {
@@ -94,11 +113,16 @@ impl World {
             return self.tell(id, client, Receipt { request, attempt, told: Told::NotReached });
         };
         let key = process.next_number();
-        let attempts = Attempts::new(command.request_id.is_some());
-        let (deadline, stage) = (now + DEADLINE, Stage::Pausing);
-        let ingress = Ingress { client, request, attempt, command, deadline, attempts, stage };
-        process.ingress.insert(key, ingress);
         self.trace.at(self.now, id, || format!("request {request}"));
+        let Some(shard) = shard_of(&node.map, &command) else {
+            let told = Told::Error(ErrorKind::Invalid);
+            return self.tell(id, client, Receipt { request, attempt, told });
+        };
+        let attempts = Attempts::new(command.is_read_only() || command.request_id.is_some());
+        let (deadline, attempted, stage) = (now + DEADLINE, 0, Stage::Pausing);
+        let ingress =
+            Ingress { client, request, attempt, command, shard, deadline, attempts, attempted, stage };
+        process.ingress.insert(key, ingress);
         self.try_once(id, key);
         self.settle(id);
     }
@@ -108,30 +132,47 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let now = node.clock.read(self.now).monotonic;
         let Some(process) = &mut node.process else { return };
-        let leader = process.shard.leader().map(|leader| leader.0);
         let number = process.next_number();
         let Some(ingress) = process.ingress.get_mut(&key) else { return };
-        let (deadline, command) = (ingress.deadline, ingress.command.clone());
-        match leader {
+        let (shard, deadline, command) = (ingress.shard, ingress.deadline, ingress.command.clone());
+        let leader = match process.shards.get(&shard) {
+            Some(replica) => replica.leader(),
+            None => process.leaders.get(&shard).copied().map(NodeId),
+        };
+        let members = &node.map.shard(shard).expect("the map names the shard").members;
+        let route = Route { own: NodeId(id), members, leader };
+        let asked = route.asked(ingress.attempted);
+        ingress.attempted += 1;
+        match asked {
             None => {
                 let until = deadline.min(now + LEADER_WAIT).max(now);
                 ingress.stage = Stage::Waiting { until };
                 self.ingress_timer_after(id, key, until - now);
             }
-            Some(leader) if leader == id || command.is_read_only() => {
+            Some(asked) if route.is_here(asked, command.is_read_only()) => {
                 ingress.stage = Stage::Submitted;
-                self.submit(id, Owner::Ingress(key), command, deadline);
+                self.submit(id, shard, Owner::Ingress(key), command, deadline);
             }
-            Some(leader) => {
-                ingress.stage = Stage::Forwarded { to: leader, number };
+            Some(NodeId(to)) => {
+                if !route.hosts() {
+                    self.coverage.note(Counter::ForwardsFromOutside);
+                }
+                ingress.stage = Stage::Forwarded { to, number };
                 let left = deadline.saturating_sub(now);
-                let command = codec::encode_command(&command);
-                self.coverage.note(Counter::Forwards);
-                let time_left = left.as_micros() as u64;
-                self.send(id, leader, PeerMessage::Forward { number, command, time_left });
+                let (command, time_left) = (codec::encode_command(&command), left.as_micros() as u64);
+                self.forward(id, to, Forward { shard, number, command, time_left });
                 self.ingress_timer_after(id, key, left);
             }
         }
+    }
+
+    fn forward(&mut self, id: u64, to: u64, forward: Forward) {
+        let process = self.nodes.get(&id).and_then(|node| node.process.as_ref());
+        let sent = process.and_then(|process| process.sent(forward.number));
+        let hop = OneHop::forwarded(id, sent.map(|(_, ingress)| ingress.attempted), ATTEMPTS_MAX);
+        self.hold(OneHop::NAME, hop);
+        self.coverage.note(Counter::Forwards);
+        self.send(id, to, PeerMessage::Forward(Box::new(forward)));
     }
 
     fn ingress_timer_after(&mut self, id: u64, key: u64, span: Duration) {
@@ -140,15 +181,25 @@ impl World {
         self.after(span, Event::Ingress { node: id, life, key });
     }
 
-    pub(crate) fn submit(&mut self, id: u64, owner: Owner, command: Command, deadline: Duration) {
+    pub(crate) fn submit(
+        &mut self,
+        id: u64,
+        shard: ShardId,
+        owner: Owner,
+        command: Command,
+        deadline: Duration,
+    ) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let now = node.clock.read(self.now);
         let Some(process) = &mut node.process else { return };
         let ticket = process.next_number();
+        let Some(replica) = process.touch(shard) else {
+            return self.answer_owner(id, owner, Err(Refusal::NotLeader(None)));
+        };
+        let submitted = replica.submit(now, vec![Request { ticket, command, deadline, stale: false }]);
         process.tickets.insert(ticket, owner);
-        let submitted = process.shard.submit(now, vec![Request { ticket, command, deadline, stale: false }]);
         if let Err(failure) = submitted {
-            self.break_rule(REPLICA, format!("node {id}: {failure}"));
+            self.break_rule(REPLICA, format!("node {id}, shard {shard}: {failure}"));
         }
     }
 
@@ -157,8 +208,10 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life) else { return };
         let now = node.clock.read(self.now).monotonic;
         let Some(process) = &mut node.process else { return };
-        let leader = process.leader;
         let Some(ingress) = process.ingress.get(&key) else { return };
+        let shard = ingress.shard;
+        let leader = process.leaders.get(&shard).copied();
+        let may_ask_another = ingress.command.is_read_only() || ingress.command.request_id.is_some();
         let late = now >= ingress.deadline;
         match ingress.stage {
             Stage::Waiting { .. } if leader.is_some() => self.try_once(id, key),
@@ -166,13 +219,13 @@ impl World {
                 let detail = "no leader was found in time".to_owned();
                 self.attempted(id, key, Attempt::Refused { kind: ErrorKind::Unavailable, detail });
             }
-            Stage::Forwarded { .. } if late => {
+            Stage::Forwarded { to, .. } if late => {
                 self.attempted(id, key, Attempt::Unknown("the time was up".to_owned()));
+                self.learn(id, shard, to, Heard::Nothing);
             }
-            Stage::Forwarded { to, .. }
-                if leader.is_some_and(|leader| leader != to) && ingress.command.request_id.is_some() =>
-            {
+            Stage::Forwarded { to, .. } if leader.is_some_and(|leader| leader != to) && may_ask_another => {
                 self.attempted(id, key, Attempt::Unknown("another node leads now".to_owned()));
+                self.learn(id, shard, to, Heard::Nothing);
             }
             Stage::Pausing => {
                 self.coverage.note(Counter::NodeRetries);
@@ -183,12 +236,30 @@ impl World {
         self.settle(id);
     }
 
-    /// This node's replica names another leader than before: what waits for that goes on.
-    pub(crate) fn leader_changed(&mut self, id: u64) {
+    /// Notes what a forward tells of the leader of a shard that has no replica here.
+    fn learn(&mut self, id: u64, shard: ShardId, asked: u64, heard: Heard) {
+        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return };
+        if process.shards.contains_key(&shard) {
+            return;
+        }
+        if matches!(heard, Heard::Refused(ErrorKind::NotLeader, Some(_))) {
+            self.coverage.note(Counter::HintsFollowed);
+        }
+        let known = process.leaders.get(&shard).copied().map(NodeId);
+        let leader = heard.leader(NodeId(asked), known).map(|leader| leader.0);
+        if process.learn_leader(shard, leader) {
+            self.leader_changed(id, shard);
+        }
+    }
+
+    /// This node knows of another leader of a shard than before: what waits for that goes on.
+    pub(crate) fn leader_changed(&mut self, id: u64, shard: ShardId) {
         let node = &self.nodes[&id];
         let (life, Some(process)) = (node.life, &node.process) else { return };
-        let waits =
-            |ingress: &Ingress| matches!(ingress.stage, Stage::Waiting { .. } | Stage::Forwarded { .. });
+        let waits = |ingress: &Ingress| {
+            let waits = matches!(ingress.stage, Stage::Waiting { .. } | Stage::Forwarded { .. });
+            waits && ingress.shard == shard
+        };
         let waiting = process.ingress.iter().filter(|(_, ingress)| waits(ingress)).map(|(key, _)| *key);
         for key in waiting.collect::<Vec<_>>() {
             self.after(0, Event::Ingress { node: id, life, key });
@@ -201,6 +272,11 @@ impl World {
         let now = node.clock.read(self.now).monotonic;
         let Some(ingress) = node.process.as_mut().and_then(|process| process.ingress.get_mut(&key)) else {
             return;
+        };
+        let attempt = match attempt {
+            // Nothing has happened, whatever became of it.
+            Attempt::Unknown(why) if ingress.command.is_read_only() => Attempt::Retry(why),
+            attempt => attempt,
         };
         let result = match ingress.attempts.after(attempt) {
             Some(result) => result,
@@ -215,11 +291,16 @@ impl World {
 
     fn answer_client(&mut self, id: u64, key: u64, result: Result<Outcome, ErrorKind>) {
         let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return };
-        let Some(Ingress { client, request, attempt, command, .. }) = process.ingress.remove(&key) else {
+        let Some(Ingress { client, request, attempt, command, shard, .. }) = process.ingress.remove(&key)
+        else {
             return;
         };
-        if command.is_read_only() && result.is_ok() && process.leader != Some(id) {
+        let is_follower = process.shards.contains_key(&shard) && process.leaders.get(&shard) != Some(&id);
+        if command.is_read_only() && result.is_ok() && is_follower {
             self.coverage.note(Counter::FollowerReads);
+        }
+        if result == Ok(Outcome::WrongShard) {
+            self.refresh_map(id);
         }
         let told = match result {
             Ok(outcome) => Told::Outcome(outcome),
@@ -257,38 +338,32 @@ impl World {
     /// The replica of this node answered.
     pub(crate) fn answer_owner(&mut self, id: u64, owner: Owner, result: Result<Outcome, Refusal>) {
         match owner {
-            Owner::Demand { number, request } => self.demand_answered(number, request, Some(result)),
+            Owner::Demand { shard, number, request } => {
+                self.demand_answered(shard, number, request, Some(result));
+            }
             Owner::Node { node, number } => {
-                let reply = Box::new(result.map_err(|refusal| (refusal.kind(), refusal.to_string())));
+                let reply = Box::new(ForwardReply::from(result));
                 self.send(id, node, PeerMessage::Forwarded { number, reply });
             }
-            Owner::Ingress(key) => {
-                let process = self.nodes.get(&id).and_then(|node| node.process.as_ref());
-                let ingress = process.and_then(|process| process.ingress.get(&key));
-                match ingress {
-                    Some(ingress) if ingress.command.is_read_only() => {
-                        self.answer_client(id, key, result.map_err(|_| ErrorKind::Unavailable));
-                    }
-                    Some(_) => self.attempted(id, key, Attempt::from(result)),
-                    None => {}
-                }
-            }
+            Owner::Ingress(key) => self.attempted(id, key, Attempt::from(result)),
         }
     }
 
-    /// Another node hands a command over.
-    pub(crate) fn take_forward(
-        &mut self,
-        from: u64,
-        id: u64,
-        number: u64,
-        command: bytes::Bytes,
-        time_left: u64,
-    ) {
-        let now = self.nodes[&id].clock.read(self.now).monotonic;
-        let deadline = now + Duration::from_micros(time_left);
+    /// A shard has turned a command away that is not its own: the node's map is an old one, and it gets the new one.
+    fn refresh_map(&mut self, id: u64) {
+        self.coverage.note(Counter::WrongShards);
+        let map = Rc::clone(&self.groups.map);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.map = map;
+    }
+
+    /// Another node hands a command over, to be carried out here or not at all.
+    pub(crate) fn take_forward(&mut self, from: u64, id: u64, forward: Forward) {
+        let Forward { shard, number, command, time_left } = forward;
+        let node = &self.nodes[&id];
+        let deadline = node.clock.read(self.now).monotonic + Duration::from_micros(time_left);
         match codec::decode_command(command) {
-            Ok(command) => self.submit(id, Owner::Node { node: from, number }, command, deadline),
+            Ok(command) => self.submit(id, shard, Owner::Node { node: from, number }, command, deadline),
             Err(error) => self.break_rule(REPLICA, format!("a forwarded command does not decode: {error}")),
         }
     }
@@ -296,19 +371,22 @@ impl World {
     /// The other node answered.
     pub(crate) fn take_forwarded(&mut self, id: u64, number: u64, reply: ForwardReply) {
         let process = self.nodes.get(&id).and_then(|node| node.process.as_ref());
-        let is_it =
-            |ingress: &Ingress| matches!(ingress.stage, Stage::Forwarded { number: n, .. } if n == number);
-        let key = process.and_then(|process| {
-            process.ingress.iter().find(|(_, ingress)| is_it(ingress)).map(|(key, _)| *key)
-        });
-        if let Some(key) = key {
-            self.attempted(id, key, Attempt::forwarded(reply));
-        }
+        let sent = process.and_then(|process| process.sent(number));
+        let Some((key, Ingress { shard, stage: Stage::Forwarded { to, .. }, .. })) = sent else { return };
+        let (key, shard, to) = (key, *shard, *to);
+        let (heard, attempt) = match reply {
+            ForwardReply::Outcome(outcome) => (Heard::Served, Attempt::Outcome(outcome)),
+            ForwardReply::Error { kind, detail, leader } => {
+                (Heard::Refused(kind, leader), Attempt::forwarded(Err((kind, detail))))
+            }
+        };
+        self.attempted(id, key, attempt);
+        self.learn(id, shard, to, heard);
     }
 
     /// A forward reached a place where nobody listens: nothing was sent.
     pub(crate) fn refuse_forward(&mut self, from: u64, to: u64, number: u64) {
-        let reply = Box::new(Err((ErrorKind::NotLeader, "nobody listens there".to_owned())));
+        let reply = Box::new(ForwardReply::error(ErrorKind::NotLeader, "nobody listens there"));
         self.send(to, from, PeerMessage::Forwarded { number, reply });
     }
 
@@ -321,12 +399,21 @@ impl World {
         for owner in process.tickets.into_values() {
             match owner {
                 Owner::Node { node, number } => {
-                    let broken = (ErrorKind::OutcomeUnknown, "the connection broke".to_owned());
-                    self.send(id, node, PeerMessage::Forwarded { number, reply: Box::new(Err(broken)) });
+                    let broken = ForwardReply::error(ErrorKind::OutcomeUnknown, "the connection broke");
+                    self.send(id, node, PeerMessage::Forwarded { number, reply: Box::new(broken) });
                 }
-                Owner::Demand { number, request } => self.demand_answered(number, request, None),
+                Owner::Demand { shard, number, request } => {
+                    self.demand_answered(shard, number, request, None)
+                }
                 Owner::Ingress(_) => {}
             }
         }
     }
+}
+
+/// The shard that owns all keys of a command, by a map; `None` if they are of several.
+fn shard_of(map: &ShardMap, command: &Command) -> Option<ShardId> {
+    let mut owners = command.keys().map(|key| map.owner(key));
+    let shard = owners.next().expect("commands of clients name keys");
+    owners.all(|owner| owner == shard).then_some(shard)
 }

@@ -1,30 +1,35 @@
-//! A node: a disk and a clock, and as long as it lives a process with the production replica in it.
+//! A node: a disk and a clock, and as long as it lives a process with the production replicas in it.
+//!
+//! The process does what the server's executor does: whatever comes in touches some of its replicas, and in the end
+//! ([`World::settle`]) those that were touched go as far as they can. What the world makes of that is in
+//! `observed.rs`.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
 
-use keevee_core::codec;
 use keevee_core::ids::{NodeId, ShardId};
+use keevee_core::shard_map::ShardMap;
 use keevee_replica::storage::LogRecord;
-use keevee_replica::{Bounds, Effects, Refusal, Reply, Shard};
+use keevee_replica::{Bounds, Effects, Neighbours, Refusal, ReplicaMessage, Reply, Shard};
 
 use super::clock::Clock;
-use super::disk::{Disk, SharedState};
+use super::disk::{Disk, SharedState, Submitted};
 use super::ingress::{Ingress, Owner};
 use super::peers::PeerMessage;
-use super::watched::Watched;
+use super::watched::{Message, Watched};
 use super::{Event, World};
 use crate::coverage::Counter;
-use crate::oracles::{Acknowledged, Agreement, Chains, Once, REPLICA, Versions};
+use crate::oracles::{Acknowledged, REPLICA};
 use crate::plan::{MILLISECOND, Unsynced};
 
 /// How often late requests are looked for and flushed marks noted, as the server does.
 const HOUSEKEEPING: u64 = 100 * MILLISECOND;
-/// How far behind a replica is whose coming up is called a catch-up.
-const BEHIND: u64 = 20;
-
 pub(crate) struct Node {
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
+    /// The map that its folder holds, by which it routes. Perhaps an old one.
+    pub(crate) map: Rc<ShardMap>,
     pub(crate) process: Option<Process>,
     /// Counts starts and deaths, so that events of an earlier life are dropped.
     pub(crate) life: u64,
@@ -46,10 +51,17 @@ pub(crate) struct Node {
     syncing: usize,
 }
 
+/// A production replica.
+pub(crate) type Replica = Shard<Watched, SharedState>;
+
 pub(crate) struct Process {
-    pub(crate) shard: Shard<Watched, SharedState>,
-    /// Who led when the world last looked.
-    pub(crate) leader: Option<u64>,
+    pub(crate) shards: BTreeMap<ShardId, Replica>,
+    pub(crate) boot: u64,
+    pub(crate) neighbours: Neighbours,
+    /// Those that were given something since they last went as far as they could.
+    touched: Vec<ShardId>,
+    /// Who leads each shard: as its replica here said when the world last looked, or as others have told.
+    pub(crate) leaders: BTreeMap<ShardId, u64>,
     pub(crate) tickets: BTreeMap<u64, Owner>,
     pub(crate) ingress: BTreeMap<u64, Ingress>,
     /// Numbers tickets, ingress keys and forwards.
@@ -57,10 +69,11 @@ pub(crate) struct Process {
 }
 
 impl Node {
-    pub(crate) fn new(clock: Clock, sync_max: u64) -> Node {
+    pub(crate) fn new(clock: Clock, disk: Disk, map: Rc<ShardMap>, sync_max: u64) -> Node {
         Node {
             clock,
-            disk: Disk::new(),
+            disk,
+            map,
             process: None,
             life: 0,
             pauses: 0,
@@ -75,10 +88,12 @@ impl Node {
         }
     }
 
-    /// True if it runs, has applied everything up to an index, and owes nobody anything.
-    pub(crate) fn is_idle_at(&self, index: u64) -> bool {
-        let idle = |process: &Process| process.owed() == 0 && !process.shard.is_busy();
-        self.disk.state.applied() == index && self.process.as_ref().is_some_and(idle)
+    /// True if it runs and owes nobody anything.
+    pub(crate) fn is_idle(&self) -> bool {
+        let is_idle = |process: &Process| {
+            process.owed() == 0 && !process.shards.values().any(|replica| replica.is_busy())
+        };
+        self.process.as_ref().is_some_and(is_idle)
     }
 }
 
@@ -92,6 +107,31 @@ impl Process {
         self.count += 1;
         self.count
     }
+
+    /// Notes who leads a shard. True if somebody else did so far.
+    pub(crate) fn learn_leader(&mut self, shard: ShardId, leader: Option<u64>) -> bool {
+        let known = match leader {
+            Some(leader) => self.leaders.insert(shard, leader),
+            None => self.leaders.remove(&shard),
+        };
+        known != leader
+    }
+
+    /// The replica of a shard, to be given something.
+    pub(crate) fn touch(&mut self, shard: ShardId) -> Option<&mut Replica> {
+        let replica = self.shards.get_mut(&shard)?;
+        if !self.touched.contains(&shard) {
+            self.touched.push(shard);
+        }
+        Some(replica)
+    }
+
+    /// All replicas, to be given something.
+    pub(crate) fn touch_all(&mut self) -> impl Iterator<Item = &mut Replica> {
+        self.touched.clear();
+        self.touched.extend(self.shards.keys().rev());
+        self.shards.values_mut()
+    }
 }
 
 impl World {
@@ -103,43 +143,64 @@ impl World {
         }
         self.changed();
         self.trace.at(self.now, id, || "START".to_owned());
-        let members = 1..=self.plan.nodes;
-        let settings = &self.plan.settings;
-        let bounds = Bounds { unsynced_entries_max: settings.unsynced_entries_max, ..Bounds::default() };
-        let tick = settings.tick;
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.life += 1;
-        let (life, now) = (node.life, node.clock.read(self.now));
-        let (log, state) = (node.disk.log.clone(), node.disk.state.clone());
-        let applied = state.applied();
-        let kept = self.oracles.disks.restored(id, applied, &log);
-        self.hold_one(kept);
-        let found = self.oracles.acknowledged.found(id, &state.held(), &self.history, &self.placed);
-        self.hold(Acknowledged::NAME, found);
-        let opened = Watched::open(&self.plan, id, seed, log.clone(), applied, now.monotonic);
-        let shard = opened.map_err(|error| error.to_string()).and_then(|engine| {
-            let members = members.map(NodeId).collect();
-            let shard = Shard::new(ShardId::FIRST_DATA, NodeId(id), members, boot, engine, state, bounds);
-            shard.map_err(|failure| failure.to_string())
-        });
-        let shard = match shard {
-            Ok(shard) => shard,
-            Err(error) => return self.break_rule(REPLICA, format!("node {id} can't start: {error}")),
-        };
-        log.take_reads();
-        if shard.status().engine.chosen > applied {
-            self.coverage.note(Counter::Replays);
+        let life = node.life;
+        let hosted: Vec<ShardId> = self.groups.on(id).map(|group| group.id).collect();
+        let mut shards = BTreeMap::new();
+        for shard in hosted {
+            match self.open(id, shard, seed, boot) {
+                Ok(replica) => shards.insert(shard, replica),
+                Err(error) => return self.break_rule(REPLICA, format!("node {id} can't start: {error}")),
+            };
         }
-        let (tickets, ingress) = (BTreeMap::new(), BTreeMap::new());
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.disk.forget_reads();
+        let touched = shards.keys().rev().copied().collect();
+        let (leaders, tickets, ingress) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         // An answer to an earlier life must not pass for one to this.
-        let process = Process { shard, leader: None, tickets, ingress, count: life << 32 };
-        self.nodes.entry(id).and_modify(|node| node.process = Some(process));
+        let count = life << 32;
+        let settings = &self.plan.settings;
+        let tick = settings.tick;
+        let neighbours = Neighbours::new(
+            Duration::from_micros(settings.heartbeat),
+            Duration::from_micros(settings.timeout_min * 2 / 3),
+        );
+        let process = Process { shards, boot, neighbours, touched, leaders, tickets, ingress, count };
+        node.process = Some(process);
         let phase = self.random.below(tick);
         self.after(phase, Event::Tick { node: id, life });
         self.after(HOUSEKEEPING, Event::KeepHouse { node: id, life });
         let flush = self.random.below(self.plan.settings.flush_every);
         self.after(flush, Event::Flush { node: id, life });
         self.settle(id);
+    }
+
+    /// The replica of a shard, as the disk has it.
+    fn open(&mut self, id: u64, shard: ShardId, seed: u64, boot: u64) -> Result<Replica, String> {
+        let node = &self.nodes[&id];
+        let now = node.clock.read(self.now);
+        let (log, state) = (node.disk.log(shard), node.disk.state(shard));
+        let applied = state.applied();
+        let group = &self.groups[shard];
+        let kept = group.oracles.disks.restored(id, applied, &log);
+        let found = group.oracles.acknowledged.found(id, &state.held(), &self.history, &group.placed);
+        self.hold_one(kept);
+        self.hold(Acknowledged::NAME, found);
+        let members = &self.groups[shard].members;
+        // Each shard draws times of its own.
+        let seed = seed.wrapping_add(u64::from(shard.0 - ShardId::FIRST_DATA.0) << 32);
+        let engine = Watched::open(&self.plan, members, id, seed, log, applied, now.monotonic);
+        let engine = engine.map_err(|error| error.to_string())?;
+        let members = members.iter().copied().map(NodeId).collect();
+        let unsynced_entries_max = self.plan.settings.unsynced_entries_max;
+        let bounds = Bounds { unsynced_entries_max, ..Bounds::default() };
+        let replica = Shard::new(shard, NodeId(id), members, boot, engine, state, bounds);
+        let replica = replica.map_err(|failure| failure.to_string())?;
+        if replica.status().engine.chosen > applied {
+            self.coverage.note(Counter::Replays);
+        }
+        Ok(replica)
     }
 
     /// A node's process dies.
@@ -152,7 +213,7 @@ impl World {
         (node.sync_fails, node.sync_is_late) = (false, false);
         let damage = node.disk.crash(unsynced, in_flight, &mut self.random);
         self.coverage.note(Counter::Crashes);
-        if !damage.lost.iter().all(Vec::is_empty) {
+        if !damage.lost.iter().all(|(_, records)| records.is_empty()) {
             self.coverage.note(Counter::LostWrites);
         }
         if damage.torn {
@@ -160,8 +221,10 @@ impl World {
         }
         let (found, lost) = (damage.found.len(), damage.lost.len());
         self.trace.at(self.now, id, || format!("CRASH: {lost} writes lost, {found} found"));
-        damage.found.iter().for_each(|submission| self.note_synced(id, submission));
-        if damage.lost.iter().any(|submission| self.oracles.disks.raises_promise(id, submission)) {
+        damage.found.iter().for_each(|(shard, records)| self.note_synced(id, *shard, records));
+        let raises_promise =
+            |(shard, records): &Submitted| self.groups[*shard].oracles.disks.raises_promise(id, records);
+        if damage.lost.iter().any(raises_promise) {
             self.coverage.note(Counter::LostPromises);
         }
         self.changed();
@@ -179,7 +242,17 @@ impl World {
         let Some(process) = &mut node.process else { return };
         let now = node.clock.read(self.now);
         let span = node.clock.true_span(tick);
-        process.shard.tick(now.monotonic);
+        let missed = process.neighbours.missed(now.monotonic);
+        for replica in process.touch_all() {
+            missed.iter().for_each(|node| replica.missed(now.monotonic, *node));
+            replica.tick(now.monotonic);
+        }
+        // Without shards that quiesce nobody asks who is alive.
+        if self.plan.shards.idle.is_some() && process.neighbours.is_beat_due(now.monotonic) {
+            let boot = process.boot;
+            let others = (1..=self.plan.nodes).filter(|other| *other != id);
+            others.for_each(|other| self.send(id, other, PeerMessage::Alive { boot }));
+        }
         self.after(span, Event::Tick { node: id, life });
         self.settle(id);
     }
@@ -188,15 +261,32 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life) else { return };
         let Some(process) = &mut node.process else { return };
         let now = node.clock.read(self.now).monotonic;
-        process.shard.expire(now);
-        process.shard.note_flushed(now).expect("a simulated state is always readable");
+        let idle = self.plan.shards.idle.map(Duration::from_micros);
+        let mut quiesced = 0;
+        let others_live = (1..=self.plan.nodes).filter(|other| *other != id);
+        let others_live: Vec<NodeId> =
+            others_live.map(NodeId).filter(|other| process.neighbours.is_alive(*other)).collect();
+        for replica in process.touch_all() {
+            replica.expire(now);
+            replica.note_flushed(now).expect("a simulated state is always readable");
+            let was_quiesced = replica.is_quiesced();
+            if let Some(idle) = idle
+                && replica.others().all(|other| others_live.contains(&other))
+            {
+                replica.quiesce_if_idle(now, idle);
+                quiesced += u64::from(!was_quiesced && replica.is_quiesced());
+            }
+        }
+        self.coverage.add(Counter::Quiesced, quiesced);
         self.after(HOUSEKEEPING, Event::KeepHouse { node: id, life });
         self.settle(id);
     }
 
     pub(crate) fn flush(&mut self, id: u64, life: u64) {
         let Some(node) = self.nodes.get(&id).filter(|node| node.life == life) else { return };
-        node.disk.state.flush_some(&mut self.random);
+        for group in self.groups.on(id) {
+            node.disk.state(group.id).flush_some(&mut self.random);
+        }
         let every = self.plan.settings.flush_every;
         let span = self.random.between(every / 2, 2 * every);
         self.after(span, Event::Flush { node: id, life });
@@ -216,25 +306,26 @@ impl World {
             return self.crash(id, Unsynced::Some, false);
         }
         let count = std::mem::take(&mut node.syncing);
-        let log = node.disk.log.clone();
-        let submissions: Vec<_> = (0..count).filter_map(|_| log.sync_next()).collect();
+        let submissions: Vec<_> = (0..count).filter_map(|_| node.disk.sync_next()).collect();
         self.trace.at(self.now, id, || format!("synced {count}"));
-        for (_, submission) in &submissions {
-            self.note_synced(id, submission);
+        for (shard, _, records) in &submissions {
+            self.note_synced(id, *shard, records);
         }
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let now = node.clock.read(self.now).monotonic;
         let Some(process) = &mut node.process else { return };
-        for (token, _) in submissions {
-            process.shard.persisted(now, token);
+        for (shard, token, _) in submissions {
+            if let Some(replica) = process.touch(shard) {
+                replica.persisted(now, token);
+            }
         }
         self.settle(id);
     }
 
-    fn note_synced(&mut self, id: u64, submission: &[LogRecord]) {
-        let kept = self.oracles.disks.synced(id, submission);
+    fn note_synced(&mut self, id: u64, shard: ShardId, records: &[LogRecord]) {
+        let kept = self.groups[shard].oracles.disks.synced(id, records);
         self.hold_one(kept);
-        for record in submission {
+        for record in records {
             match record {
                 LogRecord::DropBelow(_) => self.coverage.note(Counter::Truncations),
                 LogRecord::DropFrom(_) => self.coverage.note(Counter::ConflictsDropped),
@@ -243,33 +334,50 @@ impl World {
         }
     }
 
-    /// Lets a process go as far as it can after an input, and carries out what it wants.
+    /// Lets the replicas of a process that were touched go as far as they can, and carries out what they want.
     pub(crate) fn settle(&mut self, id: u64) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let Some(process) = &mut node.process else { return };
+        let next = |world: &mut World| world.nodes.get_mut(&id)?.process.as_mut()?.touched.pop();
+        while let Some(shard) = next(self) {
+            let Some(effects) = self.advance(id, shard) else { return };
+            self.carry_out(id, shard, effects);
+            self.observe_leader(id, shard);
+        }
+        self.start_sync(id);
+    }
+
+    /// What a replica wants; `None` if the node does nothing any more.
+    fn advance(&mut self, id: u64, shard: ShardId) -> Option<Effects<Message>> {
+        let node = self.nodes.get_mut(&id)?;
         let now = node.clock.read(self.now);
-        let advanced = process.shard.advance(now);
-        let is_dead = node.disk.state.is_dead();
-        self.observe_log(id);
-        self.observe_state(id);
+        let advanced = node.process.as_mut()?.shards.get_mut(&shard)?.advance(now);
+        let is_dead = node.disk.is_dead();
+        self.observe_log(id, shard);
+        self.observe_state(id, shard);
         if is_dead {
             // In the middle of applying: nobody hears of it, and nothing is on its way to the disk.
             self.coverage.note(Counter::CrashesInApply);
-            return self.crash(id, Unsynced::Lost, false);
+            self.crash(id, Unsynced::Lost, false);
+            return None;
         }
-        let effects = match advanced {
-            Ok(effects) => effects,
-            Err(failure) => return self.break_rule(REPLICA, format!("node {id}: {failure}")),
-        };
-        let Effects { send, replies } = effects;
+        match advanced {
+            Ok(effects) => Some(effects),
+            Err(failure) => {
+                self.break_rule(REPLICA, format!("node {id}, shard {shard}: {failure}"));
+                None
+            }
+        }
+    }
+
+    fn carry_out(&mut self, id: u64, shard: ShardId, effects: Effects<Message>) {
+        let Effects { mut send, replies } = effects;
+        // Hashes last: how often they are told shall not change what becomes of the engines' messages.
+        send.sort_by_key(|(_, message)| matches!(message, ReplicaMessage::ChainHash(_)));
         for (to, message) in send {
-            self.send(id, to.0, PeerMessage::Replica(Box::new(message)));
+            self.send(id, to.0, PeerMessage::Replica(shard, Box::new(message)));
         }
         for reply in replies {
             self.reply(id, reply);
         }
-        self.start_sync(id);
-        self.observe_leader(id);
     }
 
     fn reply(&mut self, id: u64, Reply { ticket, result }: Reply) {
@@ -287,13 +395,13 @@ impl World {
     /// One sync at a time, which covers what waits when it begins, as the log writer does it.
     fn start_sync(&mut self, id: u64) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        let waiting = node.disk.log.waiting();
+        let waiting = node.disk.waiting();
         if node.syncing > 0 || waiting == 0 {
             return;
         }
         node.syncing = waiting;
-        let log = node.disk.log.clone();
-        let weighs = log.any_waiting(|records| self.oracles.disks.weighs(id, records));
+        let weighs = |shard, records: &_| self.groups[shard].oracles.disks.weighs(id, records);
+        let weighs = node.disk.any_waiting(weighs);
         let crash = if weighs { node.crashes_in_write.take() } else { None };
         let life = node.life;
         let span = self.random.between(node.sync_min, node.sync_max);
@@ -302,107 +410,5 @@ impl World {
             let span = self.random.below(span);
             self.after(span, Event::CrashInWrite { node: id, life, unsynced });
         }
-    }
-
-    /// What the engine handed out as chosen, and what it sent to its disk.
-    fn observe_log(&mut self, id: u64) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let Some(process) = &mut node.process else { return };
-        let chosen = std::mem::take(&mut process.shard.engine().chosen);
-        let leads = process.leader == Some(id);
-        let submitted = node.disk.log.take_submitted();
-        self.coverage.add(Counter::DiskReads, node.disk.log.take_reads());
-        if !leads {
-            self.count_adoptions(id, &submitted);
-        }
-        if chosen.first().is_some_and(|(index, _)| index + BEHIND <= self.oracles.agreement.last()) {
-            self.coverage.note(Counter::CatchUps);
-        }
-        for (index, payload) in chosen {
-            // Agreement first: what another replica handed out is known, whatever disks hold.
-            let agreed = self.oracles.agreement.chosen(id, index, &payload);
-            let is_first = agreed == Ok(true);
-            self.hold(Agreement::NAME, agreed.map(|_| ()));
-            let held = self.oracles.disks.taken_for_chosen(id, index, &payload);
-            self.hold_one(held);
-            if is_first {
-                self.place_requests(index, payload);
-            }
-        }
-    }
-
-    /// Notes which requests an entry holds, the first time that it is taken for chosen.
-    fn place_requests(&mut self, index: u64, payload: Option<bytes::Bytes>) {
-        let Some(payload) = payload else { return };
-        let entry = match codec::decode_entry(payload) {
-            Ok(entry) => entry,
-            Err(error) => return self.break_rule(REPLICA, format!("entry {index} does not decode: {error}")),
-        };
-        if entry.commands.len() > 1 {
-            self.coverage.note(Counter::Batches);
-        }
-        self.oracles.once.entry(index, &entry.commands);
-        let mut placed = Vec::new();
-        for command in &entry.commands {
-            let Some(number) = self.history.find(command) else { continue };
-            let request = self.history.get_mut(number);
-            request.places.push(index);
-            placed.push(number);
-            if command.request_id.is_none() {
-                let once = Once::placed(number, &self.history.get(number).places);
-                self.hold(Once::NAME, once);
-            }
-        }
-        self.placed.insert(index, placed);
-    }
-
-    /// What was applied.
-    fn observe_state(&mut self, id: u64) {
-        let written = self.nodes[&id].disk.state.take_written();
-        for write in written {
-            let index = write.index;
-            self.trace.fold(write.chain as u64 ^ (write.chain >> 64) as u64);
-            let same = self.oracles.chains.applied(id, index, write.chain);
-            self.hold(Chains::NAME, same);
-            let distinct = self.oracles.versions.applied(id, &write);
-            self.hold(Versions::NAME, distinct);
-            self.oracles.acknowledged.applied(&write);
-            let once = self.oracles.once.applied(id, index, write.versions);
-            self.hold(Once::NAME, once);
-            for request in &write.executed {
-                let once = self.oracles.once.executed(*request, index);
-                self.hold(Once::NAME, once);
-            }
-            let now = self.now;
-            let mut executed = write.executed;
-            for number in self.placed.get(&index).into_iter().flatten() {
-                let request = self.history.get_mut(*number);
-                // Of two requests under one id the first is the one that was executed.
-                let takes_effect = match request.command.request_id {
-                    Some(id) => {
-                        let place = executed.iter().position(|executed| *executed == id);
-                        place.map(|place| executed.swap_remove(place)).is_some()
-                    }
-                    None => true,
-                };
-                if takes_effect {
-                    request.effect.get_or_insert((index, now));
-                }
-            }
-        }
-    }
-
-    fn observe_leader(&mut self, id: u64) {
-        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return };
-        let leader = process.shard.leader().map(|leader| leader.0);
-        if leader == process.leader {
-            return;
-        }
-        process.leader = leader;
-        if leader == Some(id) {
-            self.coverage.note(Counter::Elections);
-            self.trace.at(self.now, id, || "LEADS".to_owned());
-        }
-        self.leader_changed(id);
     }
 }

@@ -1,18 +1,20 @@
 //! What the world must know of Multi-Paxos: its settings, its messages, what of it is counted.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use keevee_core::ids::ShardId;
 use keevee_paxos::{Config, Entry, Message, QuorumSystem, Timing, Value};
 use keevee_replica::records;
 use keevee_replica::storage::LogRecord;
 
 use super::World;
 use crate::coverage::Counter;
-use crate::oracles::Disks;
+use crate::oracles::{Disks, Oracles};
 use crate::plan::Plan;
 
 /// A replica's settings.
-pub(crate) fn config(plan: &Plan, node: u64, seed: u64) -> Config {
+pub(crate) fn config(plan: &Plan, members: &BTreeSet<u64>, node: u64, seed: u64) -> Config {
     let settings = &plan.settings;
     let micros = Duration::from_micros;
     Config {
@@ -24,7 +26,7 @@ pub(crate) fn config(plan: &Plan, node: u64, seed: u64) -> Config {
         page_bytes_max: settings.page_bytes_max,
         window_bytes_max: settings.window_bytes_max,
         cache_bytes_max: settings.cache_bytes_max,
-        ..Config::new(node, QuorumSystem::majority(1..=plan.nodes), seed)
+        ..Config::new(node, QuorumSystem::majority(members.iter().copied()), seed)
     }
 }
 
@@ -93,8 +95,9 @@ impl World {
     }
 
     /// Of a node that does not lead yet: what it writes at its own ballot, it took over from earlier ones.
-    pub(crate) fn count_adoptions(&mut self, id: u64, submitted: &[LogRecord]) {
-        let Disks::Paxos { choices, .. } = &self.oracles.disks else { return };
+    pub(crate) fn count_adoptions(&mut self, id: u64, shard: ShardId, submitted: &[LogRecord]) {
+        let Oracles { disks, agreement, .. } = &self.groups[shard].oracles;
+        let Disks::Paxos { choices, .. } = disks else { return };
         let entries = submitted.iter().filter_map(|record| match record {
             LogRecord::Entry { index, bytes } => records::decode_entry(*index, bytes.clone()).ok(),
             _ => None,
@@ -106,7 +109,7 @@ impl World {
             let adopts_noop = choices.had_noop(index, ballot);
             match value {
                 Value::Noop if !adopts_noop => self.coverage.note(Counter::HoleFills),
-                _ if index <= self.oracles.agreement.last() => self.coverage.note(Counter::LateLeaders),
+                _ if index <= agreement.last() => self.coverage.note(Counter::LateLeaders),
                 _ => self.coverage.note(Counter::Adoptions),
             }
         }

@@ -3,25 +3,67 @@
 use bytes::Bytes;
 use keevee_core::command::Outcome;
 use keevee_core::error::ErrorKind;
-use keevee_replica::ReplicaMessage;
+use keevee_core::ids::{NodeId, ShardId};
+use keevee_replica::{Refusal, ReplicaMessage};
 
 use super::network::Way;
 use super::watched::Message;
 use super::{Event, World, paxos, raft};
 use crate::coverage::Counter;
+use crate::oracles::REPLICA;
+
+/// A command for another node: carry this out, you lead.
+#[derive(Clone)]
+pub(crate) struct Forward {
+    pub(crate) shard: ShardId,
+    pub(crate) number: u64,
+    pub(crate) command: Bytes,
+    pub(crate) time_left: u64,
+}
 
 /// What became of a forwarded command.
-pub(crate) type ForwardReply = Result<Outcome, (ErrorKind, String)>;
+#[derive(Clone)]
+pub(crate) enum ForwardReply {
+    Outcome(Outcome),
+    Error {
+        kind: ErrorKind,
+        detail: String,
+        /// Of [`ErrorKind::NotLeader`]: who leads, if that is known.
+        leader: Option<NodeId>,
+    },
+}
 
+impl ForwardReply {
+    pub(crate) fn error(kind: ErrorKind, detail: &str) -> ForwardReply {
+        ForwardReply::Error { kind, detail: detail.to_owned(), leader: None }
+    }
+}
+
+impl From<Result<Outcome, Refusal>> for ForwardReply {
+    fn from(result: Result<Outcome, Refusal>) -> ForwardReply {
+        match result {
+            Ok(outcome) => ForwardReply::Outcome(outcome),
+            Err(refusal) => {
+                let leader = match refusal {
+                    Refusal::NotLeader(leader) => leader,
+                    Refusal::Unavailable(_) | Refusal::OutcomeUnknown(_) => None,
+                };
+                ForwardReply::Error { kind: refusal.kind(), detail: refusal.to_string(), leader }
+            }
+        }
+    }
+}
+
+/// What is large is boxed: events are moved around a lot.
 #[derive(Clone)]
 pub(crate) enum PeerMessage {
-    Replica(Box<ReplicaMessage<Message>>),
-    /// Carry this out, you lead.
-    Forward {
-        number: u64,
-        command: Bytes,
-        time_left: u64,
+    /// From a replica to its counterpart in the same shard.
+    Replica(ShardId, Box<ReplicaMessage<Message>>),
+    /// The node is alive.
+    Alive {
+        boot: u64,
     },
+    Forward(Box<Forward>),
     Forwarded {
         number: u64,
         reply: Box<ForwardReply>,
@@ -34,37 +76,44 @@ impl PeerMessage {
     /// Tells it from others, for the trace's hash.
     pub(crate) fn tag(&self) -> u64 {
         let number = match self {
-            PeerMessage::Replica(message) => match &**message {
+            PeerMessage::Replica(_, message) => match &**message {
                 ReplicaMessage::Engine(Message::Paxos(message)) => paxos::tag(message),
                 ReplicaMessage::Engine(Message::Raft(message)) => raft::tag(message),
                 ReplicaMessage::ChainHash(hash) => hash.chain as u64,
                 ReplicaMessage::Quiesce { index } => *index,
                 ReplicaMessage::Wake => 1,
             },
-            PeerMessage::Forward { number, .. } | PeerMessage::Forwarded { number, .. } => *number,
+            PeerMessage::Alive { boot } => *boot,
+            PeerMessage::Forward(forward) => forward.number,
+            PeerMessage::Forwarded { number, .. } => *number,
             PeerMessage::Reset => 0,
         };
-        number << 16
+        let shard = match self {
+            PeerMessage::Replica(shard, _) => *shard,
+            _ => ShardId::FIRST_DATA,
+        };
+        (number << 16) ^ u64::from(shard.0 - ShardId::FIRST_DATA.0) << 60
     }
 }
 
 impl World {
     pub(crate) fn send(&mut self, from: u64, to: u64, message: PeerMessage) {
         self.count_message(from, to, &message);
+        let marks = self.groups.are_several();
         let is_open = self.network.is_open(from, to);
         if !is_open && let Some(held) = self.afflictions.held(from, to) {
-            self.trace.at(self.now, from, || format!("→{to} HELD {}", describe(&message)));
+            self.trace.at(self.now, from, || format!("→{to} HELD {}", describe(&message, marks)));
             held.push((from, to, message));
             return self.coverage.note(Counter::Held);
         }
         let way = self.network.send(self.now, from, to, &mut self.random);
         let Way::Arrives { at, again_at } = way else {
             self.coverage.note(if is_open { Counter::Lost } else { Counter::CutOff });
-            self.trace.at(self.now, from, || format!("→{to} LOST {}", describe(&message)));
+            self.trace.at(self.now, from, || format!("→{to} LOST {}", describe(&message, marks)));
             return;
         };
         // A stream repeats nothing; the protocol itself must not mind.
-        if let (Some(again_at), PeerMessage::Replica(_)) = (again_at, &message) {
+        if let (Some(again_at), PeerMessage::Replica(..)) = (again_at, &message) {
             self.coverage.note(Counter::Duplicated);
             self.at(again_at, Event::Deliver { from, to, message: message.clone() });
         }
@@ -77,59 +126,84 @@ impl World {
     }
 
     fn count_message(&mut self, from: u64, to: u64, message: &PeerMessage) {
-        let PeerMessage::Replica(message) = message else { return };
+        let PeerMessage::Replica(shard, message) = message else { return };
         match &**message {
             ReplicaMessage::Engine(Message::Paxos(message)) => self.count_paxos_message(message),
-            ReplicaMessage::Engine(Message::Raft(message)) => self.count_raft_message(from, to, message),
-            ReplicaMessage::ChainHash(_) => self.coverage.note(Counter::HashesCompared),
-            ReplicaMessage::Quiesce { .. } | ReplicaMessage::Wake => {}
+            ReplicaMessage::Engine(Message::Raft(message)) => {
+                self.count_raft_message(*shard, from, to, message);
+            }
+            ReplicaMessage::Wake => self.coverage.note(Counter::Wakes),
+            ReplicaMessage::ChainHash(_) | ReplicaMessage::Quiesce { .. } => {}
         }
     }
 
     pub(crate) fn deliver(&mut self, from: u64, to: u64, message: PeerMessage) {
         let is_up = self.nodes[&to].process.is_some();
         let dead = if is_up { "" } else { "DEAD, " };
-        self.trace.at(self.now, to, || format!("←{from} {dead}{}", describe(&message)));
+        let marks = self.groups.are_several();
+        self.trace.at(self.now, to, || format!("←{from} {dead}{}", describe(&message, marks)));
         let Some(node) = self.nodes.get_mut(&to) else { return };
         let Some(process) = &mut node.process else {
-            if let PeerMessage::Forward { number, .. } = message {
-                self.refuse_forward(from, to, number);
+            if let PeerMessage::Forward(forward) = message {
+                self.refuse_forward(from, to, forward.number);
             }
             return;
         };
         let now = node.clock.read(self.now);
-        let sender = keevee_core::ids::NodeId(from);
+        let sender = NodeId(from);
         match message {
-            PeerMessage::Replica(message) => match process.shard.receive(now.monotonic, sender, *message) {
-                Ok(is_plausible) => assert!(is_plausible, "replicas here are correct"),
-                Err(failure) => {
-                    return self.break_rule(crate::oracles::REPLICA, format!("node {to}: {failure}"));
+            PeerMessage::Replica(shard, message) => {
+                if matches!(&*message, ReplicaMessage::ChainHash(_)) {
+                    self.coverage.note(Counter::HashesCompared);
                 }
-            },
-            PeerMessage::Reset => process.shard.disconnected(now.monotonic, sender),
-            PeerMessage::Forward { number, command, time_left } => {
-                self.take_forward(from, to, number, command, time_left);
+                let replica = process.touch(shard).expect("replicas write to members of their shard");
+                match replica.receive(now.monotonic, sender, *message) {
+                    Ok(is_plausible) => assert!(is_plausible, "replicas here are correct"),
+                    Err(failure) => {
+                        return self.break_rule(REPLICA, format!("node {to}, shard {shard}: {failure}"));
+                    }
+                }
             }
+            PeerMessage::Alive { boot } => {
+                let is_known = process.neighbours.heard(now.monotonic, sender, boot);
+                for replica in process.touch_all() {
+                    if is_known {
+                        replica.vouch(now.monotonic, sender);
+                    } else {
+                        replica.disconnected(now.monotonic, sender);
+                    }
+                }
+            }
+            PeerMessage::Reset => {
+                process.neighbours.lost(sender);
+                process.touch_all().for_each(|replica| replica.disconnected(now.monotonic, sender));
+            }
+            PeerMessage::Forward(forward) => self.take_forward(from, to, *forward),
             PeerMessage::Forwarded { number, reply } => self.take_forwarded(to, number, *reply),
         }
         self.settle(to);
     }
 }
 
-/// A message in a few words.
-pub(crate) fn describe(message: &PeerMessage) -> String {
+/// A message in a few words, marked with its shard where there are several.
+pub(crate) fn describe(message: &PeerMessage, marks: bool) -> String {
+    let marked = |shard: &ShardId, text: String| if marks { format!("[{shard}] {text}") } else { text };
     match message {
-        PeerMessage::Replica(message) => match &**message {
-            ReplicaMessage::Engine(Message::Paxos(message)) => paxos::describe(message),
-            ReplicaMessage::Engine(Message::Raft(message)) => raft::describe(message),
-            ReplicaMessage::ChainHash(hash) => format!("Hash {} {:08x}", hash.index, hash.chain >> 96),
-            ReplicaMessage::Quiesce { index } => format!("Quiesce {index}"),
-            ReplicaMessage::Wake => "Wake".to_owned(),
-        },
-        PeerMessage::Forward { number, .. } => format!("Forward #{number}"),
+        PeerMessage::Replica(shard, message) => {
+            let text = match &**message {
+                ReplicaMessage::Engine(Message::Paxos(message)) => paxos::describe(message),
+                ReplicaMessage::Engine(Message::Raft(message)) => raft::describe(message),
+                ReplicaMessage::ChainHash(hash) => format!("Hash {} {:08x}", hash.index, hash.chain >> 96),
+                ReplicaMessage::Quiesce { index } => format!("Quiesce {index}"),
+                ReplicaMessage::Wake => "Wake".to_owned(),
+            };
+            marked(shard, text)
+        }
+        PeerMessage::Alive { boot } => format!("Alive {:04x}", boot >> 48),
+        PeerMessage::Forward(forward) => marked(&forward.shard, format!("Forward #{}", forward.number)),
         PeerMessage::Forwarded { number, reply } => match &**reply {
-            Ok(outcome) => format!("Forwarded #{number} {}", brief(outcome)),
-            Err((kind, _)) => format!("Forwarded #{number} {kind}"),
+            ForwardReply::Outcome(outcome) => format!("Forwarded #{number} {}", brief(outcome)),
+            ForwardReply::Error { kind, .. } => format!("Forwarded #{number} {kind}"),
         },
         PeerMessage::Reset => "connection reset".to_owned(),
     }

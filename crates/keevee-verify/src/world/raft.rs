@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use keevee_core::ids::ShardId;
 use keevee_raft::{AppendResult, Config, LogId, RaftMessage, Timing, records};
 use keevee_replica::storage::LogStore;
 
@@ -12,7 +13,7 @@ use crate::coverage::Counter;
 use crate::plan::{EngineKind, Plan};
 
 /// A replica's settings. Raft has no window: up to 64 appends are under way, of a page each.
-pub(crate) fn config(plan: &Plan, node: u64, seed: u64) -> Config {
+pub(crate) fn config(plan: &Plan, members: &BTreeSet<u64>, node: u64, seed: u64) -> Config {
     let settings = &plan.settings;
     let micros = Duration::from_micros;
     Config {
@@ -23,7 +24,7 @@ pub(crate) fn config(plan: &Plan, node: u64, seed: u64) -> Config {
         },
         page_bytes_max: settings.page_bytes_max,
         cache_bytes_max: settings.cache_bytes_max,
-        ..Config::new(node, (1..=plan.nodes).collect(), seed)
+        ..Config::new(node, members.clone(), seed)
     }
 }
 
@@ -103,27 +104,27 @@ pub(crate) fn describe(message: &RaftMessage) -> String {
 /// What of earlier messages tells how later ones are counted.
 #[derive(Default)]
 pub(crate) struct Seen {
-    /// Polls, by who asked and the number of the call.
-    polls: BTreeSet<(u64, u64)>,
-    /// Of each link: when entries were last sent on it.
-    appends: BTreeMap<(u64, u64), u64>,
+    /// Polls, by shard, who asked and the number of the call.
+    polls: BTreeSet<(ShardId, u64, u64)>,
+    /// Of each shard and link: when entries were last sent on it.
+    appends: BTreeMap<(ShardId, u64, u64), u64>,
 }
 
 impl World {
-    pub(crate) fn count_raft_message(&mut self, from: u64, to: u64, message: &RaftMessage) {
+    pub(crate) fn count_raft_message(&mut self, shard: ShardId, from: u64, to: u64, message: &RaftMessage) {
         match message {
             RaftMessage::Append { entries, .. } if !entries.is_empty() => {
-                let last = self.raft_seen.appends.insert((from, to), self.now);
+                let last = self.raft_seen.appends.insert((shard, from, to), self.now);
                 // No answer can have come so soon.
                 if last.is_some_and(|last| self.now < last + 2 * self.plan.settings.latency_min) {
                     self.coverage.note(Counter::Pipelined);
                 }
             }
             RaftMessage::RequestVote { call, poll: true, .. } => {
-                self.raft_seen.polls.insert((from, *call));
+                self.raft_seen.polls.insert((shard, from, *call));
             }
             RaftMessage::Voted { call, granted: false, .. }
-                if self.raft_seen.polls.contains(&(to, *call)) =>
+                if self.raft_seen.polls.contains(&(shard, to, *call)) =>
             {
                 self.coverage.note(Counter::PollsRefused);
             }
@@ -140,10 +141,12 @@ impl World {
     /// Whether a node's vote may go to another one. In Raft only to whose log is at least as complete (5.4.1), and so
     /// nobody can lead where the one node that reaches a majority lacks what all others have (Omni-Paxos 2023, section
     /// 2: constrained election). In Multi-Paxos whoever leads fetches what it lacks.
-    pub(crate) fn may_follow(&self, working: &[u64]) -> impl Fn(u64, u64) -> bool + use<> {
+    pub(crate) fn may_follow(&self, shard: ShardId, working: &[u64]) -> impl Fn(u64, u64) -> bool + use<> {
         let lasts: BTreeMap<u64, LogId> = match self.plan.engine {
             EngineKind::Paxos => BTreeMap::new(),
-            EngineKind::Raft => working.iter().map(|id| (*id, last(&self.nodes[id].disk.log))).collect(),
+            EngineKind::Raft => {
+                working.iter().map(|id| (*id, last(&self.nodes[id].disk.log(shard)))).collect()
+            }
         };
         move |voter, candidate| lasts.get(&voter) <= lasts.get(&candidate)
     }

@@ -1,5 +1,6 @@
 //! The production engines, with a window in them: the world sees what they hand out as chosen.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,9 +42,10 @@ macro_rules! with {
 }
 
 impl Watched {
-    /// A replica of a plan's group on its log.
+    /// A replica of one of a plan's groups on its log.
     pub(crate) fn open(
         plan: &Plan,
+        members: &BTreeSet<u64>,
         node: u64,
         seed: u64,
         log: SharedLog,
@@ -52,11 +54,11 @@ impl Watched {
     ) -> Result<Watched, StorageError> {
         let engine = match plan.engine {
             EngineKind::Paxos => {
-                let config = paxos::config(plan, node, seed);
+                let config = paxos::config(plan, members, node, seed);
                 Running::Paxos(Box::new(PaxosEngine::open(config, log, applied, now)?))
             }
             EngineKind::Raft => {
-                let config = raft::config(plan, node, seed);
+                let config = raft::config(plan, members, node, seed);
                 Running::Raft(Box::new(RaftEngine::open(config, log, applied, now)?))
             }
         };
