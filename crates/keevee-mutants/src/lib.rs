@@ -51,6 +51,9 @@ pub enum Mutant {
     PollAlwaysGranted,
     /// A retry is executed although its request id is remembered, so that one request takes effect twice.
     RetryExecutedTwice,
+    /// A node that a command was forwarded to hands it on to the leader that it knows instead of refusing, so that
+    /// commands go round in circles while leadership moves.
+    ForwardedAgain,
     /// A process draws its election timeout once: nodes that drew about the same stand in each other's way again
     /// and again, and one that drew too short a time for its disk never makes it.
     TimeoutDrawnOnce,
@@ -122,7 +125,7 @@ struct About {
 
 impl Mutant {
     /// Every mutant, in the order of the enum.
-    pub const ALL: [Mutant; 26] = [
+    pub const ALL: [Mutant; 27] = [
         Mutant::StaleReadRound,
         Mutant::BarrierSkipped,
         Mutant::BarrierNotApplied,
@@ -138,6 +141,7 @@ impl Mutant {
         Mutant::PrepareWithoutPoll,
         Mutant::PollAlwaysGranted,
         Mutant::RetryExecutedTwice,
+        Mutant::ForwardedAgain,
         Mutant::TimeoutDrawnOnce,
         Mutant::StalledLeaderStays,
         Mutant::MemoryMissesEntry,
@@ -266,6 +270,12 @@ impl Mutant {
                 "23",
                 "Jepsen's report on jetcd",
                 "the memory of request ids is not asked before a command is executed",
+            ),
+            Mutant::ForwardedAgain => about(
+                "forwarded-again",
+                "24",
+                "redisraft#13",
+                "a follower forwards what was forwarded to it instead of refusing",
             ),
             Mutant::TimeoutDrawnOnce => about(
                 "timeout-drawn-once",

@@ -11,6 +11,7 @@ use keevee_core::command::{Command, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::shard_map::ShardMap;
+use keevee_mutants::{Mutant, is_active};
 use keevee_replica::{Attempt, Attempts, Heard, Refusal, Request, Route};
 
 use super::network::Way;
@@ -362,6 +363,12 @@ impl World {
         let Forward { shard, number, command, time_left } = forward;
         let node = &self.nodes[&id];
         let deadline = node.clock.read(self.now).monotonic + Duration::from_micros(time_left);
+        let leader = node.process.as_ref().and_then(|process| process.leaders.get(&shard).copied());
+        if is_active(Mutant::ForwardedAgain)
+            && let Some(leader) = leader.filter(|leader| *leader != id)
+        {
+            return self.forward(id, leader, Forward { shard, number, command, time_left });
+        }
         match codec::decode_command(command) {
             Ok(command) => self.submit(id, shard, Owner::Node { node: from, number }, command, deadline),
             Err(error) => self.break_rule(REPLICA, format!("a forwarded command does not decode: {error}")),
