@@ -54,6 +54,9 @@ pub enum Mutant {
     /// A node that a command was forwarded to hands it on to the leader that it knows instead of refusing, so that
     /// commands go round in circles while leadership moves.
     ForwardedAgain,
+    /// A quiesced follower does not notice that its leader's node has fallen silent, so that nobody looks for another
+    /// leader.
+    SilenceNotNoticed,
     /// A process draws its election timeout once: nodes that drew about the same stand in each other's way again
     /// and again, and one that drew too short a time for its disk never makes it.
     TimeoutDrawnOnce,
@@ -142,6 +145,7 @@ impl Mutant {
         Mutant::PollAlwaysGranted,
         Mutant::RetryExecutedTwice,
         Mutant::ForwardedAgain,
+        Mutant::SilenceNotNoticed,
         Mutant::TimeoutDrawnOnce,
         Mutant::StalledLeaderStays,
         Mutant::MemoryMissesEntry,
@@ -276,6 +280,12 @@ impl Mutant {
                 "24",
                 "redisraft#13",
                 "a follower forwards what was forwarded to it instead of refusing",
+            ),
+            Mutant::SilenceNotNoticed => about(
+                "silence-not-noticed",
+                "Q",
+                "no other store yet",
+                "a node that is silent wakes none of the shards that it leads",
             ),
             Mutant::TimeoutDrawnOnce => about(
                 "timeout-drawn-once",

@@ -71,7 +71,7 @@ impl Oracles {
             chains: Chains::default(),
             versions: Versions,
             once: Once::default(),
-            liveness: Liveness::new(plan.settling(), plan.settings.timeout_max),
+            liveness: Liveness::new(plan.settling(), plan.settings.timeout_max, plan.shards.idle.is_some()),
         }
     }
 }

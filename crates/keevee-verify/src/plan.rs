@@ -98,6 +98,9 @@ pub struct ShardsPlan {
     pub replicas: u64,
     /// Who starts with the map of an earlier epoch, without the last shard: its slots were others' then.
     pub behind: Vec<u64>,
+    /// After how long without a request a shard is quiesced, in microseconds; never, if there is no such time. Then
+    /// clients think longer.
+    pub idle: Option<u64>,
 }
 
 /// Settings of nodes, network and disks. Times in microseconds.
@@ -314,8 +317,9 @@ impl Plan {
     /// What a seed draws, for Multi-Paxos; see [`Plan::on`].
     pub fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed, 1);
-        let (shards, nodes) = ShardsPlan::draw(random.pick(&[3, 3, 5]), Random::new(seed, 3));
+        let (mut shards, nodes) = ShardsPlan::draw(random.pick(&[3, 3, 5]), Random::new(seed, 3));
         let settings = Settings::draw(&mut random);
+        shards.draw_idle(&settings, Random::new(seed, 4));
         let drift = random.pick(&[0, 0, 20, 150]);
         let skew = random.pick(&[0, 1, 20]) * SECOND;
         let offset = |random: &mut Random| random.between(0, 2 * skew) as i64 - skew as i64;
@@ -323,6 +327,7 @@ impl Plan {
         let wall_offsets = (0..nodes).map(|_| offset(&mut random)).collect();
         let clients = random.between(3, 8);
         let think = random.pick(&[60, 150, 150, 300]) * MILLISECOND;
+        let think = if shards.idle.is_some() { think * ShardsPlan::QUIET_THINKING } else { think };
         let reads_percent = random.pick(&[30, 50, 70]);
         let ids_percent = random.pick(&[50, 80, 100]);
         let client = |number| ClientPlan {
@@ -405,14 +410,26 @@ impl ShardsPlan {
     /// stream of its own, so that plans of one shard are drawn as if there were no others.
     fn draw(nodes: u64, mut random: Random) -> (ShardsPlan, u64) {
         if !random.percent(ShardsPlan::SEVERAL_PERCENT) {
-            return (ShardsPlan { count: 1, replicas: nodes, behind: Vec::new() }, nodes);
+            return (ShardsPlan { count: 1, replicas: nodes, behind: Vec::new(), idle: None }, nodes);
         }
         let count = random.between(2, 4) as u32;
         let nodes = if random.percent(50) { nodes.max(4) } else { nodes };
         let replicas = if random.percent(50) { 3 } else { nodes };
         let behind_percent = random.pick(&[0, 40]);
         let behind = (1..=nodes).filter(|_| random.percent(behind_percent)).collect();
-        (ShardsPlan { count, replicas, behind }, nodes)
+        (ShardsPlan { count, replicas, behind, idle: None }, nodes)
+    }
+
+    /// How many of a hundred plans have shards that are quiesced.
+    const QUIET_PERCENT: u64 = 20;
+    /// So many times longer than otherwise clients think in such a plan.
+    const QUIET_THINKING: u64 = 20;
+
+    /// Whether idle shards are quiesced, from another stream of its own. The demanded writes leave them time for it.
+    fn draw_idle(&mut self, settings: &Settings, mut random: Random) {
+        if random.percent(ShardsPlan::QUIET_PERCENT) {
+            self.idle = Some(settings.timeout_max / random.pick(&[8, 16]));
+        }
     }
 
     /// So many keys that several shards have some.

@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use keevee_core::ids::NodeId;
+use keevee_mutants::{self as mutants, Mutant};
 
 use super::{ReplicaMessage, Shard};
 use crate::engine::{Engine, EngineStatus, Role};
@@ -110,6 +111,9 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// A node was not heard for a while: wakes up if that matters here.
     pub fn missed(&mut self, now: Duration, node: NodeId) {
+        if mutants::is_active(Mutant::SilenceNotNoticed) {
+            return;
+        }
         let leader = self.quiescence.leader();
         if leader == Some(node) || leader == Some(self.own()) && self.hashes.others().any(|one| one == node) {
             self.wake(now, None);

@@ -44,6 +44,8 @@ pub(crate) enum Demand {
 pub(crate) struct Liveness {
     settling: u64,
     timeout_max: u64,
+    /// Between an acknowledged write and the next that is demanded.
+    pause: u64,
     changed_at: u64,
     /// The write that was demanded last.
     write: Option<Write>,
@@ -60,15 +62,18 @@ struct Write {
     number: u64,
     leader: Leader,
     is_answered: bool,
+    is_acknowledged: bool,
 }
 
 impl Liveness {
     pub(crate) const NAME: &str = "progress";
 
-    pub(crate) fn new(settling: u64, timeout_max: u64) -> Liveness {
+    /// A shard that is quiesced when nobody asks anything for a while is given that while.
+    pub(crate) fn new(settling: u64, timeout_max: u64, may_quiesce: bool) -> Liveness {
         Liveness {
             settling,
             timeout_max,
+            pause: if may_quiesce { timeout_max / 2 } else { 0 },
             changed_at: 0,
             write: None,
             write_count: 0,
@@ -90,6 +95,7 @@ impl Liveness {
     pub(crate) fn written(&mut self, now: u64, number: u64, is_acknowledged: bool) {
         let Some(write) = self.write.as_mut().filter(|write| write.number == number) else { return };
         write.is_answered = true;
+        write.is_acknowledged = is_acknowledged;
         if is_acknowledged {
             self.acknowledged_at = now;
         }
@@ -113,12 +119,14 @@ impl Liveness {
         }
         let Some(leader) = leader else { return Ok(Demand::Nothing) };
         // From the start: a disk that does not answer is noticed by those that write only.
-        if self.write.as_ref().is_some_and(|write| write.leader == leader && !write.is_answered) {
+        let pauses = now < self.acknowledged_at + self.pause;
+        let is_open = |write: &Write| !write.is_answered || write.is_acknowledged && pauses;
+        if self.write.as_ref().is_some_and(|write| write.leader == leader && is_open(write)) {
             return Ok(Demand::Nothing);
         }
         self.write_count += 1;
         let number = self.write_count;
-        self.write = Some(Write { number, leader, is_answered: false });
+        self.write = Some(Write { number, leader, is_answered: false, is_acknowledged: false });
         Ok(Demand::Write { leader: leader.node, number })
     }
 
@@ -160,7 +168,7 @@ mod tests {
 
     /// Looks at a group whose writes have these fates, until a rule is broken; when that was.
     fn broken(leader: impl Fn(u64) -> Option<Leader>, is_acknowledged: impl Fn(u64) -> bool) -> Option<u64> {
-        let mut liveness = Liveness::new(4 * TIMEOUT_MAX, TIMEOUT_MAX);
+        let mut liveness = Liveness::new(4 * TIMEOUT_MAX, TIMEOUT_MAX, false);
         (0..200).map(|look| look * LOOK).find(|now| {
             let leader = leader(*now);
             let sight = Sight { now: *now, is_quiet: true, patience: 1, has_connected: true, leader };
