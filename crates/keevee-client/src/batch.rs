@@ -128,6 +128,8 @@ impl Batch {
             | operation::Action::Delete(kv::Delete { key })
             | operation::Action::Increment(kv::Increment { key, .. })
             | operation::Action::Append(kv::Append { key, .. }) => Some(key.clone()),
+            // A batch has none of these.
+            operation::Action::Scan(_) | operation::Action::DeleteRange(_) => None,
         }))
     }
 
@@ -154,6 +156,9 @@ impl TryFrom<kv::OperationResult> for OperationResult {
             }
             Result::Appended(kv::Appended { length, version }) => {
                 OperationResult::Appended(Appended { length, version })
+            }
+            Result::Scanned(_) | Result::DeletedRange(_) => {
+                return Err(Error::unreadable("a result is of a range, and none was asked for"));
             }
             Result::Failed(error) => OperationResult::Failed(failure(error).ok_or_else(unknown)?),
         })

@@ -234,7 +234,8 @@ impl Client {
         };
         let Batch { conditions: preconditions, operations } = batch;
         let consistency = kv::Consistency::Linearizable.into();
-        let execute = kv::ExecuteRequest { preconditions, operations, idempotency_key: id, consistency };
+        let execute =
+            kv::ExecuteRequest { preconditions, operations, idempotency_key: id, consistency, shard: None };
         let results = match self.call(request::Operation::Execute(execute), keys, effect).await? {
             response::Result::Execute(answer) if answer.results.len() == expected => {
                 answer.results.into_iter().map(OperationResult::try_from).collect()

@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn messages_come_in_pieces_of_any_size() {
         let messages: Vec<kv::Response> =
-            (0..5).map(|sequence| kv::Response { sequence, result: None }).collect();
+            (0..5).map(|sequence| kv::Response { sequence, ..kv::Response::default() }).collect();
         let mut bytes = BytesMut::new();
         messages.iter().for_each(|message| write(message, &mut bytes));
         for size in 1..=bytes.len() {

@@ -232,7 +232,7 @@ impl Shared {
             && let Some((sequence, Waiting { operation, until, answer })) = state.waiting.pop_first()
         {
             let timeout_ms = Some(told_timeout(until.saturating_duration_since(Instant::now())));
-            let request = kv::Request { sequence, timeout_ms, operation: Some(operation) };
+            let request = kv::Request { sequence, timeout_ms, operation: Some(operation), epoch: 0 };
             let length = request.encoded_len();
             bytes += length;
             state.sent.insert(sequence, Sent { length, answer });

@@ -14,14 +14,18 @@
 //! ([`crate::limits`]).
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use bytes::{Bytes, BytesMut};
 use keevee_mutants::{self as mutants, Mutant};
 
 use crate::chain;
 use crate::codec::encode_outcome;
-use crate::command::{Action, Command, Expect, OnError, OperationError, OperationResult, Outcome, Versioned};
+use crate::command::{
+    Action, Command, Expect, OnError, OperationError, OperationResult, Outcome, ScannedKey, Versioned,
+};
 use crate::ids::Namespace;
+use crate::range::{DELETE_RANGE_BYTES_MAX, DELETE_RANGE_KEYS_MAX, KeyRange, SCAN_BYTES_MAX, SCAN_KEYS_MAX};
 use crate::requests::{RequestChanges, RequestId, RequestMemory, RequestRecord, payload_hash};
 use crate::slots::{SlotSet, slot};
 
@@ -73,7 +77,8 @@ impl ShardMeta {
         ShardMeta { applied: 0, time: 0, version: 0, chain: 0, owned, request_horizon: 0 }
     }
 
-    /// True if the shard owns every key that the command names.
+    /// True if the shard owns every key that the command names. A range names none: of it, a shard answers for the
+    /// keys that it owns.
     pub fn owns(&self, command: &Command) -> bool {
         self.owned.is_all() || command.keys().all(|key| self.owned.contains(slot(key)))
     }
@@ -96,7 +101,13 @@ pub trait StateView {
 
     /// What the key holds.
     fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, Self::Error>;
+
+    /// Hands the keys of a range that hold values to `take`, in order, until it breaks off.
+    fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), Self::Error>;
 }
+
+/// Is handed one key of a range after the other, until it breaks off.
+pub type Take<'a> = dyn FnMut(Bytes, Versioned) -> ControlFlow<()> + 'a;
 
 /// All that one entry changes. Whoever writes it writes all of it in one atomic batch, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -346,7 +357,76 @@ impl<'a, V: StateView> Overlay<'a, V> {
                     OperationResult::Appended { length, version }
                 })
             }
+            Action::Scan { range, limit, bytes_max } => {
+                let (limit, bytes_max) = ((*limit).min(SCAN_KEYS_MAX), (*bytes_max).min(SCAN_BYTES_MAX));
+                let (keys, next) = self.first_keys(namespace, range, limit, bytes_max as usize)?;
+                Ok(OperationResult::Scanned { keys, next })
+            }
+            Action::DeleteRange { range, limit } => {
+                let limit = (*limit).min(DELETE_RANGE_KEYS_MAX);
+                let (keys, next) = self.first_keys(namespace, range, limit, DELETE_RANGE_BYTES_MAX)?;
+                for ScannedKey { key, .. } in &keys {
+                    self.write(namespace, key, |_| None);
+                }
+                Ok(OperationResult::DeletedRange { deleted: keys.len() as u64, next })
+            }
         })
+    }
+
+    /// The first keys of a range that this shard owns, and the one that follows them.
+    fn first_keys(
+        &self,
+        namespace: Namespace,
+        range: &KeyRange,
+        limit: u32,
+        bytes_max: usize,
+    ) -> Result<(Vec<ScannedKey>, Option<Bytes>), V::Error> {
+        let (mut keys, mut bytes, mut next) = (Vec::new(), 0, None);
+        self.scan(namespace, range, &mut |key, value| {
+            if !self.meta.owned.contains(slot(&key)) {
+                return ControlFlow::Continue(());
+            }
+            let found = ScannedKey { key, value };
+            if keys.len() == limit as usize || !keys.is_empty() && bytes + found.bytes() > bytes_max {
+                next = Some(found.key);
+                return ControlFlow::Break(());
+            }
+            bytes += found.bytes();
+            keys.push(found);
+            ControlFlow::Continue(())
+        })?;
+        Ok((keys, next))
+    }
+
+    /// As [`StateView::scan`], of the view and what the entry has written over it.
+    fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), V::Error> {
+        let written = self.values.range(range.bounds(namespace));
+        let mut written = written.map(|((_, key), value)| (key, value)).peekable();
+        let mut hand = |key: &Bytes, value: &Option<Versioned>| match value {
+            Some(value) => take(key.clone(), value.clone()),
+            None => ControlFlow::Continue(()),
+        };
+        let mut flow = ControlFlow::Continue(());
+        self.view.scan(namespace, range, &mut |key, value| {
+            while flow.is_continue()
+                && let Some((before, written)) = written.next_if(|(written, _)| **written < key)
+            {
+                flow = hand(before, written);
+            }
+            if flow.is_continue() {
+                flow = match written.next_if(|(written, _)| **written == key) {
+                    Some((key, written)) => hand(key, written),
+                    None => hand(&key, &Some(value)),
+                };
+            }
+            flow
+        })?;
+        while flow.is_continue()
+            && let Some((key, written)) = written.next()
+        {
+            flow = hand(key, written);
+        }
+        Ok(())
     }
 
     fn get(&self, namespace: Namespace, key: &Bytes) -> Result<Option<Versioned>, V::Error> {

@@ -18,9 +18,10 @@ use prost::Message;
 use crate::apply::{Entry, ProposalId, ShardMeta};
 use crate::command::{
     Action, Command, Expect, OnError, Operation, OperationError, OperationResult, Outcome, Precondition,
-    Versioned,
+    ScannedKey, Versioned,
 };
 use crate::ids::Namespace;
+use crate::range::KeyRange;
 use crate::requests::{RequestId, RequestRecord};
 use crate::slots::SlotSet;
 
@@ -270,6 +271,13 @@ fn operation_to_proto(operation: &Operation) -> proto::Operation {
         Action::Append { key, suffix } => {
             Kind::Append(proto::Append { key: key.clone(), suffix: suffix.clone() })
         }
+        Action::Scan { range, limit, bytes_max } => {
+            let range = Some(range_to_proto(range));
+            Kind::Scan(proto::Scan { range, limit: *limit, bytes_max: *bytes_max })
+        }
+        Action::DeleteRange { range, limit } => {
+            Kind::DeleteRange(proto::DeleteRange { range: Some(range_to_proto(range)), limit: *limit })
+        }
     };
     let continue_on_error = operation.on_error == OnError::Continue;
     proto::Operation { action: Some(action), continue_on_error }
@@ -283,9 +291,24 @@ fn operation_from_proto(message: proto::Operation) -> Result<Operation, DecodeEr
         Kind::Delete(delete) => Action::Delete { key: delete.key },
         Kind::Increment(increment) => Action::Increment { key: increment.key, by: increment.by },
         Kind::Append(append) => Action::Append { key: append.key, suffix: append.suffix },
+        Kind::Scan(proto::Scan { range, limit, bytes_max }) => {
+            Action::Scan { range: range_from_proto(range)?, limit, bytes_max }
+        }
+        Kind::DeleteRange(proto::DeleteRange { range, limit }) => {
+            Action::DeleteRange { range: range_from_proto(range)?, limit }
+        }
     };
     let on_error = if message.continue_on_error { OnError::Continue } else { OnError::Abort };
     Ok(Operation { action, on_error })
+}
+
+fn range_to_proto(range: &KeyRange) -> proto::KeyRange {
+    proto::KeyRange { start: range.start.clone(), end: range.end.clone() }
+}
+
+fn range_from_proto(range: Option<proto::KeyRange>) -> Result<KeyRange, DecodeError> {
+    let proto::KeyRange { start, end } = range.ok_or(DecodeError::BadField("range"))?;
+    Ok(KeyRange { start, end })
 }
 
 fn outcome_to_proto(outcome: &Outcome) -> proto::Outcome {
@@ -335,12 +358,7 @@ fn result_to_proto(result: &OperationResult) -> proto::OperationResult {
     use proto::operation_result::Kind;
     let kind = match result {
         OperationResult::Value(value) => {
-            let versioned = value.as_ref().map(|versioned| proto::Versioned {
-                version: versioned.version,
-                stamp: versioned.stamp,
-                value: versioned.value.clone(),
-            });
-            Kind::Value(proto::Value { versioned })
+            Kind::Value(proto::Value { versioned: value.as_ref().map(versioned_to_proto) })
         }
         OperationResult::Written { version } => Kind::Written(*version),
         OperationResult::Deleted { existed } => Kind::Deleted(*existed),
@@ -350,6 +368,16 @@ fn result_to_proto(result: &OperationResult) -> proto::OperationResult {
         OperationResult::Appended { length, version } => {
             Kind::Appended(proto::Appended { length: *length, version: *version })
         }
+        OperationResult::Scanned { keys, next } => {
+            let key = |found: &ScannedKey| proto::ScannedKey {
+                key: found.key.clone(),
+                value: Some(versioned_to_proto(&found.value)),
+            };
+            Kind::Scanned(proto::Scanned { keys: keys.iter().map(key).collect(), next: next.clone() })
+        }
+        OperationResult::DeletedRange { deleted, next } => {
+            Kind::DeletedRange(proto::DeletedRange { deleted: *deleted, next: next.clone() })
+        }
         OperationResult::Failed(error) => Kind::Failed(error_to_proto(*error)),
     };
     proto::OperationResult { kind: Some(kind) }
@@ -358,19 +386,35 @@ fn result_to_proto(result: &OperationResult) -> proto::OperationResult {
 fn result_from_proto(message: proto::OperationResult) -> Result<OperationResult, DecodeError> {
     use proto::operation_result::Kind;
     Ok(match message.kind.ok_or(DecodeError::UnknownKind("operation result"))? {
-        Kind::Value(value) => OperationResult::Value(value.versioned.map(|versioned| Versioned {
-            version: versioned.version,
-            stamp: versioned.stamp,
-            value: versioned.value,
-        })),
+        Kind::Value(value) => OperationResult::Value(value.versioned.map(versioned_from_proto)),
         Kind::Written(version) => OperationResult::Written { version },
         Kind::Deleted(existed) => OperationResult::Deleted { existed },
         Kind::Incremented(proto::Incremented { value, version }) => {
             OperationResult::Incremented { value, version }
         }
         Kind::Appended(proto::Appended { length, version }) => OperationResult::Appended { length, version },
+        Kind::Scanned(proto::Scanned { keys, next }) => {
+            let key = |found: proto::ScannedKey| {
+                let value = found.value.ok_or(DecodeError::BadField("value"))?;
+                Ok(ScannedKey { key: found.key, value: versioned_from_proto(value) })
+            };
+            OperationResult::Scanned { keys: each(keys, key)?, next }
+        }
+        Kind::DeletedRange(proto::DeletedRange { deleted, next }) => {
+            OperationResult::DeletedRange { deleted, next }
+        }
         Kind::Failed(error) => OperationResult::Failed(error_from_proto(error)?),
     })
+}
+
+fn versioned_to_proto(versioned: &Versioned) -> proto::Versioned {
+    let Versioned { version, stamp, value } = versioned;
+    proto::Versioned { version: *version, stamp: *stamp, value: value.clone() }
+}
+
+fn versioned_from_proto(versioned: proto::Versioned) -> Versioned {
+    let proto::Versioned { version, stamp, value } = versioned;
+    Versioned { version, stamp, value }
 }
 
 fn error_to_proto(error: OperationError) -> i32 {

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::ids::Namespace;
+use crate::range::KeyRange;
 use crate::requests::RequestId;
 
 /// One client request: applied as a whole at one point of the shard's history.
@@ -34,13 +35,18 @@ impl Command {
 
     /// True if it changes nothing whatever the state: it needs no place in the log.
     pub fn is_read_only(&self) -> bool {
-        self.operations.iter().all(|operation| matches!(operation.action, Action::Get { .. }))
+        self.operations.iter().all(|operation| operation.action.is_read())
     }
 
     /// Every key that the command names, preconditions first.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
         let conditions = self.preconditions.iter().map(|condition| &condition.key);
-        conditions.chain(self.operations.iter().map(|operation| operation.action.key()))
+        conditions.chain(self.operations.iter().filter_map(|operation| operation.action.key()))
+    }
+
+    /// True if it asks for a range of keys: then it does not say by itself which shard it is for.
+    pub fn has_range(&self) -> bool {
+        self.operations.iter().any(|operation| operation.action.range().is_some())
     }
 }
 
@@ -83,7 +89,7 @@ pub enum OnError {
     Continue,
 }
 
-/// What one operation does to one key.
+/// What one operation does to one key, or to a range of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Reads the key.
@@ -117,17 +123,49 @@ pub enum Action {
         /// The bytes to append.
         suffix: Bytes,
     },
+    /// Reads the first keys of a range that the shard holds.
+    Scan {
+        /// Which keys.
+        range: KeyRange,
+        /// How many at most; never more than [`crate::range::SCAN_KEYS_MAX`].
+        limit: u32,
+        /// How many bytes of keys and values at most, unless the first key alone has more; never more than
+        /// [`crate::range::SCAN_BYTES_MAX`].
+        bytes_max: u32,
+    },
+    /// Removes the first keys of a range that the shard holds, up to
+    /// [`crate::range::DELETE_RANGE_BYTES_MAX`] bytes of them.
+    DeleteRange {
+        /// Which keys.
+        range: KeyRange,
+        /// How many at most; never more than [`crate::range::DELETE_RANGE_KEYS_MAX`].
+        limit: u32,
+    },
 }
 
 impl Action {
-    /// The one key that the action touches.
-    pub fn key(&self) -> &Bytes {
+    /// True if it changes nothing, whatever the state.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Action::Get { .. } | Action::Scan { .. })
+    }
+
+    /// The one key that the action touches, if it does not touch a range.
+    pub fn key(&self) -> Option<&Bytes> {
         match self {
             Action::Get { key }
             | Action::Put { key, .. }
             | Action::Delete { key }
             | Action::Increment { key, .. }
-            | Action::Append { key, .. } => key,
+            | Action::Append { key, .. } => Some(key),
+            Action::Scan { .. } | Action::DeleteRange { .. } => None,
+        }
+    }
+
+    /// The range that the action touches, if it does not touch one key.
+    pub fn range(&self) -> Option<&KeyRange> {
+        match self {
+            Action::Scan { range, .. } | Action::DeleteRange { range, .. } => Some(range),
+            _ => None,
         }
     }
 }
@@ -190,8 +228,38 @@ pub enum OperationResult {
         /// The version that the key has now.
         version: u64,
     },
+    /// Of a scan.
+    Scanned {
+        /// The keys, in order; at least one if there is any.
+        keys: Vec<ScannedKey>,
+        /// The first key of the range that is not among them, if there are more.
+        next: Option<Bytes>,
+    },
+    /// Of a delete of a range.
+    DeletedRange {
+        /// How many keys were removed; at least one if there was any.
+        deleted: u64,
+        /// The first key of the range that is left, if there are more.
+        next: Option<Bytes>,
+    },
     /// The operation failed and did nothing ([`OnError::Continue`]).
     Failed(OperationError),
+}
+
+/// A key that a scan found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScannedKey {
+    /// The key.
+    pub key: Bytes,
+    /// What it holds.
+    pub value: Versioned,
+}
+
+impl ScannedKey {
+    /// What it counts against a limit in bytes.
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.value.value.len()
+    }
 }
 
 /// Why an operation failed.

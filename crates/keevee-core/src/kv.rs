@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::command::{self, Action, Command, Expect, OnError};
 use crate::error;
 use crate::ids::Namespace;
+use crate::range::{DELETE_RANGE_KEYS_MAX, KeyRange, SCAN_BYTES_MAX, SCAN_KEYS_MAX};
 use crate::requests::RequestId;
 
 #[allow(missing_docs, clippy::all, reason = "generated; the .proto file says it")]
@@ -70,6 +71,7 @@ impl TryFrom<DeleteRequest> for Command {
     }
 }
 
+/// The shard is the caller's to look at: a command does not say where it goes.
 impl TryFrom<ExecuteRequest> for Command {
     type Error = NoCommand;
 
@@ -100,9 +102,23 @@ fn operation_of(position: usize, operation: Operation) -> Result<command::Operat
         operation::Action::Delete(Delete { key }) => Action::Delete { key },
         operation::Action::Increment(Increment { key, by }) => Action::Increment { key, by },
         operation::Action::Append(Append { key, suffix }) => Action::Append { key, suffix },
+        operation::Action::Scan(Scan { start, end, limit, bytes_max }) => Action::Scan {
+            range: KeyRange { start, end },
+            limit: told_or(limit, SCAN_KEYS_MAX),
+            bytes_max: told_or(bytes_max, SCAN_BYTES_MAX),
+        },
+        operation::Action::DeleteRange(DeleteRange { start, end, limit }) => {
+            let limit = told_or(limit, DELETE_RANGE_KEYS_MAX);
+            Action::DeleteRange { range: KeyRange { start, end }, limit }
+        }
     };
     let on_error = if operation.continue_on_error { OnError::Continue } else { OnError::Abort };
     Ok(command::Operation { action, on_error })
+}
+
+/// A limit of 0 is one that was left out.
+fn told_or(limit: u32, most: u32) -> u32 {
+    if limit == 0 { most } else { limit }
 }
 
 fn conditions(key: &Bytes, condition: Option<Condition>) -> Result<Vec<command::Precondition>, NoCommand> {
@@ -142,6 +158,16 @@ impl From<command::OperationResult> for OperationResult {
             }
             command::OperationResult::Appended { length, version } => {
                 Result::Appended(Appended { length, version })
+            }
+            command::OperationResult::Scanned { keys, next } => {
+                let key = |found: command::ScannedKey| {
+                    let command::Versioned { version, value, .. } = found.value;
+                    ScannedKey { key: found.key, value, version }
+                };
+                Result::Scanned(Scanned { keys: keys.into_iter().map(key).collect(), next })
+            }
+            command::OperationResult::DeletedRange { deleted, next } => {
+                Result::DeletedRange(DeletedRange { deleted, next })
             }
             command::OperationResult::Failed(error) => Result::Failed(OperationError::from(error).into()),
         };

@@ -39,6 +39,14 @@ pub enum Invalid {
     /// A command must do something.
     #[error("the command has no operations: give it at least one")]
     NoOperations,
+    /// What a range does to a shard is bounded by being a command of its own.
+    #[error(
+        "a scan or a delete of a range is a command of its own: without preconditions and other operations"
+    )]
+    RangeNotAlone,
+    /// Nothing could ever come of it.
+    #[error("the limit of a scan or a delete of a range is 0: ask for one key at least")]
+    NoKeys,
     /// A key must have at least one byte.
     #[error("a key is empty: a key has at least one byte")]
     EmptyKey,
@@ -88,7 +96,9 @@ impl Invalid {
     /// The kind of error that the caller is told.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Invalid::NoOperations | Invalid::EmptyKey => ErrorKind::Invalid,
+            Invalid::NoOperations | Invalid::EmptyKey | Invalid::RangeNotAlone | Invalid::NoKeys => {
+                ErrorKind::Invalid
+            }
             _ => ErrorKind::TooLarge,
         }
     }
@@ -108,6 +118,9 @@ impl Command {
         if count > max {
             return Err(Invalid::TooManyPreconditions { count, max });
         }
+        if self.has_range() {
+            return self.validate_range(limits);
+        }
         // No sum overflows: all these bytes are in memory.
         let mut total = 0;
         for key in self.keys() {
@@ -121,6 +134,25 @@ impl Command {
             return Err(Invalid::CommandTooLarge { bytes: total, max });
         }
         Ok(())
+    }
+
+    fn validate_range(&self, limits: &Limits) -> Result<(), Invalid> {
+        let [operation] = &self.operations[..] else { return Err(Invalid::RangeNotAlone) };
+        if !self.preconditions.is_empty() {
+            return Err(Invalid::RangeNotAlone);
+        }
+        let (Action::Scan { range, limit, .. } | Action::DeleteRange { range, limit }) = &operation.action
+        else {
+            return Ok(());
+        };
+        if *limit == 0 {
+            return Err(Invalid::NoKeys);
+        }
+        // Its ends need not be keys: empty is before all of them.
+        let max = limits.key_bytes_max;
+        let too_long =
+            [Some(&range.start), range.end.as_ref()].into_iter().flatten().find(|key| key.len() > max);
+        too_long.map_or(Ok(()), |key| Err(Invalid::KeyTooLong { bytes: key.len(), max }))
     }
 }
 
@@ -142,7 +174,11 @@ fn value_bytes(action: &Action) -> usize {
     match action {
         Action::Put { value, .. } => value.len(),
         Action::Append { suffix, .. } => suffix.len(),
-        Action::Get { .. } | Action::Delete { .. } | Action::Increment { .. } => 0,
+        Action::Get { .. }
+        | Action::Delete { .. }
+        | Action::Increment { .. }
+        | Action::Scan { .. }
+        | Action::DeleteRange { .. } => 0,
     }
 }
 
@@ -195,6 +231,31 @@ mod tests {
             refusal(command(vec![put("four", 8), put("four", 5)])),
             Invalid::CommandTooLarge { bytes: 21, max: 20 }
         );
+    }
+
+    #[test]
+    fn a_range_is_a_command_of_its_own() {
+        use crate::range::KeyRange;
+        let scan = |start: &'static str, limit| {
+            let range = KeyRange { start: start.into(), end: Some(Bytes::from("z")) };
+            Action::Scan { range, limit, bytes_max: 1 }
+        };
+        let delete = |end| {
+            let range = KeyRange { start: Bytes::new(), end };
+            Action::DeleteRange { range, limit: 1 }
+        };
+        assert_eq!(command(vec![scan("", 1)]).validate(&small()), Ok(()));
+        assert_eq!(command(vec![delete(None)]).validate(&small()), Ok(()));
+        let refusal = |command: Command| command.validate(&small()).unwrap_err();
+        assert_eq!(refusal(command(vec![scan("a", 1), put("k", 1)])), Invalid::RangeNotAlone);
+        assert_eq!(refusal(command(vec![delete(None), delete(None)])), Invalid::RangeNotAlone);
+        let preconditions = vec![Precondition { key: "k".into(), expect: Expect::Absent }];
+        let conditional = Command { preconditions, ..command(vec![delete(None)]) };
+        assert_eq!(refusal(conditional), Invalid::RangeNotAlone);
+        assert_eq!(refusal(command(vec![scan("a", 0)])), Invalid::NoKeys);
+        let too_long = Invalid::KeyTooLong { bytes: 5, max: 4 };
+        assert_eq!(refusal(command(vec![scan("fives", 1)])), too_long);
+        assert_eq!(refusal(command(vec![delete(Some("fives".into()))])), too_long);
     }
 
     #[test]

@@ -33,6 +33,8 @@ use crate::apply::ShardMeta;
 use crate::codec::{DecodeError, decode_outcome};
 use crate::command::{Action, Command, Expect, OnError, Outcome};
 use crate::digest::Digest;
+use crate::ids::ShardId;
+use crate::range::KeyRange;
 
 /// How much a memory holds unless told otherwise, in records of up to [`RECORD_BYTES`] of outcome.
 ///
@@ -70,6 +72,22 @@ impl RequestId {
         match Uuid::try_parse_ascii(bare) {
             Ok(uuid) if is_version_7(&uuid) => RequestId::Timed(uuid.as_u128()),
             _ => RequestId::Free(xxh3_128(bare)),
+        }
+    }
+
+    /// The id of one step of a request that is carried out as several commands: it follows from the request's own, so
+    /// that a retry of the whole is a retry of each step, and has its time. `start` is where in the shard's keys the
+    /// step begins.
+    pub fn of_step(self, shard: ShardId, start: &[u8]) -> RequestId {
+        let mut digest = Digest::new();
+        digest.request_id(self);
+        digest.number(shard.0.into());
+        digest.bytes(start);
+        // Of a UUIDv7, the 48 bits of time, the version and the variant stay.
+        const KEPT: u128 = 0xffff_ffff_ffff_f000_c000_0000_0000_0000;
+        match self {
+            RequestId::Timed(bits) => RequestId::Timed(bits & KEPT | digest.finish() & !KEPT),
+            RequestId::Free(_) => RequestId::Free(digest.finish()),
         }
     }
 
@@ -165,13 +183,27 @@ fn add_action(digest: &mut Digest, action: &Action) {
         Action::Delete { .. } => 3,
         Action::Increment { .. } => 4,
         Action::Append { .. } => 5,
+        Action::Scan { .. } => 6,
+        Action::DeleteRange { .. } => 7,
     });
-    digest.bytes(action.key());
+    if let Some(key) = action.key() {
+        digest.bytes(key);
+    }
+    if let Some(KeyRange { start, end }) = action.range() {
+        digest.bytes(start);
+        digest.tag(u8::from(end.is_some()));
+        digest.bytes(end.as_deref().unwrap_or_default());
+    }
     match action {
         Action::Get { .. } | Action::Delete { .. } => {}
         Action::Put { value, .. } => digest.bytes(value),
         Action::Increment { by, .. } => digest.number(*by as u64),
         Action::Append { suffix, .. } => digest.bytes(suffix),
+        Action::Scan { limit, bytes_max, .. } => {
+            digest.number((*limit).into());
+            digest.number((*bytes_max).into());
+        }
+        Action::DeleteRange { limit, .. } => digest.number((*limit).into()),
     }
 }
 

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use keevee_core::apply::{Entry, ProposalId, ShardMeta, StateView, WriteSet, apply, apply_noop, read};
+use keevee_core::apply::{Entry, ProposalId, ShardMeta, StateView, Take, WriteSet, apply, apply_noop, read};
 use keevee_core::codec;
 use keevee_core::command::{
     Action, Command, Expect, OnError, Operation, OperationError, OperationResult, Outcome, Precondition,
-    Versioned,
+    ScannedKey, Versioned,
 };
 use keevee_core::ids::Namespace;
+use keevee_core::range::KeyRange;
 use keevee_core::requests::{RECORD_BYTES, RequestId, RequestMemory};
 use keevee_core::slots::{SlotSet, slot};
 
@@ -62,7 +63,8 @@ impl Model {
     }
 
     fn once(&mut self, command: &Command) -> Outcome {
-        let is_read = command.operations.iter().all(|one| matches!(one.action, Action::Get { .. }));
+        let reads = |one: &Operation| matches!(one.action, Action::Get { .. } | Action::Scan { .. });
+        let is_read = command.operations.iter().all(reads);
         let id = if is_read { None } else { command.request_id };
         if let Some(known) = self.requests.iter().find(|request| Some(request.id) == id) {
             let is_same = known.command == *command;
@@ -122,7 +124,8 @@ impl Model {
         }
         let mut results = vec![];
         for (operation, Operation { action, on_error }) in command.operations.iter().enumerate() {
-            match self.perform((command.namespace, action.key().clone()), action) {
+            let key = action.key().cloned().unwrap_or_default();
+            match self.perform((command.namespace, key), action) {
                 Ok(result) => results.push(result),
                 Err(error) if *on_error == OnError::Continue => {
                     results.push(OperationResult::Failed(error));
@@ -159,7 +162,33 @@ impl Model {
                 let length = value.len() as u64;
                 Ok(OperationResult::Appended { length, version: self.set(key, value) })
             }
+            Action::Scan { range, limit, bytes_max } => {
+                let (mut keys, mut bytes) = (vec![], 0);
+                for (key, value) in self.keys_in(key.0, range) {
+                    bytes += key.len() + value.value.len();
+                    if keys.len() == *limit as usize || !keys.is_empty() && bytes > *bytes_max as usize {
+                        return Ok(OperationResult::Scanned { keys, next: Some(key) });
+                    }
+                    keys.push(ScannedKey { key, value });
+                }
+                Ok(OperationResult::Scanned { keys, next: None })
+            }
+            Action::DeleteRange { range, limit } => {
+                let keys = self.keys_in(key.0, range);
+                let (first, rest) = keys.split_at(keys.len().min(*limit as usize));
+                for (name, _) in first {
+                    self.values.remove(&(key.0, name.clone()));
+                    self.version += 1;
+                }
+                let next = rest.first().map(|(key, _)| key.clone());
+                Ok(OperationResult::DeletedRange { deleted: first.len() as u64, next })
+            }
         }
+    }
+
+    fn keys_in(&self, namespace: Namespace, range: &KeyRange) -> Vec<(Bytes, Versioned)> {
+        let all = self.values.iter().filter(|((of, key), _)| *of == namespace && range.contains(key));
+        all.map(|((_, key), value)| (key.clone(), value.clone())).collect()
     }
 
     fn set(&mut self, key: Key, value: Vec<u8>) -> u64 {
@@ -191,6 +220,12 @@ impl StateView for Disk {
 
     fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, Self::Error> {
         Ok(self.values.get(&(namespace, Bytes::copy_from_slice(key))).cloned())
+    }
+
+    fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), Self::Error> {
+        let mut found = self.values.range(range.bounds(namespace));
+        let _ = found.try_for_each(|((_, key), value)| take(key.clone(), value.clone()));
+        Ok(())
     }
 }
 
@@ -343,7 +378,13 @@ impl Generator {
 
     fn operation(&mut self) -> Operation {
         let key = self.key();
-        let action = match self.random.below(6) {
+        let action = match self.random.below(8) {
+            6 => Action::Scan {
+                range: self.range(),
+                limit: 1 + self.random.below(4) as u32,
+                bytes_max: 1 + self.random.below(2_000) as u32,
+            },
+            7 => Action::DeleteRange { range: self.range(), limit: 1 + self.random.below(3) as u32 },
             0 => Action::Get { key },
             1 | 2 => Action::Put { key, value: self.value() },
             3 => Action::Delete { key },
@@ -352,6 +393,11 @@ impl Generator {
         };
         let on_error = if self.random.chance(30) { OnError::Continue } else { OnError::Abort };
         Operation { action, on_error }
+    }
+
+    fn range(&mut self) -> KeyRange {
+        let end = self.random.chance(80).then(|| self.key());
+        KeyRange { start: self.key(), end }
     }
 
     fn value(&mut self) -> Bytes {

@@ -454,6 +454,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             if !commands.is_empty() && bytes + size > self.bounds.entry_bytes_max {
                 break;
             }
+            // A delete of a range does more than its size tells: no other shares its entry.
+            if request.command.has_range() && commands.iter().any(Command::has_range) {
+                break;
+            }
             let Some(request) = self.waiting.pop_front() else { break };
             bytes += size;
             waiters.push(Waiter { ticket: request.ticket, deadline: request.deadline });

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use keevee_core::apply::{ShardMeta, StateView, WriteSet};
 use keevee_core::command::Versioned;
 use keevee_core::ids::{Incarnation, Namespace, NodeId, ShardId};
+use keevee_core::range::KeyRange;
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::shard_map::change::{Placement, ShardSpec};
 use keevee_core::shard_map::{Consensus, NodeInfo, ShardMap};
@@ -442,6 +444,41 @@ fn incarnations_and_shards_are_apart_and_a_new_one_owns_what_it_is_given() {
     assert!(next.meta().unwrap().owned.is_empty());
     drop((state, next));
     node.stop();
+}
+
+#[test]
+fn a_scan_shows_a_range_of_one_namespace_in_order_until_it_is_told_enough() {
+    let temp = TempDir::new().unwrap();
+    ready(temp.path());
+    let node = Node::start(temp.path());
+    let mut state = node.state(SHARDS[0]);
+    let meta = ShardMeta { applied: 1, ..ShardMeta::new(SlotSet::all()) };
+    let keys = [(0, "a"), (0, "b"), (0, "b\0"), (0, "c"), (1, "b"), (u32::MAX, "z")];
+    let values = keys.map(|(namespace, key)| ((Namespace(namespace), key.into()), Some(value(7))));
+    state.write(WriteSet { values: values.into(), ..WriteSet::of_meta(meta.clone()) }).unwrap();
+    node.state(SHARDS[1]).write(WriteSet { values: values_of("other"), ..WriteSet::of_meta(meta) }).unwrap();
+    let scan = |namespace, start: &'static str, end: Option<&'static str>, most: usize| {
+        let (mut found, range) = (Vec::new(), KeyRange { start: start.into(), end: end.map(Bytes::from) });
+        let mut take = |key: Bytes, held| {
+            assert_eq!(held, value(7));
+            found.push(String::from_utf8(key.to_vec()).unwrap());
+            if found.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        state.scan(Namespace(namespace), &range, &mut take).unwrap();
+        found
+    };
+    assert_eq!(scan(0, "", None, 9), ["a", "b", "b\0", "c"]);
+    assert_eq!(scan(0, "b", Some("c"), 9), ["b", "b\0"]);
+    assert_eq!(scan(0, "", None, 2), ["a", "b"]);
+    assert_eq!(scan(1, "", None, 9), ["b"]);
+    assert_eq!(scan(u32::MAX, "", None, 9), ["z"]);
+    assert_eq!(scan(0, "c", Some("a"), 9), [""; 0]);
+    drop(state);
+    node.stop();
+}
+
+fn values_of(key: &'static str) -> BTreeMap<(Namespace, Bytes), Option<Versioned>> {
+    [((Namespace::DEFAULT, key.into()), Some(value(7)))].into()
 }
 
 #[test]

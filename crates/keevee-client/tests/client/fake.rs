@@ -340,7 +340,8 @@ async fn pipeline(
                 requests.len() - 1
             };
             let behaviour = shared.behaviour.lock().expect("no panic").clone();
-            let answer = |result| framed(&kv::Response { sequence: request.sequence, result: Some(result) });
+            let answer =
+                |result| framed(&kv::Response { sequence: request.sequence, result: Some(result), epoch: 0 });
             let bytes = match behaviour(number, &request) {
                 Step::Answer(result) => {
                     let mut bytes = answer(result);

@@ -26,6 +26,7 @@ fn carries_out(request: &kv::Request) -> Step {
         Action::Append(kv::Append { suffix, .. }) => {
             operation_result::Result::Appended(kv::Appended { length: suffix.len() as u64, version: 7 })
         }
+        Action::Scan(_) | Action::DeleteRange(_) => unreachable!("a batch has no ranges"),
     };
     let results = execute.operations.iter().map(result);
     let results = results.map(|result| kv::OperationResult { result: Some(result) }).collect();

@@ -121,7 +121,7 @@ async fn what_is_no_answer_is_an_error() {
     garbage.put_slice(&[0xff, 0xff, 0xff]);
     let compressed = Bytes::from_static(&[1, 0, 0, 0, 0]);
     // An answer without a result, to the first request of the stream.
-    let empty = framed(&kv::Response { sequence: 1, result: None });
+    let empty = framed(&kv::Response { sequence: 1, ..kv::Response::default() });
     for bytes in [endless.freeze(), garbage.freeze(), compressed, empty.freeze()] {
         let node = Node::with_steps([Step::Raw(bytes.clone())]).await;
         let client = client_with(&[&node], Options { timeout: Duration::from_millis(500), ..options() });
@@ -131,7 +131,7 @@ async fn what_is_no_answer_is_an_error() {
         assert_eq!(get.map_err(|error| error.kind), Err(ErrorKind::Unavailable), "{bytes:?}");
     }
     // Nobody asked for this one.
-    let stray = framed(&kv::Response { sequence: 4711, result: None }).freeze();
+    let stray = framed(&kv::Response { sequence: 4711, ..kv::Response::default() }).freeze();
     let node = Node::with_steps([Step::Raw(stray), written(7)]).await;
     let put = client(&[&node]).put(b"key", "value", Write::default()).await;
     assert_eq!(put, Ok(7));

@@ -29,6 +29,16 @@ impl StateView for View {
         }
         Ok(self.values.get(&(namespace, Bytes::copy_from_slice(key))).cloned())
     }
+
+    fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), &'static str> {
+        self.reads.set(self.reads.get() + 1);
+        if self.fails {
+            return Err("the disk is gone");
+        }
+        let mut found = self.values.range(range.bounds(namespace));
+        let _ = found.try_for_each(|((_, key), value)| take(key.clone(), value.clone()));
+        Ok(())
+    }
 }
 
 impl Shard {
@@ -128,6 +138,31 @@ fn incremented(value: i64, version: u64) -> Outcome {
 
 fn found(version: u64, value: &'static str) -> OperationResult {
     OperationResult::Value(Some(Versioned { version, stamp: NOW, value: value.into() }))
+}
+
+fn range(start: &'static str, end: &'static str) -> KeyRange {
+    KeyRange { start: start.into(), end: Some(end.into()) }
+}
+
+fn scan(range: KeyRange, limit: u32) -> Command {
+    Command::single(Action::Scan { range, limit, bytes_max: 100 })
+}
+
+fn delete_range(range: KeyRange, limit: u32) -> Command {
+    Command::single(Action::DeleteRange { range, limit })
+}
+
+fn deleted_range(deleted: u64, next: Option<&'static str>) -> Outcome {
+    Outcome::Done(vec![OperationResult::DeletedRange { deleted, next: next.map(Bytes::from) }])
+}
+
+/// What a scan found: each key and its version, and where the rest begins.
+fn scanned(outcome: &Outcome) -> String {
+    let Outcome::Done(results) = outcome else { panic!("{outcome:?}") };
+    let [OperationResult::Scanned { keys, next }] = &results[..] else { panic!("{results:?}") };
+    let key = |found: &ScannedKey| format!("{}:{}", found.key.escape_ascii(), found.value.version);
+    let next = next.as_ref().map(|next| format!("then {}", next.escape_ascii()));
+    keys.iter().map(key).chain(next).collect::<Vec<String>>().join(" ")
 }
 
 #[test]
@@ -268,6 +303,96 @@ fn appends_grow_a_value_up_to_the_largest_size() {
     let error = OperationError::ValueTooLarge;
     assert_eq!(shard.apply_one(append("big", "xy")), Outcome::Aborted { operation: 0, error });
     assert!(matches!(shard.apply_one(append("big", "x")), Outcome::Done(_)));
+}
+
+#[test]
+fn a_scan_shows_the_first_keys_of_a_range_in_order() {
+    let mut shard = Shard::new();
+    shard.apply(&[put("c", "3"), put("a", "1"), put("d", "4"), put("b", "2"), put("e", "5")]);
+    let read = |range, limit| read(&shard.view, &shard.meta, &scan(range, limit)).unwrap();
+    assert_eq!(scanned(&read(range("a", "z"), 2)), "a:2 b:4 then c");
+    assert_eq!(scanned(&read(range("b", "d"), 2)), "b:4 c:1");
+    assert_eq!(scanned(&read(KeyRange::default(), 9)), "a:2 b:4 c:1 d:3 e:5");
+    assert_eq!(scanned(&read(range("d", "b"), 9)), "");
+}
+
+#[test]
+fn a_scan_is_bounded_in_bytes_and_shows_one_key_at_least() {
+    let mut shard = Shard::new();
+    let large = Command::single(Action::Put { key: "b".into(), value: vec![0; 200].into() });
+    shard.apply(&[put("a", "1"), large, put("c", "1")]);
+    let from = |start| read(&shard.view, &shard.meta, &scan(range(start, "z"), 9)).unwrap();
+    assert_eq!(scanned(&from("a")), "a:1 then b");
+    assert_eq!(scanned(&from("b")), "b:2 then c");
+    let one = vec![0; DELETE_RANGE_BYTES_MAX].into();
+    shard.apply_one(Command::single(Action::Put { key: "b".into(), value: one }));
+    assert_eq!(shard.apply_one(delete_range(range("a", "z"), 9)), deleted_range(1, Some("b")));
+    assert_eq!(shard.apply_one(delete_range(range("b", "z"), 9)), deleted_range(1, Some("c")));
+}
+
+#[test]
+fn ranges_see_what_the_entry_has_written_and_removed() {
+    let mut shard = Shard::new();
+    shard.apply(&[put("b", "1"), put("d", "1"), put("f", "1")]);
+    let outcomes = shard.apply(&[
+        put("a", "2"),
+        put("d", "2"),
+        put("g", "2"),
+        delete("b"),
+        scan(range("a", "z"), 9),
+        scan(range("a", "z"), 3),
+        delete_range(range("a", "z"), 3),
+        scan(range("a", "z"), 9),
+        put("a", "3"),
+        scan(range("a", "z"), 1),
+    ]);
+    assert_eq!(scanned(&outcomes[4]), "a:4 d:5 f:3 g:6");
+    assert_eq!(scanned(&outcomes[5]), "a:4 d:5 f:3 then g");
+    assert_eq!(outcomes[6], deleted_range(3, Some("g")));
+    assert_eq!(scanned(&outcomes[7]), "g:6");
+    assert_eq!(scanned(&outcomes[9]), "a:11 then g");
+    assert_eq!(shard.view.values.len(), 2);
+}
+
+#[test]
+fn each_key_of_a_deleted_range_is_a_mutation() {
+    let mut shard = Shard::new();
+    shard.apply(&[put("a", "1"), put("b", "1"), put("c", "1")]);
+    assert_eq!(shard.apply_one(delete_range(range("a", "c"), 9)), deleted_range(2, None));
+    assert_eq!(shard.meta.version, 5);
+    assert_eq!(shard.apply_one(delete_range(range("a", "c"), 9)), deleted_range(0, None));
+    assert_eq!((shard.meta.version, shard.value("c")), (5, Some(&b"1"[..])));
+}
+
+#[test]
+fn a_range_reaches_only_keys_of_owned_slots() {
+    let mut shard = Shard::new();
+    shard.apply(&[put("a", "1"), put("b", "1"), put("c", "1")]);
+    shard.meta.owned.remove(slot(b"b"));
+    let outcome = read(&shard.view, &shard.meta, &scan(range("a", "z"), 1)).unwrap();
+    assert_eq!(scanned(&outcome), "a:1 then c");
+    assert_eq!(shard.apply_one(delete_range(range("a", "z"), 9)), deleted_range(2, None));
+    assert_eq!(shard.value("b"), Some(&b"1"[..]));
+}
+
+#[test]
+fn a_retried_delete_of_a_range_removes_nothing_that_came_since() {
+    let mut shard = Shard::new();
+    shard.apply(&[put("a", "1"), put("b", "1")]);
+    let command = with_id(timed(NOW), delete_range(range("a", "z"), 1));
+    assert_eq!(shard.apply_one(command.clone()), deleted_range(1, Some("b")));
+    shard.apply_one(put("a", "2"));
+    assert_eq!(shard.apply_one(command), deleted_range(1, Some("b")));
+    assert_eq!(shard.value("a"), Some(&b"2"[..]));
+}
+
+#[test]
+fn a_failed_batch_brings_a_deleted_range_back() {
+    let mut shard = Shard::new();
+    shard.apply(&[put("a", "1"), put("text", "x")]);
+    let failing = batch(vec![delete_range(range("a", "b"), 9), increment("text", 1)]);
+    assert!(matches!(shard.apply_one(failing), Outcome::Aborted { operation: 1, .. }));
+    assert_eq!((shard.value("a"), shard.meta.version), (Some(&b"1"[..]), 2));
 }
 
 #[test]

@@ -52,6 +52,26 @@ fn sample_done() -> Outcome {
     ])
 }
 
+/// Kinds that came later: scans and deletes of ranges.
+fn sample_range_command() -> Command {
+    let range = KeyRange { start: "a".into(), end: Some("b".into()) };
+    let delete = Action::DeleteRange { range: range.clone(), limit: 300 };
+    let scan = Action::Scan { range: KeyRange { end: None, ..range }, limit: 10, bytes_max: 300 };
+    let operations = vec![operation(scan), operation(delete)];
+    Command { operations, ..Command::single(Action::Get { key: Bytes::new() }) }
+}
+
+fn sample_range_outcome() -> Outcome {
+    let value = Versioned { version: 9, stamp: 1_700_000_000_000_000, value: "v".into() };
+    let keys = vec![ScannedKey { key: "a".into(), value }];
+    Outcome::Done(vec![
+        OperationResult::Scanned { keys, next: Some("b".into()) },
+        OperationResult::Scanned { keys: vec![], next: None },
+        OperationResult::DeletedRange { deleted: 300, next: Some("c".into()) },
+        OperationResult::DeletedRange { deleted: 0, next: None },
+    ])
+}
+
 fn sample_outcomes() -> Vec<Outcome> {
     vec![
         sample_done(),
@@ -90,7 +110,8 @@ fn sample_meta() -> ShardMeta {
 fn everything_survives_its_encoding() {
     assert_eq!(decode_entry(encode_entry(&sample_entry())), Ok(sample_entry()));
     assert_eq!(decode_command(encode_command(&sample_command())), Ok(sample_command()));
-    for outcome in sample_outcomes() {
+    assert_eq!(decode_command(encode_command(&sample_range_command())), Ok(sample_range_command()));
+    for outcome in sample_outcomes().into_iter().chain([sample_range_outcome()]) {
         assert_eq!(decode_outcome(encode_outcome(&outcome)), Ok(outcome));
     }
     assert_eq!(decode_request(encode_request(&sample_record())), Ok(sample_record()));
@@ -122,6 +143,10 @@ mod format_1 {
     const META: &str = "080110ac021900401e18240a0600200c2a1000000000000000000123456789abcdef390000\
         a40731af0500";
 
+    const RANGE_COMMAND: &str = "220c320a0a030a0161100a18ac02220d3a0b0a060a016112016210ac02";
+    const RANGE_OUTCOME: &str = "0a2e0a1a3a180a130a0161120e08091100401e18240a06001a01761201620a023a000a08420608ac021201630a\
+        024200";
+
     fn from_hex(text: &str) -> Bytes {
         let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
         (0..text.len()).step_by(2).map(digits).collect::<Vec<u8>>().into()
@@ -138,6 +163,8 @@ mod format_1 {
         let others: Vec<String> =
             sample_outcomes()[1..].iter().map(|outcome| to_hex(&encode_outcome(outcome))).collect();
         assert_eq!(others, OTHER_OUTCOMES);
+        assert_eq!(to_hex(&encode_command(&sample_range_command())), RANGE_COMMAND);
+        assert_eq!(to_hex(&encode_outcome(&sample_range_outcome())), RANGE_OUTCOME);
         assert_eq!(to_hex(&encode_request(&sample_record())), RECORD);
         assert_eq!(to_hex(&encode_meta(&sample_meta())), META);
     }
@@ -149,6 +176,8 @@ mod format_1 {
         for (hex, outcome) in OTHER_OUTCOMES.iter().zip(&sample_outcomes()[1..]) {
             assert_eq!(decode_outcome(from_hex(hex)).as_ref(), Ok(outcome));
         }
+        assert_eq!(decode_command(from_hex(RANGE_COMMAND)), Ok(sample_range_command()));
+        assert_eq!(decode_outcome(from_hex(RANGE_OUTCOME)), Ok(sample_range_outcome()));
         assert_eq!(decode_request(from_hex(RECORD)), Ok(sample_record()));
         assert_eq!(decode_meta(from_hex(META), sample_meta().owned), Ok(sample_meta()));
     }
@@ -156,7 +185,7 @@ mod format_1 {
 
 #[test]
 fn a_commands_size_is_known_without_encoding_it() {
-    for command in sample_entry().commands {
+    for command in sample_entry().commands.into_iter().chain([sample_range_command()]) {
         assert_eq!(command_size(&command), encode_command(&command).len());
     }
 }
@@ -196,7 +225,7 @@ fn nothing_at_all_is_no_record() {
 
 #[test]
 fn an_unknown_kind_asks_for_an_upgrade() {
-    // Field 14 (an empty message), where operations have up to 5 kinds and outcomes up to 7.
+    // Field 14 (an empty message), where operations and outcomes have up to 7 kinds.
     let unknown = [0x72, 0];
     let command = [&[0x22, 2][..], &unknown].concat();
     let error = decode_command(command.into()).unwrap_err();
@@ -236,9 +265,12 @@ fn a_request_id_has_16_bytes() {
 
 #[test]
 fn damaged_bytes_never_panic_and_never_decode_to_something_shorter() {
+    let mut entry = sample_entry();
+    entry.commands.push(sample_range_command());
     let samples = [
-        encode_entry(&sample_entry()),
+        encode_entry(&entry),
         encode_outcome(&sample_done()),
+        encode_outcome(&sample_range_outcome()),
         encode_request(&sample_record()),
         encode_meta(&sample_meta()),
     ];

@@ -62,6 +62,7 @@ fn sample_execute() -> ExecuteRequest {
         ],
         idempotency_key: Some("once".into()),
         consistency: Consistency::Linearizable.into(),
+        shard: None,
     }
 }
 
@@ -95,7 +96,8 @@ fn sample_error() -> Error {
 }
 
 fn sample_requests() -> Vec<Request> {
-    let request = |operation| Request { sequence: 300, timeout_ms: Some(1500), operation: Some(operation) };
+    let request =
+        |operation| Request { sequence: 300, timeout_ms: Some(1500), operation: Some(operation), epoch: 0 };
     vec![
         request(request::Operation::Put(sample_put())),
         request(request::Operation::Get(sample_get())),
@@ -104,8 +106,33 @@ fn sample_requests() -> Vec<Request> {
     ]
 }
 
+/// Kinds that came later, and the epoch.
+fn sample_range_requests() -> Vec<Request> {
+    let scan = Scan { start: "a".into(), end: Some("b".into()), limit: 10, bytes_max: 300 };
+    let delete = DeleteRange { start: "a".into(), end: None, limit: 10 };
+    let actions = [operation::Action::Scan(scan), operation::Action::DeleteRange(delete)];
+    let request = |action| {
+        let operations = vec![operation(action)];
+        let execute = ExecuteRequest { operations, shard: Some(3), ..ExecuteRequest::default() };
+        let operation = Some(request::Operation::Execute(execute));
+        Request { sequence: 300, operation, epoch: 7, ..Request::default() }
+    };
+    actions.into_iter().map(request).collect()
+}
+
+fn sample_range_response() -> Response {
+    let versioned = Versioned { version: 9, stamp: 5, value: "v".into() };
+    let keys = vec![command::ScannedKey { key: "a".into(), value: versioned }];
+    let results = [
+        CoreResult::Scanned { keys, next: Some("b".into()) },
+        CoreResult::DeletedRange { deleted: 300, next: None },
+    ];
+    let answer = ExecuteResponse { results: results.into_iter().map(OperationResult::from).collect() };
+    Response { sequence: 300, result: Some(response::Result::Execute(answer)), epoch: 7 }
+}
+
 fn sample_responses() -> Vec<Response> {
-    let response = |result| Response { sequence: 300, result: Some(result) };
+    let response = |result| Response { sequence: 300, result: Some(result), epoch: 0 };
     let found = GetResponse { version: 9, value: "value".into(), not_modified: true };
     vec![
         response(response::Result::Error(sample_error())),
@@ -144,6 +171,10 @@ mod today {
         "08ac02120f0807420b0803100218012203683a31",
     ];
 
+    const RANGE_REQUESTS: [&str; 2] =
+        ["08ac023211120d320b0a0161120162180a20ac0228033807", "08ac02320b12073a050a0161180a28033807"];
+    const RANGE_RESPONSE: &str = "08ac0232180a0f3a0d0a080a016112017618091201620a05420308ac023807";
+
     fn to_hex(message: &impl Message) -> String {
         message.encode_to_vec().iter().fold(String::new(), |mut text, byte| {
             write!(text, "{byte:02x}").unwrap();
@@ -160,6 +191,8 @@ mod today {
     fn messages_are_written_the_same() {
         assert_eq!(sample_requests().iter().map(to_hex).collect::<Vec<_>>(), REQUESTS);
         assert_eq!(sample_responses().iter().map(to_hex).collect::<Vec<_>>(), RESPONSES);
+        assert_eq!(sample_range_requests().iter().map(to_hex).collect::<Vec<_>>(), RANGE_REQUESTS);
+        assert_eq!(to_hex(&sample_range_response()), RANGE_RESPONSE);
     }
 
     #[test]
@@ -168,6 +201,9 @@ mod today {
         assert_eq!(requests.as_slice(), sample_requests());
         let responses = RESPONSES.map(|hex| Response::decode(from_hex(hex)).unwrap());
         assert_eq!(responses.as_slice(), sample_responses());
+        let requests = RANGE_REQUESTS.map(|hex| Request::decode(from_hex(hex)).unwrap());
+        assert_eq!(requests.as_slice(), sample_range_requests());
+        assert_eq!(Response::decode(from_hex(RANGE_RESPONSE)), Ok(sample_range_response()));
     }
 }
 
@@ -211,6 +247,22 @@ fn a_command_is_what_execute_says() {
     assert_eq!(continues.collect::<Vec<_>>(), [false, false, false, true, false]);
     assert_eq!(command.request_id, Some(RequestId::from_idempotency_key(b"once")));
     assert_eq!(command.namespace, Namespace::DEFAULT);
+}
+
+#[test]
+fn a_range_without_limits_has_the_largest() {
+    let action = |action| {
+        let operations = vec![operation(action)];
+        let command = Command::try_from(ExecuteRequest { operations, ..ExecuteRequest::default() });
+        command.unwrap().operations.remove(0).action
+    };
+    let range = KeyRange { start: "a".into(), end: None };
+    let scan = Scan { start: "a".into(), ..Scan::default() };
+    let (limit, bytes_max) = (SCAN_KEYS_MAX, SCAN_BYTES_MAX);
+    assert_eq!(action(operation::Action::Scan(scan)), Action::Scan { range, limit, bytes_max });
+    let range = KeyRange { start: "a".into(), end: Some("b".into()) };
+    let delete = DeleteRange { start: "a".into(), end: Some("b".into()), limit: 7 };
+    assert_eq!(action(operation::Action::DeleteRange(delete)), Action::DeleteRange { range, limit: 7 });
 }
 
 #[test]

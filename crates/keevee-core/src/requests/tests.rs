@@ -72,6 +72,19 @@ const FREE_FIXTURE: u128 = 0x87c4c04b43ea728b7b255245cac3bb0f;
 const PAYLOAD_FIXTURE: u128 = 0x85ec7a0e78318ba4d547079e1d197128;
 
 #[test]
+fn a_step_has_an_id_of_its_own_that_follows_from_the_requests() {
+    for request in [timed(NOW, 5), RequestId::Free(5)] {
+        let step = request.of_step(ShardId(1), b"a");
+        assert_eq!(step, request.of_step(ShardId(1), b"a"));
+        assert_eq!(step.issued_at_micros(), request.issued_at_micros());
+        let others = [request, request.of_step(ShardId(2), b"a"), request.of_step(ShardId(1), b"b")];
+        assert!(!others.contains(&step));
+    }
+    let RequestId::Timed(bits) = timed(NOW, 5).of_step(ShardId(1), b"a") else { panic!() };
+    assert!(is_version_7(&Uuid::from_u128(bits)), "on the wire it is a UUIDv7 as before");
+}
+
+#[test]
 fn the_payload_hash_covers_every_field() {
     use crate::command::{Operation, Precondition};
     use crate::ids::Namespace;
@@ -81,6 +94,8 @@ fn the_payload_hash_covers_every_field() {
         let preconditions = vec![Precondition { key: "k".into(), expect }];
         Command { preconditions, ..base() }
     };
+    let range =
+        |start: &'static str, end: &'static str| KeyRange { start: start.into(), end: Some(end.into()) };
     let continuing = Operation { on_error: OnError::Continue, ..base().operations[0].clone() };
     let twice = [base().operations, base().operations].concat();
     let mut hashes: Vec<u128> = [
@@ -95,6 +110,12 @@ fn the_payload_hash_covers_every_field() {
         with_action(Action::Delete { key: "k".into() }),
         with_action(Action::Increment { key: "k".into(), by: 1 }),
         with_action(Action::Increment { key: "k".into(), by: 2 }),
+        with_action(Action::Scan { range: range("k", "v"), limit: 1, bytes_max: 1 }),
+        with_action(Action::Scan { range: range("k", "v"), limit: 1, bytes_max: 2 }),
+        with_action(Action::DeleteRange { range: range("k", "v"), limit: 1 }),
+        with_action(Action::DeleteRange { range: range("k", "v"), limit: 2 }),
+        with_action(Action::DeleteRange { range: range("kv", ""), limit: 1 }),
+        with_action(Action::DeleteRange { range: KeyRange { end: None, ..range("kv", "") }, limit: 1 }),
         with_condition(Expect::Absent),
         with_condition(Expect::Present),
         with_condition(Expect::Version(1)),

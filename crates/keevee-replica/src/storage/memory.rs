@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use keevee_core::apply::{ShardMeta, StateView, WriteSet};
+use keevee_core::apply::{ShardMeta, StateView, Take, WriteSet};
 use keevee_core::command::Versioned;
 use keevee_core::ids::Namespace;
+use keevee_core::range::KeyRange;
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::slots::SlotSet;
 use keevee_mutants::{self as mutants, Mutant};
@@ -171,6 +172,13 @@ impl StateView for MemoryState {
 
     fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, StorageError> {
         Ok(self.current.values.get(&(namespace, Bytes::copy_from_slice(key))).cloned())
+    }
+
+    fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), StorageError> {
+        let mut found = self.current.values.range(range.bounds(namespace));
+        // How far it went is `take`'s affair.
+        let _ = found.try_for_each(|((_, key), value)| take(key.clone(), value.clone()));
+        Ok(())
     }
 }
 

@@ -118,7 +118,7 @@ async fn answer<S: Store>(
     redirect: bool,
     message: Message,
 ) -> (usize, kv::Response) {
-    let kv::Request { sequence, timeout_ms, operation } = request;
+    let kv::Request { sequence, timeout_ms, operation, .. } = request;
     let started = Instant::now();
     let result = match operation {
         Some(operation) => {
@@ -140,7 +140,7 @@ async fn answer<S: Store>(
     };
     let result = result.unwrap_or_else(|failure| response::Result::Error(failure.error));
     // Only now is its room given back.
-    (message.bytes.len(), kv::Response { sequence, result: Some(result) })
+    (message.bytes.len(), kv::Response { sequence, result: Some(result), ..kv::Response::default() })
 }
 
 fn metric(operation: &request::Operation) -> Operation {

@@ -9,6 +9,7 @@ use keevee_core::apply::ShardMeta;
 use keevee_core::codec::{self, DecodeError};
 use keevee_core::command::Versioned;
 use keevee_core::ids::{Incarnation, Namespace, NodeId, ShardId, StoreId};
+use keevee_core::range::KeyRange;
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::shard_map::Consensus;
 use keevee_core::slots::SlotSet;
@@ -187,6 +188,32 @@ pub fn owned_key(shard: ShardId, incarnation: Incarnation) -> [u8; 13] {
 pub fn value_key(shard: ShardId, incarnation: Incarnation, namespace: Namespace, user_key: &[u8]) -> Vec<u8> {
     let prefix = data_prefix(shard, incarnation, DataKind::Value, namespace);
     [prefix.as_slice(), user_key].concat()
+}
+
+/// The bounds of the user's keys of a range in `data/`: the first key, and the first behind them.
+pub fn value_bounds(
+    shard: ShardId,
+    incarnation: Incarnation,
+    namespace: Namespace,
+    range: &KeyRange,
+) -> (Vec<u8>, Vec<u8>) {
+    let from = value_key(shard, incarnation, namespace, &range.start);
+    let end = match (&range.end, namespace.0.checked_add(1)) {
+        (Some(end), _) => value_key(shard, incarnation, namespace, end.max(&range.start)),
+        (None, Some(next)) => value_key(shard, incarnation, Namespace(next), b""),
+        (None, None) => {
+            let mut end = data_prefix(shard, incarnation, DataKind::Value, Namespace(0));
+            end[8] += 1;
+            end.to_vec()
+        }
+    };
+    (from, end)
+}
+
+/// The user's key in a key made by [`value_key`].
+pub fn user_key(key: &[u8]) -> Result<Bytes, StorageError> {
+    let user_key = key.get(13..).map(Bytes::copy_from_slice);
+    user_key.ok_or_else(|| corrupt("a value's key", format!("{} bytes instead of 13 and more", key.len())))
 }
 
 /// The key of a remembered request in `data/`.

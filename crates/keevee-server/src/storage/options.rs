@@ -11,6 +11,10 @@ const DATA_CACHE_BYTES: usize = 128 << 20;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 /// Manifests are checked in full at each open, so they are kept short.
 const MANIFEST_BYTES_MAX: usize = 16 << 20;
+/// A file in which so many keys in a row are mostly removed ones is rewritten without them soon, or scans would go on
+/// walking over what a delete by prefix left.
+const REMOVED_WINDOW_KEYS: usize = 4096;
+const REMOVED_KEYS: usize = 2048;
 const INFO_LOG_BYTES_MAX: usize = 16 << 20;
 const INFO_LOGS_MAX: usize = 4;
 
@@ -63,6 +67,7 @@ pub(super) fn data(create: bool) -> Options {
     options.set_write_buffer_size(DATA_WRITE_BUFFER_BYTES);
     options.set_max_write_buffer_number(4);
     options.set_block_based_table_factory(&table);
+    options.add_compact_on_deletion_collector_factory(REMOVED_WINDOW_KEYS, REMOVED_KEYS, 0.0);
     options
 }
 

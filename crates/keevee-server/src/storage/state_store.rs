@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use keevee_core::apply::{ShardMeta, StateView, WriteSet};
+use keevee_core::apply::{ShardMeta, StateView, Take, WriteSet};
 use keevee_core::codec;
 use keevee_core::command::Versioned;
 use keevee_core::ids::{Incarnation, Namespace, ShardId};
+use keevee_core::range::KeyRange;
 use keevee_core::requests::RequestRecord;
 use keevee_core::slots::SlotSet;
 use keevee_replica::storage::{StateStore, StorageError};
@@ -66,6 +67,19 @@ impl StateView for RocksState {
         let key = format::value_key(self.shard, self.incarnation, namespace, key);
         let found = self.data.get_pinned(key).map_err(|error| storage_error(READING, error))?;
         found.map(|bytes| format::decode_value(&bytes)).transpose()
+    }
+
+    fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), StorageError> {
+        let (from, end) = format::value_bounds(self.shard, self.incarnation, namespace, range);
+        let mut keys = self.data.raw_iterator_opt(options::range(from, end));
+        keys.seek_to_first();
+        while let Some((key, value)) = keys.item() {
+            if take(format::user_key(key)?, format::decode_value(value)?).is_break() {
+                return Ok(());
+            }
+            keys.next();
+        }
+        keys.status().map_err(|error| storage_error(READING, error))
     }
 }
 

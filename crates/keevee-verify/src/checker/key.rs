@@ -131,7 +131,10 @@ impl Model for Key {
             | OperationResult::Incremented { version, .. }
             | OperationResult::Appended { version, .. } => Some(write(*version)),
             OperationResult::Value(value) => value.as_ref().map(|value| read(value.version)),
-            OperationResult::Deleted { .. } | OperationResult::Failed(_) => None,
+            OperationResult::Deleted { .. }
+            | OperationResult::Scanned { .. }
+            | OperationResult::DeletedRange { .. }
+            | OperationResult::Failed(_) => None,
         };
         match outcome {
             Outcome::Done(results) => expected.chain(results.iter().filter_map(told)).min(),
@@ -261,6 +264,7 @@ impl KeyState {
     /// Carries out one action with a version that is not known yet; if it fails, it has done nothing.
     fn perform(&mut self, action: &Action) -> Result<Effect, OperationError> {
         match action {
+            Action::Scan { .. } | Action::DeleteRange { .. } => unreachable!("histories are of one key"),
             Action::Get { .. } => Ok(Effect::Read),
             Action::Put { value, .. } => {
                 self.mutate(Some(value.clone()));

@@ -56,10 +56,10 @@ fn told(command: &Command, results: &[OperationResult]) -> Option<([Bytes; 2], [
         OperationResult::Written { version }
         | OperationResult::Incremented { version, .. }
         | OperationResult::Appended { version, .. } => Some(*version),
-        OperationResult::Deleted { .. } | OperationResult::Failed(_) => None,
+        _ => None,
     };
     let [first, second] = results else { return None };
-    let mut told = [(one.action.key(), version(first)?), (other.action.key(), version(second)?)];
+    let mut told = [(one.action.key()?, version(first)?), (other.action.key()?, version(second)?)];
     told.sort();
     (told[0].0 != told[1].0).then(|| (told.map(|(key, _)| key.clone()), told.map(|(_, version)| version)))
 }

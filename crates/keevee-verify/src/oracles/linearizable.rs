@@ -95,7 +95,7 @@ fn operations(request: &Request) -> Vec<(Bytes, Operation<Command, Outcome>)> {
 fn projection(command: &Command, output: Option<&Outcome>, key: &Bytes) -> (Command, Option<Outcome>) {
     assert!(command.preconditions.is_empty(), "a precondition on one key would decide about the others");
     let is_here: Vec<bool> =
-        command.operations.iter().map(|operation| operation.action.key() == key).collect();
+        command.operations.iter().map(|operation| operation.action.key() == Some(key)).collect();
     let kept = |place: &usize| is_here[*place];
     let operations = (0..is_here.len()).filter(kept).map(|place| command.operations[place].clone());
     let input = Command { operations: operations.collect(), ..command.clone() };

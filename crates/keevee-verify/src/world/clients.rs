@@ -168,7 +168,7 @@ impl Client {
     fn learn(&mut self, command: &Command, outcome: &Outcome) {
         let Outcome::Done(results) = outcome else { return };
         for (operation, result) in command.operations.iter().zip(results) {
-            let key = operation.action.key().clone();
+            let Some(key) = operation.action.key().cloned() else { continue };
             match result {
                 OperationResult::Value(value) => {
                     self.versions.insert(key.clone(), value.as_ref().map(|value| value.version));
@@ -186,7 +186,9 @@ impl Client {
                     self.versions.insert(key.clone(), None);
                     self.list_bytes.insert(key, 0);
                 }
-                OperationResult::Failed(_) => {}
+                OperationResult::Failed(_)
+                | OperationResult::Scanned { .. }
+                | OperationResult::DeletedRange { .. } => {}
             }
         }
     }
@@ -236,6 +238,7 @@ fn describe(command: &Command) -> String {
         Action::Delete { key } => format!("delete {}", text(key)),
         Action::Increment { key, by } => format!("add {by} to {}", text(key)),
         Action::Append { key, suffix } => format!("append {} to {}", text(suffix), text(key)),
+        Action::Scan { range, .. } | Action::DeleteRange { range, .. } => format!("range {range:?}"),
     };
     let parts = command.preconditions.iter().map(condition).chain(command.operations.iter().map(action));
     let id = command.request_id.map(|id| match id {

@@ -11,9 +11,10 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use keevee_core::apply::{ShardMeta, StateView, WriteSet};
+use keevee_core::apply::{ShardMeta, StateView, Take, WriteSet};
 use keevee_core::command::Versioned;
 use keevee_core::ids::{Namespace, ShardId};
+use keevee_core::range::KeyRange;
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::slots::SlotSet;
 use keevee_mutants::{Mutant, is_active};
@@ -332,6 +333,10 @@ impl StateView for SharedState {
 
     fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, StorageError> {
         self.read(|state| state.memory.get(namespace, key))
+    }
+
+    fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), StorageError> {
+        self.read(|state| state.memory.scan(namespace, range, take))
     }
 }
 

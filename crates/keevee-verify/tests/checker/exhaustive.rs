@@ -171,7 +171,7 @@ fn versions_named(operation: &Recorded) -> Vec<u64> {
         OperationResult::Written { version }
         | OperationResult::Incremented { version, .. }
         | OperationResult::Appended { version, .. } => Some(*version),
-        OperationResult::Deleted { .. } | OperationResult::Failed(_) => None,
+        _ => None,
     };
     match &operation.output {
         Some(Outcome::Done(results)) => expected.chain(results.iter().filter_map(told)).collect(),

@@ -4,11 +4,12 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use keevee_core::apply::{Entry, ProposalId, ShardMeta, StateView, apply};
+use keevee_core::apply::{Entry, ProposalId, ShardMeta, StateView, Take, apply};
 use keevee_core::command::{
     Action, Command, Expect, OnError, Operation as Asked, Outcome, Precondition, Versioned,
 };
 use keevee_core::ids::Namespace;
+use keevee_core::range::KeyRange;
 use keevee_core::requests::RequestMemory;
 use keevee_core::slots::SlotSet;
 use keevee_verify::checker::{self, Operation, key::Key};
@@ -107,6 +108,10 @@ impl StateView for Shard {
 
     fn get(&self, _: Namespace, _: &[u8]) -> Result<Option<Versioned>, Infallible> {
         Ok(self.value.clone())
+    }
+
+    fn scan(&self, _: Namespace, _: &KeyRange, _: &mut Take<'_>) -> Result<(), Infallible> {
+        unimplemented!("histories are of one key")
     }
 }
 

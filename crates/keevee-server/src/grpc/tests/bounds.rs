@@ -66,7 +66,7 @@ async fn bodies_share_their_room_with_those_of_http() {
 
     // A stream waits for room instead.
     let operation = Some(kv::request::Operation::Put(put("key", "and a value")));
-    let request = kv::Request { sequence: 1, timeout_ms: None, operation };
+    let request = kv::Request { sequence: 1, operation, ..kv::Request::default() };
     let waiting = tokio::spawn(async move {
         let mut responses = client.pipeline(stream::iter([request])).await.unwrap().into_inner();
         responses.message().await.unwrap().unwrap()

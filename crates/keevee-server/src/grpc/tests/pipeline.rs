@@ -25,7 +25,7 @@ impl Stream {
     }
 
     async fn send(&self, sequence: u64, operation: Operation) {
-        let request = kv::Request { sequence, timeout_ms: None, operation: Some(operation) };
+        let request = kv::Request { sequence, operation: Some(operation), ..kv::Request::default() };
         within(self.requests.send(request)).await.unwrap();
     }
 
@@ -105,7 +105,7 @@ async fn no_more_are_under_way_than_allowed_and_all_are_answered() {
     let sending = tokio::spawn(async move {
         for sequence in 0..count {
             let operation = Some(Operation::Put(put("k", "v")));
-            requests.send(kv::Request { sequence, timeout_ms: None, operation }).await.unwrap();
+            requests.send(kv::Request { sequence, operation, ..kv::Request::default() }).await.unwrap();
         }
     });
     until(|| server.store.waiting() == REQUESTS_MAX).await;
@@ -134,7 +134,7 @@ async fn a_client_that_takes_no_answers_is_not_read_from() {
     let sending = tokio::spawn(async move {
         for sequence in 0..count {
             let operation = Some(Operation::Get(get("large")));
-            if requests.send(kv::Request { sequence, timeout_ms: None, operation }).await.is_err() {
+            if requests.send(kv::Request { sequence, operation, ..kv::Request::default() }).await.is_err() {
                 return;
             }
         }
@@ -180,7 +180,9 @@ async fn errors_are_values_and_the_stream_goes_on() {
         (Some(Operation::Put(put("k", "v"))), Some(60_001), kv::ErrorKind::Invalid),
         (None, None, kv::ErrorKind::Invalid),
     ] {
-        within(stream.requests.send(kv::Request { sequence: 7, timeout_ms, operation })).await.unwrap();
+        within(stream.requests.send(kv::Request { sequence: 7, timeout_ms, operation, epoch: 0 }))
+            .await
+            .unwrap();
         let (sequence, answer) = stream.next().await;
         assert_eq!((sequence, kind_of(&answer)), (7, expected));
     }
@@ -201,7 +203,9 @@ async fn each_request_has_its_own_time_and_consistency() {
         [(None, Operation::Get(read)), (Some(50_000), Operation::Put(put("k", "v")))]
     {
         let operation = Some(operation);
-        within(stream.requests.send(kv::Request { sequence: 1, timeout_ms, operation })).await.unwrap();
+        within(stream.requests.send(kv::Request { sequence: 1, timeout_ms, operation, epoch: 0 }))
+            .await
+            .unwrap();
         stream.next().await;
     }
     let asked = server.store.asked();
@@ -212,7 +216,8 @@ async fn each_request_has_its_own_time_and_consistency() {
 #[tokio::test]
 async fn a_message_that_cannot_be_read_ends_the_stream_after_the_answers() {
     let server = Server::start().await;
-    let good = kv::Request { sequence: 1, timeout_ms: None, operation: Some(Operation::Put(put("k", "v"))) };
+    let good =
+        kv::Request { sequence: 1, operation: Some(Operation::Put(put("k", "v"))), ..kv::Request::default() };
     let huge = vec![0, 0xff, 0xff, 0xff, 0xff];
     let garbage = vec![0, 0, 0, 0, 1, 0xff];
     let cut_off = vec![0, 0, 0, 0, 9, 1];

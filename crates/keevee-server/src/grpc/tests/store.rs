@@ -5,9 +5,10 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use keevee_core::apply::{self, Entry, ProposalId, ShardMeta, StateView};
+use keevee_core::apply::{self, Entry, ProposalId, ShardMeta, StateView, Take};
 use keevee_core::command::{Command, Outcome, Versioned};
 use keevee_core::ids::{Namespace, ShardId};
+use keevee_core::range::KeyRange;
 use keevee_core::requests::RequestMemory;
 use keevee_core::shard_map::ShardMap;
 use keevee_core::shard_map::change::ChangeError;
@@ -42,6 +43,12 @@ impl StateView for Values {
 
     fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, Infallible> {
         Ok(self.0.get(&(namespace, Bytes::copy_from_slice(key))).cloned())
+    }
+
+    fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), Infallible> {
+        let mut found = self.0.range(range.bounds(namespace));
+        let _ = found.try_for_each(|((_, key), value)| take(key.clone(), value.clone()));
+        Ok(())
     }
 }
 

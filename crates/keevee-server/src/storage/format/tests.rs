@@ -45,6 +45,23 @@ fn keys_of_the_state_are_as_in_version_1() {
 }
 
 #[test]
+fn bounds_of_a_range_hold_the_keys_of_its_namespace_alone() {
+    let key = |namespace, key: &[u8]| value_key(SHARD, INCARNATION, Namespace(namespace), key);
+    let bounds = |namespace, start: &'static str, end: Option<&'static str>| {
+        let range = KeyRange { start: start.into(), end: end.map(Bytes::from) };
+        value_bounds(SHARD, INCARNATION, Namespace(namespace), &range)
+    };
+    assert_eq!(bounds(6, "a", Some("b")), (key(6, b"a"), key(6, b"b")));
+    assert_eq!(bounds(6, "a", None), (key(6, b"a"), key(7, b"")));
+    assert_eq!(bounds(6, "b", Some("a")), (key(6, b"b"), key(6, b"b")), "never crossed");
+    let (from, end) = bounds(u32::MAX, "", None);
+    assert!(from < key(u32::MAX, b"\xff\xff") && key(u32::MAX, b"\xff\xff") < end);
+    assert!(end <= request_bounds(SHARD, INCARNATION).0);
+    assert_eq!(user_key(&key(6, b"\x00key")).unwrap(), &b"\x00key"[..]);
+    assert!(user_key(&[0; 12]).is_err());
+}
+
+#[test]
 fn reserved_kinds_keep_their_numbers() {
     assert_eq!(LogKind::Incarnation as u8, 4);
     assert_eq!(DataKind::Intent as u8, 4);
