@@ -18,6 +18,7 @@ pub mod command;
 mod digest;
 pub mod error;
 pub mod ids;
+pub mod json;
 pub mod kv;
 pub mod limits;
 pub mod range;

@@ -4,6 +4,7 @@
 //! that is asked in vain says who leads. It leaves out how the map changes (`map_keeper.rs`).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use keevee_core::ids::{NodeId, ShardId};
@@ -17,11 +18,19 @@ pub(crate) type Leader = Option<NodeId>;
 pub(crate) struct Directory {
     map: watch::Sender<Arc<ShardMap>>,
     leaders: RwLock<HashMap<ShardId, watch::Sender<Leader>>>,
+    /// How many looks at the system shard's map have begun, and which one ended last.
+    looks_begun: AtomicU64,
+    look_ended: watch::Sender<u64>,
 }
 
 impl Directory {
     pub(crate) fn new(map: ShardMap) -> Directory {
-        let directory = Directory { map: watch::Sender::new(Arc::new(map)), leaders: RwLock::default() };
+        let directory = Directory {
+            map: watch::Sender::new(Arc::new(map)),
+            leaders: RwLock::default(),
+            looks_begun: AtomicU64::new(0),
+            look_ended: watch::Sender::new(0),
+        };
         directory.add_shards();
         directory
     }
@@ -29,6 +38,39 @@ impl Directory {
     /// The newest map that this node has taken in.
     pub(crate) fn map(&self) -> Arc<ShardMap> {
         self.map.borrow().clone()
+    }
+
+    /// The epoch of that map.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.map.borrow().epoch
+    }
+
+    /// A look at the system shard's map begins: its number.
+    pub(crate) fn begin_look(&self) -> u64 {
+        self.looks_begun.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// A look has ended, whatever it brought.
+    pub(crate) fn end_look(&self, look: u64) {
+        self.look_ended.send_replace(look);
+    }
+
+    /// Resolves once this epoch is known here, or a look that begins from now on has ended without it: then there is no
+    /// such map, or it can't be had.
+    pub(crate) fn looked_for(&self, epoch: u64) -> impl Future<Output = ()> + use<> {
+        let look = self.looks_begun.load(Ordering::Acquire) + 1;
+        let (mut map, mut ended) = (self.map.subscribe(), self.look_ended.subscribe());
+        async move {
+            tokio::select! {
+                _ = map.wait_for(|map| map.epoch >= epoch) => {}
+                _ = ended.wait_for(|ended| *ended >= look) => {}
+            }
+        }
+    }
+
+    /// The shards that own slots, and so may hold keys.
+    pub(crate) fn shards_with_slots(&self) -> Vec<ShardId> {
+        self.map().slots.counts().into_keys().collect()
     }
 
     /// Goes over to a newer map.

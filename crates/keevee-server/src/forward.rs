@@ -21,7 +21,7 @@ const IN_FLIGHT_MAX: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Commands in one message.
 const COMMANDS_MAX: usize = 512;
-/// Bytes of the commands in one message, unless one is larger.
+/// Bytes of the commands in one message, and of what they scan, unless one is larger.
 const BYTES_MAX: usize = 1 << 20;
 /// Commands waiting for one shard on one node.
 const WAITING_MAX: usize = 16_384;
@@ -31,6 +31,8 @@ pub(crate) type Forwarded = Result<ForwardReply, ForwardError>;
 
 struct Parcel {
     command: Bytes,
+    /// Of the command, and of what it may read: the answers of one message travel together too.
+    bytes: usize,
     deadline: Instant,
     /// Set before it may have left this node.
     sent: Arc<AtomicBool>,
@@ -63,19 +65,22 @@ impl Forwarder {
         })
     }
 
-    /// Hands a command to a node; what it answered. Nothing was sent if the error says so.
+    /// Hands a command to a node; what it answered. Nothing was sent if the error says so. A scan says how large its
+    /// answer may be.
     pub(crate) async fn forward(
         &self,
         to: NodeId,
         shard: ShardId,
         command: Bytes,
+        answer_bytes: usize,
         deadline: Instant,
     ) -> Forwarded {
         let not_sent = |cause: &str| ForwardError::NotSent { node: to, cause: cause.to_owned() };
         let queue = self.queue(to, shard);
         let (answer, answered) = oneshot::channel();
         let sent = Arc::new(AtomicBool::new(false));
-        let parcel = Parcel { command, deadline, sent: Arc::clone(&sent), answer };
+        let bytes = command.len() + answer_bytes;
+        let parcel = Parcel { command, bytes, deadline, sent: Arc::clone(&sent), answer };
         queue.try_send(parcel).map_err(|_| not_sent("too many commands wait for it"))?;
         let no_answer = |cause: &str| ForwardError::NoAnswer { node: to, cause: cause.to_owned() };
         match tokio::time::timeout_at(deadline.into(), answered).await {
@@ -105,12 +110,12 @@ async fn run(
                 None => return,
             },
         };
-        let mut bytes = first.command.len();
+        let mut bytes = first.bytes;
         let mut parcels = vec![first];
         while parcels.len() < COMMANDS_MAX
             && let Ok(parcel) = queue.try_recv()
         {
-            bytes += parcel.command.len();
+            bytes += parcel.bytes;
             if bytes > BYTES_MAX {
                 held = Some(parcel);
                 break;

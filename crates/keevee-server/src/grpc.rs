@@ -118,9 +118,9 @@ impl<S: Store> Grpc<S> {
             // The message has its room until the answer.
             let (_room, operation) = (message.room, unary.decode(message.bytes)?);
             let deadline = started + timeout.unwrap_or(self.api.settings.timeout);
-            let redirect = conditions::redirect(&head.headers)?;
-            operations::carry_out(&self.api, operation, Context { redirect, ..Context::until(deadline) })
-                .await
+            let (redirect, epoch) = (conditions::redirect(&head.headers)?, conditions::epoch(&head.headers)?);
+            let context = Context { redirect, epoch, ..Context::until(deadline) };
+            operations::carry_out(&self.api, operation, context).await
         };
         let outcome = outcome.await;
         operations::count(&self.api, unary.metric(), &outcome, started);

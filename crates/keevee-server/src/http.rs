@@ -5,6 +5,10 @@
 //! | `PUT /kv/{key}/{value}`, `PUT /kv/{key}` with a body | 200 `{"version":n}` and `ETag: "n"` |
 //! | `GET /kv/{key}`, `HEAD` | 200, the value's bytes and `ETag: "n"`; 404 |
 //! | `DELETE /kv/{key}` | 200 `{"deleted":true}` or `false` |
+//! | `POST /v1/kv/{key}/increment?by=` | 200 `{"value":n,"version":n}` |
+//! | `GET /v1/kv?prefix=`, or `?start=&end=` | 200, a page of keys in order, and a cursor |
+//! | `DELETE /v1/kv?prefix=`, or `?start=&end=` | 200 `{"deleted":n}` |
+//! | `POST /v1/batch` | 200, a result for each operation |
 //! | `GET /v1/cluster/status`, `/v1/cluster/nodes` | this node and its shards; all nodes |
 //! | `GET /v1/cluster/carp` | the shard map: what a client needs to route by itself |
 //! | `GET`, `POST /v1/cluster/shards` | the shards; one shard more |
@@ -15,11 +19,13 @@
 //!
 //! `If-Match` and `If-None-Match` make a request conditional, `Idempotency-Key` makes a write safe to
 //! repeat, `?timeout_ms=` bounds the wait, `?consistency=stale` reads this node's own state. Every error
-//! is a [`Problem`].
+//! is a [`Problem`]. `Keevee-Epoch` says which shard map the caller routes by, and in every response which one the
+//! node has.
 //!
 //! What is wrong with a request is found before anything is proposed, in the order path, query, headers,
 //! body. This module leaves out what the operations mean (`keevee-core`) and who carries them out.
 
+mod batch;
 pub(crate) mod body;
 pub(crate) mod cluster;
 pub(crate) mod conditions;
@@ -27,19 +33,20 @@ pub(crate) mod kv;
 mod path;
 pub mod problem;
 pub(crate) mod query;
+mod ranges;
 pub(crate) mod server;
 #[cfg(test)]
 mod tests;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::HeaderValue;
 use keevee_core::command::{Command, Outcome};
 use keevee_core::error::ErrorKind;
@@ -67,6 +74,15 @@ pub trait Store: Clone + Send + Sync + 'static {
         context: Context,
         command: Command,
     ) -> impl Future<Output = Result<Outcome, ExecuteError>> + Send;
+
+    /// As [`Node::catch_up`].
+    fn catch_up(&self, epoch: u64, deadline: Instant) -> impl Future<Output = ()> + Send;
+
+    /// As [`Node::epoch`].
+    fn epoch(&self) -> u64;
+
+    /// As [`Node::shards_with_keys`].
+    fn shards_with_keys(&self) -> Vec<ShardId>;
 
     /// As [`Node::status`].
     fn status(&self) -> impl Future<Output = Result<NodeStatus, ExecuteError>> + Send;
@@ -100,6 +116,18 @@ impl Store for Node {
         command: Command,
     ) -> impl Future<Output = Result<Outcome, ExecuteError>> + Send {
         Node::execute(self, context, command)
+    }
+
+    fn catch_up(&self, epoch: u64, deadline: Instant) -> impl Future<Output = ()> + Send {
+        Node::catch_up(self, epoch, deadline)
+    }
+
+    fn epoch(&self) -> u64 {
+        Node::epoch(self)
+    }
+
+    fn shards_with_keys(&self) -> Vec<ShardId> {
+        Node::shards_with_keys(self)
     }
 
     fn status(&self) -> impl Future<Output = Result<NodeStatus, ExecuteError>> + Send {
@@ -173,6 +201,8 @@ impl<S: Store> Api<S> {
 /// Everything of the interface, to be mounted in another axum server; [`serve`] is faster.
 pub fn router<S: Store>(api: Api<S>) -> Router {
     Router::new()
+        .route(ranges::PATH, get(ranges::scan::<S>).delete(ranges::delete::<S>).fallback(ranges::other))
+        .route(batch::PATH, post(batch::run::<S>).fallback(batch::other))
         .route("/v1/cluster/status", get(cluster::status::<S>))
         .route("/v1/cluster/nodes", get(cluster::nodes::<S>).post(cluster::add_node::<S>))
         .route("/v1/cluster/carp", get(cluster::carp::<S>))
@@ -191,6 +221,9 @@ pub fn router<S: Store>(api: Api<S>) -> Router {
 async fn keys_or_nothing<S: Store>(State(api): State<Api<S>>, request: Request<Body>) -> Response {
     if kv::is_kv(request.uri()) {
         return kv::handle(&api, request).await;
+    }
+    if kv::is_increment(request.uri()) {
+        return kv::handle_increment(&api, request).await;
     }
     if is_peer_path(request.uri().path()) {
         return cluster::peers_only(&api).into_response();

@@ -127,9 +127,13 @@ pub(crate) struct MapKeeper {
 impl MapKeeper {
     /// Runs until the node must stop: why.
     pub(crate) async fn run(self) -> ServerError {
+        let mut is_asked = false;
         loop {
+            let look = self.node.directory().begin_look();
             let is_here = self.node.hosts(ShardId::SYSTEM);
-            let consistency = if is_here { Consistency::Stale } else { Consistency::Linearizable };
+            // Somebody knows of a newer map: the replica here may not have it yet.
+            let consistency =
+                if is_here && !is_asked { Consistency::Stale } else { Consistency::Linearizable };
             match read(&self.node, consistency).await {
                 Ok(Some((map, _))) => {
                     if let Err(error) = self.look_at(map).await {
@@ -139,8 +143,9 @@ impl MapKeeper {
                 Ok(None) => self.begin().await,
                 Err(error) => tracing::debug!(%error, "the shard map can't be read now"),
             }
+            self.node.directory().end_look(look);
             let pause = if is_here { LOOK_HERE } else { ASK };
-            let _ = tokio::time::timeout(pause, self.changed.notified()).await;
+            is_asked = tokio::time::timeout(pause, self.changed.notified()).await.is_ok();
         }
     }
 

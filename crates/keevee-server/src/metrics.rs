@@ -40,8 +40,12 @@ pub enum Operation {
     Put,
     /// To remove a key.
     Delete,
-    /// Several at once.
+    /// Several at once, or to increment a key.
     Execute,
+    /// To read a range of keys, over HTTP.
+    Scan,
+    /// To remove a range of keys, over HTTP.
+    DeleteRange,
 }
 
 impl Protocol {
@@ -56,7 +60,14 @@ impl Protocol {
 }
 
 impl Operation {
-    const ALL: [Operation; 4] = [Operation::Get, Operation::Put, Operation::Delete, Operation::Execute];
+    const ALL: [Operation; 6] = [
+        Operation::Get,
+        Operation::Put,
+        Operation::Delete,
+        Operation::Execute,
+        Operation::Scan,
+        Operation::DeleteRange,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -64,6 +75,8 @@ impl Operation {
             Operation::Put => "put",
             Operation::Delete => "delete",
             Operation::Execute => "execute",
+            Operation::Scan => "scan",
+            Operation::DeleteRange => "delete_range",
         }
     }
 }

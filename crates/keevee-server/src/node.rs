@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use keevee_core::codec;
-use keevee_core::command::{Command, Outcome};
+use keevee_core::command::{Action, Command, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::limits::Limits;
@@ -28,6 +28,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How much later than its deadline a request is given up by this node's door, not by its replica.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
+/// How long a request waits for a newer shard map that its caller knows of. The map only routes, so the request goes on
+/// without it, too.
+const MAP_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How a command is asked for, and how long the answer may take.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -37,12 +41,18 @@ pub struct Context {
     pub consistency: Consistency,
     /// True if the caller goes to the leader itself: it is told where that is, instead of being forwarded.
     pub redirect: bool,
+    /// Which shard a command of a range is for, since it names no key. Of any other command: which shard the caller
+    /// takes its keys to be in.
+    pub shard: Option<ShardId>,
+    /// The epoch of the shard map that the caller routes by; 0 if it does not say.
+    pub epoch: u64,
 }
 
 impl Context {
     /// A linearizable request that is forwarded to wherever it is served.
     pub fn until(deadline: Instant) -> Context {
-        Context { deadline, consistency: Consistency::Linearizable, redirect: false }
+        let consistency = Consistency::Linearizable;
+        Context { deadline, consistency, redirect: false, shard: None, epoch: 0 }
     }
 }
 
@@ -194,8 +204,49 @@ impl Node {
         if let Err(invalid) = command.validate(&self.parts.limits) {
             return Err(ExecuteError::new(invalid.kind(), invalid.to_string()));
         }
-        let shard = self.shard_of(&command, context.redirect)?;
+        self.catch_up(context.epoch, context.deadline).await;
+        let shard = self.route(&command, &context)?;
         self.execute_in(shard, context, command).await
+    }
+
+    /// Looks for a newer shard map if the caller has one, so that this node does not decide by an older one.
+    pub(crate) async fn catch_up(&self, epoch: u64, deadline: Instant) {
+        let directory = &self.parts.directory;
+        if epoch == 0 || epoch <= directory.epoch() {
+            return;
+        }
+        let looked = directory.looked_for(epoch);
+        self.parts.map_changed.notify_one();
+        let latest = deadline.min(Instant::now() + MAP_PATIENCE);
+        let _ = tokio::time::timeout_at(latest.into(), looked).await;
+    }
+
+    /// The shard that a command is for.
+    fn route(&self, command: &Command, context: &Context) -> Result<ShardId, ExecuteError> {
+        let misrouted = |shard, detail: String| {
+            // Whoever routes by itself may have another map.
+            let kind = if context.redirect { ErrorKind::WrongShard } else { ErrorKind::Invalid };
+            Err(ExecuteError { hint: self.hint(shard), ..ExecuteError::new(kind, detail) })
+        };
+        if command.has_range() {
+            let Some(shard) = context.shard else {
+                let detail = "every shard holds keys of a range: say which one is asked (`shard`)";
+                return Err(ExecuteError::new(ErrorKind::Invalid, detail));
+            };
+            let is_known = self.parts.directory.map().shard(shard).is_some();
+            if shard == ShardId::SYSTEM || !is_known {
+                let detail = format!("there is no shard {shard} with keys: GET /v1/cluster/carp lists them");
+                return misrouted(shard, detail);
+            }
+            return Ok(shard);
+        }
+        let owner = self.shard_of(command, context.redirect)?;
+        match context.shard {
+            Some(asked) if asked != owner => {
+                misrouted(owner, format!("the keys are in shard {owner}, not in shard {asked}"))
+            }
+            _ => Ok(owner),
+        }
     }
 
     /// The shard that owns all keys of a command.
@@ -231,7 +282,7 @@ impl Node {
         context: Context,
         command: Command,
     ) -> Result<Outcome, ExecuteError> {
-        let Context { deadline, consistency, redirect } = context;
+        let Context { deadline, consistency, redirect, .. } = context;
         let is_read = command.is_read_only();
         if is_read && consistency == Consistency::Stale && self.hosts(shard) {
             return self.read_here(shard, deadline, command).await;
@@ -300,7 +351,12 @@ impl Node {
             };
         }
         let encoded = codec::encode_command(command);
-        let forward = self.parts.forwarder.forward(leader, shard, encoded, deadline);
+        let scanned_bytes = |action: &Action| match action {
+            Action::Scan { bytes_max, .. } => *bytes_max as usize,
+            _ => 0,
+        };
+        let answer_bytes = command.operations.iter().map(|operation| scanned_bytes(&operation.action)).sum();
+        let forward = self.parts.forwarder.forward(leader, shard, encoded, answer_bytes, deadline);
         let may_ask_another = command.is_read_only() || command.request_id.is_some();
         let forwarded = tokio::select! {
             forwarded = forward => forwarded,
@@ -425,6 +481,16 @@ impl Node {
         }
         let mut known = status.engine.acknowledged.iter();
         known.find(|(id, _)| *id == node).map(|(_, index)| status.engine.last.saturating_sub(*index))
+    }
+
+    /// The epoch of this node's shard map.
+    pub fn epoch(&self) -> u64 {
+        self.parts.directory.epoch()
+    }
+
+    /// The shards that may hold keys.
+    pub fn shards_with_keys(&self) -> Vec<ShardId> {
+        self.parts.directory.shards_with_slots()
     }
 
     /// The shard map, and who leads, as this node knows it.

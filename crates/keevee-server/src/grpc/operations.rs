@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use keevee_core::command::{Command, OperationResult, Versioned};
 use keevee_core::error::ErrorKind;
+use keevee_core::ids::ShardId;
 use keevee_core::kv::{
     self, DeleteResponse, ExecuteRequest, ExecuteResponse, GetRequest, GetResponse, PutResponse, request,
     response,
@@ -64,13 +65,14 @@ async fn execute_all<S: Store>(
     context: Context,
 ) -> Result<ExecuteResponse, Failure> {
     let consistency = consistency(request.consistency)?;
+    let shard = request.shard.map(ShardId);
     let command = Command::try_from(request)?;
     let is_read_only = command.is_read_only();
     if consistency == Consistency::Stale && !is_read_only {
         return Err(Problem::invalid("`consistency` is for reads: every write is linearizable").into());
     }
     let expected = command.operations.len();
-    let results = execute(api, command, Context { consistency, ..context }).await?;
+    let results = execute(api, command, Context { consistency, shard, ..context }).await?;
     if results.len() != expected {
         return Err(Problem::unexpected(&results).into());
     }

@@ -118,19 +118,15 @@ async fn answer<S: Store>(
     redirect: bool,
     message: Message,
 ) -> (usize, kv::Response) {
-    let kv::Request { sequence, timeout_ms, operation, .. } = request;
+    let kv::Request { sequence, timeout_ms, operation, epoch } = request;
     let started = Instant::now();
     let result = match operation {
         Some(operation) => {
             let metric = metric(&operation);
             let result = async {
                 let timeout = timeout(timeout_ms)?.unwrap_or(api.settings.timeout);
-                operations::carry_out(
-                    api,
-                    operation,
-                    Context { redirect, ..Context::until(started + timeout) },
-                )
-                .await
+                let context = Context { redirect, epoch, ..Context::until(started + timeout) };
+                operations::carry_out(api, operation, context).await
             };
             let result = result.await;
             operations::count(api, metric, &result, started);
@@ -140,7 +136,7 @@ async fn answer<S: Store>(
     };
     let result = result.unwrap_or_else(|failure| response::Result::Error(failure.error));
     // Only now is its room given back.
-    (message.bytes.len(), kv::Response { sequence, result: Some(result), ..kv::Response::default() })
+    (message.bytes.len(), kv::Response { sequence, result: Some(result), epoch: api.store.epoch() })
 }
 
 fn metric(operation: &request::Operation) -> Operation {

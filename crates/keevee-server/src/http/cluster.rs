@@ -1,5 +1,7 @@
 //! Everything but keys: the state of the node and its cluster, for people and for what watches them.
 
+use std::time::Instant;
+
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::problem::Problem;
-use super::{Api, Settings, Store, query};
+use super::{Api, Settings, Store, conditions, query};
 use crate::node::{Explained, NodeStatus, PeerStatus};
 use crate::transport::check_secret;
 
@@ -35,8 +37,19 @@ pub(super) async fn nodes<S: Store>(State(api): State<Api<S>>) -> Json<Vec<PeerS
 }
 
 /// `GET /v1/cluster/carp`
-pub(super) async fn carp<S: Store>(State(api): State<Api<S>>) -> Json<CarpView> {
-    Json(api.store.carp())
+pub(super) async fn carp<S: Store>(
+    State(api): State<Api<S>>,
+    headers: HeaderMap,
+) -> Result<Json<CarpView>, Problem> {
+    catch_up(&api, &headers).await?;
+    Ok(Json(api.store.carp()))
+}
+
+/// Sees to it that no map older than the caller's is told.
+async fn catch_up<S: Store>(api: &Api<S>, headers: &HeaderMap) -> Result<(), Problem> {
+    let epoch = conditions::epoch(headers)?;
+    api.store.catch_up(epoch, Instant::now() + api.settings.timeout).await;
+    Ok(())
 }
 
 /// `GET /v1/cluster/shards`
@@ -129,8 +142,11 @@ pub(super) async fn add_node<S: Store>(
 pub(super) async fn explain<S: Store>(
     State(api): State<Api<S>>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Json<Explained>, Problem> {
-    Ok(Json(api.store.explain(&query::key(query.as_deref())?)))
+    let key = query::key(query.as_deref())?;
+    catch_up(&api, &headers).await?;
+    Ok(Json(api.store.explain(&key)))
 }
 
 /// `GET /is_leader`

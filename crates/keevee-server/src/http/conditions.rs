@@ -15,6 +15,16 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// `Keevee-Redirect: 1` asks not to be forwarded.
 const REDIRECT: HeaderName = HeaderName::from_static("keevee-redirect");
 
+/// Of a request: the epoch of the shard map that the caller routes by. Of a response: that of the node's.
+pub(crate) const EPOCH: HeaderName = HeaderName::from_static("keevee-epoch");
+
+/// The epoch of the shard map that the caller routes by; 0 if it does not say.
+pub(crate) fn epoch(headers: &HeaderMap) -> Result<u64, Problem> {
+    let Some(value) = headers.get(EPOCH) else { return Ok(0) };
+    let epoch = value.to_str().ok().and_then(|text| text.parse().ok());
+    epoch.ok_or_else(|| Problem::invalid("`Keevee-Epoch` is the number of a shard map's epoch"))
+}
+
 /// Whether the caller wants to be told where to go.
 pub(crate) fn redirect(headers: &HeaderMap) -> Result<bool, Problem> {
     match headers.get(REDIRECT).map(HeaderValue::as_bytes) {
@@ -36,6 +46,14 @@ pub(super) enum Unmet {
 /// The version as an entity tag.
 pub(super) fn etag(version: u64) -> HeaderValue {
     HeaderValue::try_from(format!("\"{version}\"")).expect("quotes and digits are visible ASCII")
+}
+
+/// Refuses conditions where a request is about more than one key.
+pub(super) fn none(headers: &HeaderMap) -> Result<(), Problem> {
+    match [&IF_MATCH, &IF_NONE_MATCH].into_iter().find(|name| headers.contains_key(*name)) {
+        None => Ok(()),
+        Some(name) => Err(Problem::invalid(format!("`{name}` is for requests about one key"))),
+    }
 }
 
 /// The conditions of a write to a key.

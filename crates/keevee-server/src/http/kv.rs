@@ -1,4 +1,4 @@
-//! `/kv/{key}`: get, put, delete. The hot path.
+//! `/kv/{key}`: get, put, delete. The hot path. And `/v1/kv/{key}/increment`.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT};
-use http::{HeaderValue, Method, Request, StatusCode, Uri, request};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, request};
 use keevee_core::command::{Action, Command, OperationResult, Versioned};
 use keevee_core::error::ErrorKind;
 use keevee_core::limits::Invalid;
@@ -18,15 +18,59 @@ use super::problem::{self, Problem};
 use super::query::{self, Options};
 use super::{Api, Store, body};
 use crate::metrics::{Operation, Protocol};
-use crate::node::{Consistency, Context};
+use crate::node::Context;
 
 const PREFIX: &str = "/kv/";
+const INCREMENT: (&str, &str) = ("/v1/kv/", "/increment");
 /// A body that has not arrived after this time never will.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// True if the path is that of a key.
 pub(super) fn is_kv(uri: &Uri) -> bool {
     uri.path().starts_with(PREFIX)
+}
+
+/// True if the path is that of an increment.
+pub(super) fn is_increment(uri: &Uri) -> bool {
+    increment_key(uri).is_some()
+}
+
+/// The encoded key in such a path. Slashes in it are encoded, or they are not part of a key.
+fn increment_key(uri: &Uri) -> Option<&str> {
+    let key = uri.path().strip_prefix(INCREMENT.0)?.strip_suffix(INCREMENT.1)?;
+    (!key.contains('/')).then_some(key)
+}
+
+/// Answers a request for which [`is_increment`] holds.
+pub(super) async fn handle_increment<S: Store, B>(api: &Api<S>, request: Request<B>) -> Response {
+    let started = Instant::now();
+    let (head, _) = request.into_parts();
+    if head.method != Method::POST {
+        return Problem::method_not_allowed("POST").into_response();
+    }
+    let result = increment(api, &head).await;
+    let error = result.as_ref().err().map(|problem| problem.kind);
+    api.metrics.request(Protocol::Http, Operation::Execute, error, started.elapsed());
+    result.unwrap_or_else(Problem::into_response)
+}
+
+async fn increment<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Response, Problem> {
+    let encoded = increment_key(&head.uri).unwrap_or_default();
+    let key = path::decode(encoded, "key").map_err(|error| Problem::invalid(error.to_string()))?;
+    check_key(api, &key)?;
+    let (options, by) = query::increment(head.uri.query())?;
+    let options = with_headers(options, &head.headers)?;
+    let preconditions = conditions::of_write(&head.headers, &key)?;
+    let request_id = conditions::request_id(&head.headers)?;
+    let command = Command { request_id, preconditions, ..Command::single(Action::Increment { key, by }) };
+    match execute(api, options, command).await? {
+        OperationResult::Incremented { value, version } => {
+            let mut response = json(format!("{{\"value\":{value},\"version\":{version}}}"));
+            response.headers_mut().insert(ETAG, conditions::etag(version));
+            Ok(response)
+        }
+        other => Err(Problem::unexpected(&other)),
+    }
 }
 
 /// Answers a request for which [`is_kv`] holds.
@@ -128,11 +172,16 @@ async fn delete<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Respons
 fn target<S>(api: &Api<S>, head: &request::Parts) -> Result<Target, Problem> {
     let rest = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let target = path::parse(rest).map_err(|error| Problem::invalid(error.to_string()))?;
-    let (bytes, max) = (target.key.len(), api.settings.limits.key_bytes_max);
+    check_key(api, &target.key)?;
+    Ok(target)
+}
+
+fn check_key<S>(api: &Api<S>, key: &Bytes) -> Result<(), Problem> {
+    let (bytes, max) = (key.len(), api.settings.limits.key_bytes_max);
     match bytes {
         0 => Err(Invalid::EmptyKey.into()),
         bytes if bytes > max => Err(Invalid::KeyTooLong { bytes, max }.into()),
-        _ => Ok(target),
+        _ => Ok(()),
     }
 }
 
@@ -148,20 +197,21 @@ fn key_alone<S>(api: &Api<S>, head: &request::Parts) -> Result<Bytes, Problem> {
 }
 
 fn options(head: &request::Parts) -> Result<Options, Problem> {
-    let redirect = conditions::redirect(&head.headers)?;
-    Ok(Options { redirect, ..query::options(head.uri.query())? })
+    with_headers(query::options(head.uri.query())?, &head.headers)
+}
+
+/// The options of a request about a key, with what its headers say.
+pub(super) fn with_headers(options: Options, headers: &HeaderMap) -> Result<Options, Problem> {
+    let (redirect, epoch) = (conditions::redirect(headers)?, conditions::epoch(headers)?);
+    Ok(Options { redirect, epoch, ..options })
 }
 
 fn write_options(head: &request::Parts) -> Result<Options, Problem> {
-    let options = options(head)?;
-    match options.consistency {
-        None => Ok(options),
-        Some(_) => Err(Problem::invalid("`consistency` is for reads: every write is linearizable")),
-    }
+    query::of_write(options(head)?)
 }
 
 /// Room in memory for the body that is to be read: what is declared, or the most that it may be.
-fn room<'a, S, B>(api: &'a Api<S>, body: &B, max: usize) -> Result<SemaphorePermit<'a>, Problem>
+pub(super) fn room<'a, S, B>(api: &'a Api<S>, body: &B, max: usize) -> Result<SemaphorePermit<'a>, Problem>
 where
     B: hyper::body::Body,
 {
@@ -174,7 +224,7 @@ where
 }
 
 /// Reads a body within the time that the request itself set, if it did.
-async fn read_in_time<B>(body: &mut B, max: usize, options: &Options) -> Result<Bytes, Problem>
+pub(super) async fn read_in_time<B>(body: &mut B, max: usize, options: &Options) -> Result<Bytes, Problem>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -195,11 +245,15 @@ async fn execute<S: Store>(
     options: Options,
     command: Command,
 ) -> Result<OperationResult, Problem> {
-    let timeout = options.timeout.unwrap_or(api.settings.timeout);
-    let consistency = options.consistency.unwrap_or(Consistency::Linearizable);
-    let context = Context { deadline: Instant::now() + timeout, consistency, redirect: options.redirect };
-    let outcome = api.store.execute(context, command).await?;
+    let outcome = api.store.execute(context(api, options), command).await?;
     problem::only_result(problem::results(outcome)?)
+}
+
+/// What the options mean from now on.
+pub(super) fn context<S>(api: &Api<S>, options: Options) -> Context {
+    let Options { consistency, timeout, redirect, epoch } = options;
+    let deadline = Instant::now() + timeout.unwrap_or(api.settings.timeout);
+    Context { consistency: consistency.unwrap_or_default(), redirect, epoch, ..Context::until(deadline) }
 }
 
 fn value_response(found: Versioned, is_head: bool) -> Response {
@@ -212,7 +266,7 @@ fn value_response(found: Versioned, is_head: bool) -> Response {
     response
 }
 
-fn json(text: String) -> Response {
+pub(super) fn json(text: String) -> Response {
     let mut response = Response::new(Body::from(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

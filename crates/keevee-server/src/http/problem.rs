@@ -120,6 +120,15 @@ pub(crate) fn results(outcome: Outcome) -> Result<Vec<OperationResult>, Problem>
     }
 }
 
+/// Which part of a command failed, in words.
+pub(crate) fn failed_part(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Conflict { precondition, .. } => Some(format!("precondition {precondition}, from 0")),
+        Outcome::Aborted { operation, .. } => Some(format!("operation {operation}, from 0")),
+        _ => None,
+    }
+}
+
 /// The result of a command's only operation.
 pub(crate) fn only_result(mut results: Vec<OperationResult>) -> Result<OperationResult, Problem> {
     match results.pop() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keevee_core::ids::ShardId;
+use keevee_core::range::{KeyRange, SCAN_KEYS_MAX};
 
 use super::path;
 use super::problem::Problem;
@@ -22,29 +23,100 @@ pub(super) struct Options {
     pub(super) timeout: Option<Duration>,
     /// Not in the query, but a header: the caller wants to be told where to go, and not be forwarded.
     pub(super) redirect: bool,
+    /// From a header, too: the epoch of the caller's shard map, or 0.
+    pub(super) epoch: u64,
+}
+
+/// The options of a write.
+pub(super) fn of_write(options: Options) -> Result<Options, Problem> {
+    match options.consistency {
+        None => Ok(options),
+        Some(_) => Err(Problem::invalid("`consistency` is for reads: every write is linearizable")),
+    }
 }
 
 /// Reads the query of a request about a key.
 pub(super) fn options(query: Option<&str>) -> Result<Options, Problem> {
     let mut options = Options::default();
-    each(query, |name, value| match name {
+    each(query, |name, value| option(&mut options, name, value, "`consistency` and `timeout_ms`"))?;
+    Ok(options)
+}
+
+/// Takes a parameter in that every request about keys may have.
+fn option(options: &mut Options, name: &str, value: Value<'_>, known: &str) -> Result<(), Problem> {
+    match name {
         "consistency" => {
-            let consistency = match value {
+            let consistency = match &*value.text()? {
                 "linearizable" => Consistency::Linearizable,
                 "stale" => Consistency::Stale,
-                _ => return Err(bad(name, value, "`linearizable` or `stale`")),
+                other => return Err(bad(name, other, "`linearizable` or `stale`")),
             };
             once(name, options.consistency.replace(consistency))
         }
         "timeout_ms" => {
+            let value = value.text()?;
             let timeout = value.parse().ok().map(Duration::from_millis);
             let valid = timeout.filter(|timeout| !timeout.is_zero() && *timeout <= TIMEOUT_MAX);
-            let timeout = valid.ok_or_else(|| bad(name, value, "1 to 60000, in milliseconds"))?;
+            let timeout = valid.ok_or_else(|| bad(name, &value, "1 to 60000, in milliseconds"))?;
             once(name, options.timeout.replace(timeout))
         }
-        _ => Err(unknown(name, "`consistency` and `timeout_ms`")),
+        _ => Err(unknown(name, known)),
+    }
+}
+
+/// What a request about a range of keys asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RangeQuery {
+    pub(super) options: Options,
+    /// All keys unless the query says otherwise.
+    pub(super) range: KeyRange,
+    /// Of scans only.
+    pub(super) limit: Option<u32>,
+    pub(super) cursor: Option<String>,
+}
+
+/// Reads the query of a request about a range of keys.
+pub(super) fn range(query: Option<&str>) -> Result<RangeQuery, Problem> {
+    const KNOWN: &str = "`prefix`, `start`, `end`, `limit`, `cursor`, `consistency` and `timeout_ms`";
+    let mut asked = RangeQuery::default();
+    let (mut prefix, mut start, mut end) = (None, None, None);
+    each(query, |name, value| match name {
+        "prefix" => once(name, prefix.replace(value.bytes()?)),
+        "start" => once(name, start.replace(value.bytes()?)),
+        "end" => once(name, end.replace(value.bytes()?)),
+        "limit" => {
+            let value = value.text()?;
+            let limit = value.parse().ok().filter(|limit| (1..=SCAN_KEYS_MAX).contains(limit));
+            once(name, asked.limit.replace(limit.ok_or_else(|| bad(name, &value, "1 to 1000"))?))
+        }
+        "cursor" => once(name, asked.cursor.replace(value.text()?)),
+        _ => option(&mut asked.options, name, value, KNOWN),
     })?;
-    Ok(options)
+    asked.range = match (prefix, start, end) {
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
+            return Err(Problem::invalid("give `prefix`, or `start` and `end`, not both"));
+        }
+        (Some(prefix), ..) => KeyRange::of_prefix(prefix),
+        (None, start, end) => KeyRange { start: start.unwrap_or_default(), end },
+    };
+    if asked.range.is_empty() {
+        return Err(Problem::invalid("no key can be in this range: `end` must be behind `start`"));
+    }
+    Ok(asked)
+}
+
+/// Reads the query of an increment: how much is added.
+pub(super) fn increment(query: Option<&str>) -> Result<(Options, i64), Problem> {
+    let (mut options, mut by) = (Options::default(), None);
+    each(query, |name, value| match name {
+        "by" => {
+            let value = value.text()?;
+            let number = value.parse().map_err(|_| bad(name, &value, "a 64-bit integer"))?;
+            once(name, by.replace(number))
+        }
+        _ => option(&mut options, name, value, "`by` and `timeout_ms`"),
+    })?;
+    Ok((of_write(options)?, by.unwrap_or(1)))
 }
 
 /// Reads the query of a request about a shard.
@@ -52,7 +124,8 @@ pub(super) fn shard(query: Option<&str>) -> Result<Option<ShardId>, Problem> {
     let mut shard = None;
     each(query, |name, value| match name {
         "shard" => {
-            let id = value.parse().map_err(|_| bad(name, value, "a shard's number"))?;
+            let value = value.text()?;
+            let id = value.parse().map_err(|_| bad(name, &value, "a shard's number"))?;
             once(name, shard.replace(ShardId(id)))
         }
         _ => Err(unknown(name, "`shard`")),
@@ -68,10 +141,27 @@ pub(super) fn key(query: Option<&str>) -> Result<Bytes, Problem> {
     }
 }
 
-fn each(query: Option<&str>, mut take: impl FnMut(&str, &str) -> Result<(), Problem>) -> Result<(), Problem> {
+/// An encoded value.
+#[derive(Clone, Copy)]
+struct Value<'a>(&'a str);
+
+impl Value<'_> {
+    fn text(self) -> Result<String, Problem> {
+        text(self.0)
+    }
+
+    fn bytes(self) -> Result<Bytes, Problem> {
+        path::decode(self.0, "query").map_err(|error| Problem::invalid(error.to_string()))
+    }
+}
+
+fn each(
+    query: Option<&str>,
+    mut take: impl FnMut(&str, Value<'_>) -> Result<(), Problem>,
+) -> Result<(), Problem> {
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        take(&text(name)?, &text(value)?)?;
+        take(&text(name)?, Value(value))?;
     }
     Ok(())
 }

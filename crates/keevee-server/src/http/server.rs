@@ -15,7 +15,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{Request, Version};
+use http::{HeaderValue, Request, Version};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower_service::Service;
 
+use super::conditions::EPOCH;
 use super::{Api, Store, kv, router};
 use crate::grpc::{self, Grpc};
 use crate::transport::throttle::Throttle;
@@ -179,7 +180,14 @@ struct Services<S> {
 }
 
 impl<S: Store> Services<S> {
+    /// Every response says which shard map the node has, so that a caller with an older one gets it.
     async fn respond(&self, activity: &Activity, request: Request<Incoming>) -> Response {
+        let mut response = self.respond_by_protocol(activity, request).await;
+        response.headers_mut().insert(EPOCH, HeaderValue::from(self.api.store.epoch()));
+        response
+    }
+
+    async fn respond_by_protocol(&self, activity: &Activity, request: Request<Incoming>) -> Response {
         if request.version() != Version::HTTP_2 {
             activity.times_itself.store(true, Ordering::Relaxed);
             return self.respond_plainly(request).await;

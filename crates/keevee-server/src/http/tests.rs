@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use keevee_core::command::{Action, Expect, OperationResult, Versioned};
+use keevee_core::command::{Action, Expect, OperationError, OperationResult, ScannedKey, Versioned};
 use keevee_core::ids::{NodeId, StoreId};
 use keevee_core::requests::RequestId;
 use keevee_core::shard_map::change::{Placement, ShardSpec};
@@ -21,6 +21,8 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::node::Consistency;
+
+mod ranges;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const VALUE_BYTES_MAX: usize = 100_000;
@@ -35,6 +37,10 @@ struct FakeState {
     values: BTreeMap<Bytes, Versioned>,
     answers: VecDeque<Result<Outcome, ExecuteError>>,
     asked: Vec<(Context, Command)>,
+    /// Of the maps that it was to catch up with.
+    epochs: Vec<u64>,
+    /// Of the command at hand.
+    shard: Option<ShardId>,
     /// Requests wait to be let go.
     held: bool,
     unready: bool,
@@ -66,7 +72,8 @@ impl FakeStore {
 }
 
 impl FakeState {
-    fn apply(&mut self, command: &Command) -> Outcome {
+    fn apply(&mut self, command: &Command, owner: impl Fn(&[u8]) -> ShardId) -> Outcome {
+        let shard = self.shard;
         for (precondition, condition) in command.preconditions.iter().enumerate() {
             let version = self.values.get(&condition.key).map(|value| value.version);
             let holds = match condition.expect {
@@ -87,6 +94,32 @@ impl FakeState {
                 OperationResult::Written { version }
             }
             Action::Delete { key } => OperationResult::Deleted { existed: self.values.remove(key).is_some() },
+            Action::Increment { key, by } => {
+                let held = self.values.get(key).map(|held| String::from_utf8(held.value.to_vec()).unwrap());
+                let Some(value) = held.map_or(Some(0), |text| text.parse::<i64>().ok()) else {
+                    return OperationResult::Failed(OperationError::NotAnInteger);
+                };
+                self.version += 1;
+                let (version, value) = (self.version, value + by);
+                let text = value.to_string().into();
+                self.values.insert(key.clone(), Versioned { version, stamp: 0, value: text });
+                OperationResult::Incremented { value, version }
+            }
+            Action::Scan { range, limit, .. } => {
+                let found = self.values.iter();
+                let found = found.filter(|(key, _)| range.contains(key) && shard == Some(owner(key)));
+                let mut keys: Vec<ScannedKey> =
+                    found.map(|(key, value)| ScannedKey { key: key.clone(), value: value.clone() }).collect();
+                let rest = keys.split_off(keys.len().min(*limit as usize));
+                OperationResult::Scanned { keys, next: rest.into_iter().next().map(|found| found.key) }
+            }
+            Action::DeleteRange { range, .. } => {
+                let found = self.values.keys().filter(|key| range.contains(key) && shard == Some(owner(key)));
+                // One at a time, so that there are several steps.
+                let keys: Vec<Bytes> = found.take(2).cloned().collect();
+                let deleted = keys.first().and_then(|key| self.values.remove(key)).map_or(0, |_| 1);
+                OperationResult::DeletedRange { deleted, next: keys.get(1).cloned() }
+            }
             other => panic!("the interface never asks {other:?}"),
         });
         Outcome::Done(results.collect())
@@ -103,11 +136,24 @@ impl Store for FakeStore {
             released.await;
         }
         let mut state = self.0.lock().unwrap();
-        state.asked.push((context, command.clone()));
+        state.asked.push((context.clone(), command.clone()));
+        state.shard = context.shard;
         match state.answers.pop_front() {
             Some(answer) => answer,
-            None => Ok(state.apply(&command)),
+            None => Ok(state.apply(&command, |key| self.map().owner(key))),
         }
+    }
+
+    async fn catch_up(&self, epoch: u64, _: Instant) {
+        self.0.lock().unwrap().epochs.push(epoch);
+    }
+
+    fn epoch(&self) -> u64 {
+        7
+    }
+
+    fn shards_with_keys(&self) -> Vec<ShardId> {
+        vec![ShardId(1), ShardId(2)]
     }
 
     async fn status(&self) -> Result<NodeStatus, ExecuteError> {

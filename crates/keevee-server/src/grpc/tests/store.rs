@@ -20,6 +20,9 @@ use crate::http::Store;
 use crate::map_keeper::MapError;
 use crate::node::{Context, ExecuteError, Explained, NodeStatus, PeerStatus};
 
+/// The epoch of its shard map.
+pub(super) const EPOCH: u64 = 3;
+
 /// It can be told what to answer next and whom to keep waiting, and remembers what it was asked.
 #[derive(Clone, Default)]
 pub(super) struct CoreStore(Arc<Mutex<State>>, Arc<Notify>);
@@ -145,6 +148,16 @@ impl Store for CoreStore {
             Some(answer) => answer,
             None => Ok(state.apply(command)),
         }
+    }
+
+    async fn catch_up(&self, _: u64, _: std::time::Instant) {}
+
+    fn epoch(&self) -> u64 {
+        EPOCH
+    }
+
+    fn shards_with_keys(&self) -> Vec<ShardId> {
+        vec![ShardId::FIRST_DATA]
     }
 
     async fn status(&self) -> Result<NodeStatus, ExecuteError> {
