@@ -27,6 +27,8 @@ pub struct Error {
     pub condition: Option<usize>,
     /// Of a batch, an increment or an append that did nothing because an operation failed: which, and why.
     pub failed: Option<FailedOperation>,
+    /// Of a delete of a range that stopped before its end: how many keys it is known to have removed.
+    pub deleted: Option<u64>,
 }
 
 /// An operation that failed, and with it all of its batch.
@@ -41,7 +43,8 @@ pub struct FailedOperation {
 impl Error {
     pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Error {
         let detail = detail.into();
-        Error { kind, detail, retry_after: None, version: None, condition: None, failed: None }
+        let (version, condition, failed, deleted) = (None, None, None, None);
+        Error { kind, detail, retry_after: None, version, condition, failed, deleted }
     }
 
     /// A success that can't be read: what was asked for happened, but we can't say what came of it.
@@ -63,6 +66,7 @@ impl Error {
             version: error.version,
             condition: error.precondition.and_then(place),
             failed: failed.map(|(operation, error)| FailedOperation { operation, error }),
+            deleted: None,
         }
     }
 }

@@ -38,9 +38,16 @@ const ATTEMPT_MIN: Duration = Duration::from_millis(100);
 /// What is to be done.
 pub(crate) struct Call {
     pub(crate) operation: request::Operation,
-    /// What it touches: all of it must be in one shard.
-    pub(crate) keys: Keys,
+    pub(crate) place: Place,
     pub(crate) effect: Effect,
+}
+
+/// Which shard a call goes to.
+pub(crate) enum Place {
+    /// The one that owns these: all of them must be in one.
+    Keys(Keys),
+    /// This one.
+    Shard(ShardId),
 }
 
 /// What a lost answer means, and who may answer.
@@ -93,11 +100,11 @@ enum Price {
 }
 
 impl<'a> Attempts<'a> {
-    pub(crate) fn new(shared: &'a Arc<Shared>, call: Call) -> Attempts<'a> {
+    pub(crate) fn until(shared: &'a Arc<Shared>, call: Call, deadline: Instant) -> Attempts<'a> {
         Attempts {
             shared,
             call,
-            deadline: Instant::now() + shared.options.timeout,
+            deadline,
             unknown: None,
             tried: Vec::new(),
             next: None,
@@ -133,16 +140,25 @@ impl<'a> Attempts<'a> {
             Ok(map) => map,
             Err(error) => return Verdict::Again(error, Price::Pause),
         };
-        let shard = match map.shard(&self.call.keys) {
-            Ok(shard) => shard,
-            Err(apart) => return self.keys_apart(&apart),
+        let shard = match &self.call.place {
+            Place::Shard(shard) => *shard,
+            Place::Keys(keys) => match map.shard(keys) {
+                Ok(shard) => shard,
+                Err(apart) => return self.keys_apart(&apart),
+            },
         };
         let Some((link, shard)) = self.next.take().or_else(|| self.place(&map, shard)) else {
             return Verdict::Again(Error::new(ErrorKind::Unavailable, "no node is known"), Price::Pause);
         };
         self.tried.push(link.clone());
         let until = self.deadline.min(Instant::now() + self.shared.options.attempt_timeout);
-        match link.send(self.call.operation.clone(), until).await {
+        let answer = link.send(self.call.operation.clone(), map.epoch, until).await.map(|(result, epoch)| {
+            if epoch > map.epoch {
+                self.shared.router.refresh_soon(Some(&link), epoch);
+            }
+            result
+        });
+        match answer {
             Ok(response::Result::Error(error)) => self.refused(&map, shard, &link, error).await,
             Ok(result) => {
                 if self.served() == Served::ByLeader {

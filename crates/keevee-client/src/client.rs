@@ -11,16 +11,17 @@ use futures_util::stream;
 use keevee_core::command::Expect;
 use keevee_core::error::ErrorKind;
 use keevee_core::kv::{self, condition, request, response};
+use keevee_core::shard_map::view::CarpView;
 use tokio::time::{Instant, sleep};
 
 use crate::answer::{Answer, Error, NodeStatus, PeerStatus, Value};
-use crate::attempts::{Attempts, Call, Effect, read_failure};
+use crate::attempts::{Attempts, Call, Effect, Place, read_failure};
 use crate::batch::{Appended, Batch, Counter, OperationResult};
 use crate::connection::get_once;
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::map::Keys;
 use crate::retry::{Backoff, Budget};
-use crate::router::{Router, Served};
+use crate::router::{CARP, Router, Served};
 use crate::server_time::ServerTime;
 
 /// Keys of one `multi_get` or `multi_put` that are under way at once.
@@ -81,7 +82,7 @@ impl Write {
 /// sent: a write may have happened, or may yet.
 #[derive(Clone, Debug)]
 pub struct Client {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What all calls of a client have in common.
@@ -155,10 +156,7 @@ impl Client {
     pub async fn get(&self, key: &[u8], consistency: Consistency) -> Result<Option<Value>, Error> {
         let key = Bytes::copy_from_slice(key);
         let keys = Keys::new([key.clone()]);
-        let (consistency, served) = match consistency {
-            Consistency::Linearizable => (kv::Consistency::Linearizable, Served::ByLeader),
-            Consistency::Stale => (kv::Consistency::Stale, Served::ByAnyMember),
-        };
+        let (consistency, served) = consistency.on_wire();
         let get = kv::GetRequest { key, consistency: consistency.into(), ..kv::GetRequest::default() };
         match self.call(request::Operation::Get(get), keys, Effect::Reads(served)).await {
             Ok(response::Result::Get(kv::GetResponse { version, value, .. })) => {
@@ -274,17 +272,27 @@ impl Client {
 
     /// The state of a node (the first of the endpoints that answers) and its shards.
     pub async fn status(&self) -> Result<NodeStatus, Error> {
-        self.ask("/v1/cluster/status").await?.json().map_err(read_failure)
+        self.ask("/v1/cluster/status", self.deadline()).await?.json().map_err(read_failure)
     }
 
     /// All nodes of the cluster, as the first endpoint that answers sees them.
     pub async fn nodes(&self) -> Result<Vec<PeerStatus>, Error> {
-        self.ask("/v1/cluster/nodes").await?.json().map_err(read_failure)
+        self.ask("/v1/cluster/nodes", self.deadline()).await?.json().map_err(read_failure)
     }
 
     /// True if the asked node leads the first data shard. Ask a client of one endpoint.
     pub async fn is_leader(&self) -> Result<bool, Error> {
-        self.ask("/is_leader").await?.json().map_err(read_failure)
+        self.ask("/is_leader", self.deadline()).await?.json().map_err(read_failure)
+    }
+
+    /// The shard map, as the first endpoint that answers knows it.
+    pub(crate) async fn carp(&self, deadline: Instant) -> Result<CarpView, Error> {
+        self.ask(CARP, deadline).await?.json().map_err(read_failure)
+    }
+
+    /// Until when a call that begins now may take.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.shared.options.timeout
     }
 
     /// One operation under the condition of a write.
@@ -312,13 +320,14 @@ impl Client {
         keys: Keys,
         effect: Effect,
     ) -> Result<response::Result, Error> {
-        Attempts::new(&self.shared, Call { operation, keys, effect }).run().await
+        let deadline = self.deadline();
+        let call = Call { operation, place: Place::Keys(keys), effect };
+        Attempts::until(&self.shared, call, deadline).run().await
     }
 
     /// Asks one endpoint after the other over HTTP until one answers or the time is up.
-    async fn ask(&self, path: &str) -> Result<Answer, Error> {
+    async fn ask(&self, path: &str, deadline: Instant) -> Result<Answer, Error> {
         let options = &self.shared.options;
-        let deadline = Instant::now() + options.timeout;
         let mut backoff = Backoff::new(Duration::from_millis(25), 4);
         loop {
             let mut last = None;
@@ -358,6 +367,6 @@ pub(crate) fn wire_condition(expect: Expect) -> kv::Condition {
 }
 
 /// A success that is of another kind than what was asked for. Its text holds no values.
-fn unexpected<T>(_: &T) -> Error {
+pub(crate) fn unexpected<T>(_: &T) -> Error {
     Error::unreadable("it answers another question")
 }

@@ -38,7 +38,7 @@
 //!
 //! # What it leaves out
 //!
-//! TLS; scans and watches, which need the servers' support; and blocking calls: it needs a Tokio runtime.
+//! TLS; watches, which need the servers' support; and blocking calls: it needs a Tokio runtime.
 
 mod answer;
 mod attempts;
@@ -49,6 +49,7 @@ mod endpoint;
 mod frames;
 mod link;
 mod map;
+mod ranges;
 mod retry;
 mod router;
 mod server_time;
@@ -61,3 +62,5 @@ pub use connection::{Connection, SendError};
 pub use endpoint::{Endpoint, EndpointError};
 pub use keevee_core::command::{Expect, OperationError};
 pub use keevee_core::error::ErrorKind;
+pub use keevee_core::range::KeyRange;
+pub use ranges::{Deletion, Entry, Page, Scan};

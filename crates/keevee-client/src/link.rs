@@ -90,6 +90,7 @@ enum Phase {
 #[derive(Debug)]
 struct Waiting {
     operation: request::Operation,
+    epoch: u64,
     until: Instant,
     answer: oneshot::Sender<Answer>,
 }
@@ -100,7 +101,8 @@ struct Sent {
     answer: oneshot::Sender<Answer>,
 }
 
-type Answer = Result<response::Result, LinkError>;
+/// With the epoch of the node's shard map.
+type Answer = Result<(response::Result, u64), LinkError>;
 
 impl Link {
     /// Connects with the first request.
@@ -131,10 +133,11 @@ impl Link {
         is_down || state.is_silent
     }
 
-    /// Sends a request and waits for its answer until then. The node is told to answer a little earlier.
+    /// Sends a request and waits for its answer until then. The node is told to answer a little earlier, and by which
+    /// epoch's map the request comes to it.
     ///
     /// Dropping the future stops the waiting; what was sent stays sent.
-    pub(crate) async fn send(&self, operation: request::Operation, until: Instant) -> Answer {
+    pub(crate) async fn send(&self, operation: request::Operation, epoch: u64, until: Instant) -> Answer {
         let not_sent = |cause: &str| LinkError::NotSent(self.endpoint().clone(), cause.to_owned());
         if operation.encoded_len() > MESSAGE_BYTES_MAX {
             let cause = "no node takes as much".to_owned();
@@ -143,7 +146,7 @@ impl Link {
         let permit = timeout_at(until, self.permits.acquire()).await;
         // The semaphore is never closed.
         let Ok(Ok(_permit)) = permit else { return Err(not_sent("too many requests are under way")) };
-        let (mut place, mut answer) = self.enqueue(operation, until)?;
+        let (mut place, mut answer) = self.enqueue(operation, epoch, until)?;
         match timeout_at(until, &mut answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(LinkError::NoAnswer(self.endpoint().clone(), "the stream is gone".to_owned())),
@@ -161,6 +164,7 @@ impl Link {
     fn enqueue(
         &self,
         operation: request::Operation,
+        epoch: u64,
         until: Instant,
     ) -> Result<(Place<'_>, oneshot::Receiver<Answer>), LinkError> {
         let (sender, receiver) = oneshot::channel();
@@ -175,7 +179,7 @@ impl Link {
         }
         let sequence = state.next;
         state.next += 1;
-        state.waiting.insert(sequence, Waiting { operation, until, answer: sender });
+        state.waiting.insert(sequence, Waiting { operation, epoch, until, answer: sender });
         let writer = state.writer.take();
         drop(state);
         if let Some(writer) = writer {
@@ -229,10 +233,10 @@ impl Shared {
         }
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while bytes < FRAME_BYTES
-            && let Some((sequence, Waiting { operation, until, answer })) = state.waiting.pop_first()
+            && let Some((sequence, Waiting { operation, epoch, until, answer })) = state.waiting.pop_first()
         {
             let timeout_ms = Some(told_timeout(until.saturating_duration_since(Instant::now())));
-            let request = kv::Request { sequence, timeout_ms, operation: Some(operation), epoch: 0 };
+            let request = kv::Request { sequence, timeout_ms, operation: Some(operation), epoch };
             let length = request.encoded_len();
             bytes += length;
             state.sent.insert(sequence, Sent { length, answer });
@@ -259,7 +263,8 @@ impl Shared {
             LinkError::NoAnswer(self.endpoint.clone(), what)
         };
         // Its caller may be gone.
-        let _ = sent.answer.send(response.result.ok_or_else(unknown));
+        let epoch = response.epoch;
+        let _ = sent.answer.send(response.result.map(|result| (result, epoch)).ok_or_else(unknown));
     }
 
     /// The stream is over: says to all whose requests have no answer what that means for them.

@@ -112,6 +112,11 @@ impl Map {
         }
     }
 
+    /// The shards that own slots, and so may hold keys.
+    pub(crate) fn shards_with_slots(&self) -> Vec<ShardId> {
+        self.slots.counts().into_keys().collect()
+    }
+
     pub(crate) fn members(&self, shard: ShardId) -> &[Arc<Link>] {
         self.members.get(&shard).map_or(&[], Vec::as_slice)
     }

@@ -28,7 +28,7 @@ use crate::map::Map;
 use crate::retry::Backoff;
 
 /// Where a node tells its shard map.
-const CARP: &str = "/v1/cluster/carp";
+pub(crate) const CARP: &str = "/v1/cluster/carp";
 /// How long one node may take to tell it before another is asked.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most that is waited between two fetches, and how often that doubles while they bring nothing.
@@ -99,6 +99,11 @@ impl Router {
         };
         let (known, _) = watch::channel(Known { map, ..Known::default() });
         Router { connect_timeout, seeds, routes, known, state: Mutex::new(state) }
+    }
+
+    /// False if nodes are to route for us.
+    pub(crate) fn routes(&self) -> bool {
+        self.routes
     }
 
     /// The nodes that the client was given.

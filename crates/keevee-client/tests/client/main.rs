@@ -3,5 +3,6 @@
 mod attempts;
 mod fake;
 mod operations;
+mod ranges;
 mod routing;
 mod stream;
