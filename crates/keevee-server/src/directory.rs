@@ -117,3 +117,43 @@ impl Directory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+    use keevee_core::ids::StoreId;
+    use keevee_core::shard_map::Consensus;
+    use keevee_core::shard_map::change::{Placement, ShardSpec};
+
+    use super::*;
+
+    fn map() -> ShardMap {
+        let store = StoreId(uuid::Uuid::from_u128(1));
+        let node = NodeInfo { id: NodeId(1), store, peer: "p:1".into(), http: "h:1".into() };
+        let placement = Placement::Spread { replicas: 1 };
+        let spec = ShardSpec { name: None, load_factor: 1, consensus: Consensus::Paxos, placement };
+        ShardMap::bootstrap(vec![node], Consensus::Paxos, &[spec]).unwrap()
+    }
+
+    #[test]
+    fn who_wants_a_newer_map_waits_for_it_or_for_a_look_that_began_later() {
+        let directory = Directory::new(map());
+        let earlier = directory.begin_look();
+        let mut looked = pin!(directory.looked_for(9));
+        directory.end_look(earlier);
+        assert!(looked.as_mut().now_or_never().is_none(), "an earlier look may have missed it");
+        let later = directory.begin_look();
+        assert!(looked.as_mut().now_or_never().is_none());
+        directory.end_look(later);
+        assert!(looked.now_or_never().is_some());
+
+        let mut looked = pin!(directory.looked_for(9));
+        directory.take_in(ShardMap { epoch: 8, ..map() });
+        assert!(looked.as_mut().now_or_never().is_none());
+        directory.take_in(ShardMap { epoch: 9, ..map() });
+        assert!(looked.now_or_never().is_some());
+        assert_eq!((directory.epoch(), directory.shards_with_slots()), (9, vec![ShardId::FIRST_DATA]));
+    }
+}

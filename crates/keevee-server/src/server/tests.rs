@@ -178,3 +178,49 @@ async fn metric(address: &str, name: &str) -> u64 {
     let value = text.lines().find_map(|line| line.strip_prefix(name));
     value.expect("it is among the metrics").parse().unwrap()
 }
+
+#[tokio::test]
+async fn a_command_of_a_range_goes_where_its_caller_says() {
+    use keevee_core::command::{Action, Command, OperationResult, Outcome};
+    use keevee_core::error::ErrorKind;
+    use keevee_core::range::KeyRange;
+
+    use crate::node::Context;
+
+    let temp = TempDir::new().unwrap();
+    let server = start_again(&alone(temp.path())).await;
+    let node = &server.node;
+    let ready = async {
+        while !node.is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(DEADLINE, ready).await.expect("a leader");
+    let until = || Context::until(Instant::now() + DEADLINE);
+    let put = Command::single(Action::Put { key: "k".into(), value: "v".into() });
+    node.execute(until(), put.clone()).await.unwrap();
+    let range = || KeyRange::of_prefix("k");
+    let scan = Command::single(Action::Scan { range: range(), limit: 9, bytes_max: 9 });
+    let delete = Command::single(Action::DeleteRange { range: range(), limit: 9 });
+    let within = |shard: u32| Context { shard: Some(ShardId(shard)), ..until() };
+
+    let kind =
+        async |context, command: &Command| node.execute(context, command.clone()).await.unwrap_err().kind;
+    for command in [&scan, &delete] {
+        assert_eq!(kind(until(), command).await, ErrorKind::Invalid, "no shard is named");
+        assert_eq!(kind(within(0), command).await, ErrorKind::Invalid, "the shard map is no key");
+        assert_eq!(kind(within(7), command).await, ErrorKind::Invalid, "there is no such shard");
+        let routing = Context { redirect: true, ..within(7) };
+        assert_eq!(kind(routing, command).await, ErrorKind::WrongShard);
+    }
+    assert_eq!(kind(within(2), &put).await, ErrorKind::Invalid, "a key is in its own shard");
+    let mut mixed = scan.clone();
+    mixed.operations.extend(put.operations.clone());
+    assert_eq!(kind(within(1), &mixed).await, ErrorKind::Invalid);
+
+    let Outcome::Done(results) = node.execute(within(1), scan).await.unwrap() else { panic!("no scan") };
+    assert!(matches!(&results[..], [OperationResult::Scanned { keys, next: None }] if keys[0].key == "k"));
+    let deleted = Outcome::Done(vec![OperationResult::DeletedRange { deleted: 1, next: None }]);
+    assert_eq!(node.execute(within(1), delete).await, Ok(deleted));
+    server.run(async {}).await.unwrap();
+}

@@ -345,3 +345,41 @@ fn timeouts_are_read_as_the_protocol_writes_them() {
         assert_eq!(parse_timeout(bad), None, "{bad}");
     }
 }
+
+#[tokio::test]
+async fn a_range_is_asked_of_a_shard() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    for key in ["a1", "a2", "b1"] {
+        client.put(put(key, "v")).await.unwrap();
+    }
+    server.store.asked();
+    let shard = Some(1);
+    let (start, end) = (Bytes::from("a"), Some(Bytes::from("b")));
+    let scan = kv::Scan { start: start.clone(), end: end.clone(), limit: 1, bytes_max: 0 };
+    let request = kv::ExecuteRequest { shard, ..execute([operation::Action::Scan(scan)]) };
+    let mut request = tonic::Request::new(request);
+    request.metadata_mut().insert("keevee-epoch", "2".parse().unwrap());
+    let response = client.execute(request).await.unwrap();
+    assert_eq!(response.metadata().get("keevee-epoch").unwrap(), &store::EPOCH.to_string());
+    let found = kv::ScannedKey { key: "a1".into(), value: "v".into(), version: 1 };
+    let scanned = kv::Scanned { keys: vec![found], next: Some("a2".into()) };
+    let result = Some(operation_result::Result::Scanned(scanned));
+    assert_eq!(response.into_inner().results, [kv::OperationResult { result }]);
+
+    let delete = kv::DeleteRange { start, end, limit: 0 };
+    let request = kv::ExecuteRequest { shard, ..execute([operation::Action::DeleteRange(delete)]) };
+    let results = client.execute(request).await.unwrap().into_inner().results;
+    let result = Some(operation_result::Result::DeletedRange(kv::DeletedRange { deleted: 2, next: None }));
+    assert_eq!(results, [kv::OperationResult { result }]);
+    let contexts = server
+        .store
+        .asked()
+        .into_iter()
+        .map(|(context, _)| (context.shard.map(|shard| shard.0), context.epoch));
+    assert!(contexts.eq([(shard, 2), (shard, 0)]));
+
+    let delete = operation::Action::DeleteRange(kv::DeleteRange::default());
+    let mixed = execute([put_action("k", "v"), delete]);
+    assert_eq!(kind(&client.execute(mixed).await.unwrap_err()), ErrorKind::Invalid);
+}
