@@ -1,13 +1,16 @@
 //! The commands, one file each, and the arguments that several of them share.
 
+pub(crate) mod batch;
 pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod explain;
 pub(crate) mod get;
+pub(crate) mod increment;
 pub(crate) mod init;
 pub(crate) mod put;
+pub(crate) mod scan;
 pub(crate) mod server;
 pub(crate) mod shards;
 pub(crate) mod status;

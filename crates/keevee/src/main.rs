@@ -32,6 +32,7 @@ Examples:
   keevee cluster start                 start three nodes on this machine
   keevee put color green               set a key
   keevee get color                     read it back
+  keevee scan --prefix user:           list keys in order
   keevee explain color                 which shard and nodes hold it
   keevee bench --connections 64        measure
 
@@ -53,6 +54,9 @@ enum Command {
     Put(commands::put::Arguments),
     Get(commands::get::Arguments),
     Delete(commands::delete::Arguments),
+    Increment(commands::increment::Arguments),
+    Batch(commands::batch::Arguments),
+    Scan(commands::scan::Arguments),
     Explain(commands::explain::Arguments),
     Shards(commands::shards::Arguments),
     Status(commands::status::Arguments),
@@ -85,6 +89,9 @@ fn main() -> ExitCode {
         Command::Put(arguments) => interruptible(commands::put::run(arguments)),
         Command::Get(arguments) => interruptible(commands::get::run(arguments)),
         Command::Delete(arguments) => interruptible(commands::delete::run(arguments)),
+        Command::Increment(arguments) => interruptible(commands::increment::run(arguments)),
+        Command::Batch(arguments) => interruptible(commands::batch::run(arguments)),
+        Command::Scan(arguments) => interruptible(commands::scan::run(arguments)),
         Command::Explain(arguments) => interruptible(commands::explain::run(arguments)),
         Command::Shards(arguments) => interruptible(commands::shards::run(arguments)),
         Command::Status(arguments) => interruptible(commands::status::run(arguments)),

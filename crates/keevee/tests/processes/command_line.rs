@@ -10,6 +10,7 @@ use crate::{PATIENCE, program, start};
 
 with_both_engines! {
     keys_are_put_read_and_deleted
+    ranges_are_listed_and_deleted
     a_load_is_measured
     shards_are_explained_listed_and_added
 }
@@ -61,6 +62,48 @@ async fn keys_are_put_read_and_deleted(engine: &str) {
     let (code, _, stderr) = run(&cluster, &["get", "a", "--timeout", "500ms"]);
     assert_eq!(code, 5, "{stderr}");
     assert!(stderr.contains("keevee cluster start"), "the error names the fix: {stderr}");
+}
+
+async fn ranges_are_listed_and_deleted(engine: &str) {
+    let cluster = start(3, engine).await;
+    for number in 0..5 {
+        assert_eq!(run(&cluster, &["increment", &format!("count-{number}"), "--by", "-2"]).1, "-2\n");
+    }
+    let (code, stdout, stderr) = run(&cluster, &["scan", "--prefix", "count-", "--limit", "3"]);
+    assert_eq!((code, stdout.lines().count()), (0, 4), "{stdout}{stderr}");
+    assert!(stdout.contains("count-0") && stderr.contains("--cursor "), "{stdout}{stderr}");
+    let cursor = stderr.split("--cursor ").nth(1).and_then(|rest| rest.split(',').next()).expect("a cursor");
+    let (_, stdout, _) =
+        run(&cluster, &["scan", "--prefix", "count-", "--cursor", cursor, "--output", "json"]);
+    let page: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((&page["entries"][0]["key"], &page["cursor"]), (&Value::from("count-3"), &Value::Null));
+    let (_, stdout, _) = run(&cluster, &["scan", "--all", "--output", "json"]);
+    let page: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(page["entries"].as_array().map(Vec::len), Some(5));
+    assert_eq!(run(&cluster, &["scan", "--prefix", "other", "--cursor", cursor]).0, 2);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("batch.json");
+    let batch =
+        r#"{"operations": [{"action": "get", "key": "count-0"}, {"action": "delete", "key": "{count-0}x"}]}"#;
+    fs::write(&file, batch).expect("written");
+    let (code, stdout, stderr) = run(&cluster, &["batch", &file.to_string_lossy(), "--output", "json"]);
+    assert_eq!(code, 0, "{stderr}");
+    let results: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(
+        (&results["results"][0]["value"], &results["results"][1]["deleted"]),
+        (&Value::from("-2"), &Value::from(false))
+    );
+    fs::write(&file, "{}").expect("written");
+    assert_eq!(run(&cluster, &["batch", &file.to_string_lossy()]).0, 2);
+
+    assert_eq!(run(&cluster, &["delete"]).0, 2);
+    assert_eq!(run(&cluster, &["delete", "--prefix", ""]).0, 2, "never everything by accident");
+    assert_eq!(
+        run(&cluster, &["delete", "--prefix", "count-"]),
+        (0, "5 keys deleted\n".to_owned(), String::new())
+    );
+    assert_eq!(run(&cluster, &["scan", "--all"]).1, "key  version  value\n");
 }
 
 async fn a_load_is_measured(engine: &str) {
@@ -143,6 +186,9 @@ fn every_command_shows_examples() {
         &["put"],
         &["get"],
         &["delete"],
+        &["increment"],
+        &["batch"],
+        &["scan"],
         &["explain"],
         &["shards"],
         &["shards", "add"],
