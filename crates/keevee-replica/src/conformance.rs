@@ -33,6 +33,7 @@ macro_rules! conformance {
             a_single_node_is_a_cluster
             a_follower_names_the_leader
             commands_that_wait_for_a_sync_share_the_next_entry
+            deletes_of_ranges_do_not_share_an_entry_and_every_node_scans_what_they_leave
             nothing_is_acknowledged_before_a_majority_has_synced
             a_replica_applies_only_what_is_on_its_own_disk
             past_its_bounds_a_shard_refuses_at_once

@@ -10,6 +10,7 @@ use keevee_core::command::{
     Action, Command, Expect, OnError, Operation, OperationResult, Outcome, Precondition, Versioned,
 };
 use keevee_core::ids::NodeId;
+use keevee_core::range::KeyRange;
 use keevee_core::requests::RequestId;
 
 pub use quiescence::*;
@@ -71,6 +72,32 @@ pub fn commands_that_wait_for_a_sync_share_the_next_entry<M: Maker>(maker: &M) {
     assert_eq!(entries, 2, "the first alone, the other 99 together");
     let versions: Vec<_> = tickets.iter().map(|ticket| cluster.replies[ticket].result.clone()).collect();
     assert_eq!(versions, (1..=100).map(written).collect::<Vec<_>>());
+}
+
+pub fn deletes_of_ranges_do_not_share_an_entry_and_every_node_scans_what_they_leave<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    let delete = |prefix: &'static str| {
+        let range = KeyRange::of_prefix(prefix);
+        Command::single(Action::DeleteRange { range, limit: 10 })
+    };
+    let before = cluster.nodes[&leader].shard.status().engine.last;
+    let commands = ["a1", "b1", "c1"].map(|key| put(key, "1")).into_iter().chain([delete("a"), delete("b")]);
+    let tickets: Vec<u64> = commands.map(|command| cluster.submit(leader, command)).collect();
+    cluster.settle();
+    let entries = cluster.nodes[&leader].shard.status().engine.last - before;
+    assert_eq!(entries, 3, "the first alone, then all up to the second delete, then that");
+    let deleted = Ok(Outcome::Done(vec![OperationResult::DeletedRange { deleted: 1, next: None }]));
+    assert_eq!(
+        (&cluster.replies[&tickets[3]].result, &cluster.replies[&tickets[4]].result),
+        (&deleted, &deleted)
+    );
+    let scan = Action::Scan { range: KeyRange::default(), limit: 10, bytes_max: 100 };
+    for node in 1..=3 {
+        let scanned = cluster.run(node, Command::single(scan.clone()));
+        let Ok(Outcome::Done(results)) = scanned else { panic!("node {node}: {scanned:?}") };
+        let [OperationResult::Scanned { keys, next: None }] = &results[..] else { panic!("{results:?}") };
+        assert_eq!(keys.iter().map(|found| &found.key[..]).collect::<Vec<_>>(), [b"c1"], "node {node}");
+    }
 }
 
 pub fn nothing_is_acknowledged_before_a_majority_has_synced<M: Maker>(maker: &M) {
