@@ -239,6 +239,8 @@ pub struct Output {
     pub reads_ready: Vec<ReadId>,
     /// Of an [`Input::Propose`]: its index, or `None` if this replica does not lead.
     pub proposed: Option<Index>,
+    /// True of an [`Input::Message`] that no correct replica can have sent: nothing was done with it.
+    pub is_implausible: bool,
     /// True if this replica fell behind what any log still holds: only a snapshot helps.
     pub need_snapshot: bool,
 }

@@ -219,13 +219,9 @@ impl Replica {
         self.finish()
     }
 
-    /// False if no correct replica can have sent the message: [`Replica::step`] does nothing with it.
-    pub fn may_say(&self, from: NodeId, message: &Message) -> bool {
-        self.members.contains(&from) && message.is_plausible()
-    }
-
     fn receive(&mut self, from: NodeId, message: Message, disk: &dyn LogRead) {
-        if !self.may_say(from, &message) {
+        if !self.members.contains(&from) || !message.is_plausible() {
+            self.output.is_implausible = true;
             return;
         }
         match message {

@@ -69,11 +69,9 @@ impl<L: LogStore> PaxosEngine<L> {
         Ok(PaxosEngine { replica, disk, writing: VecDeque::new(), events: Events::default() })
     }
 
-    fn step(&mut self, now: Duration, input: Input) -> Option<u64> {
+    fn step(&mut self, now: Duration, input: Input) {
         let output = self.replica.step(now, input, &self.disk);
-        let proposed = output.proposed;
         self.carry_out(now, output);
-        proposed
     }
 
     fn carry_out(&mut self, now: Duration, mut output: Output) {
@@ -158,9 +156,10 @@ impl<L: LogStore> Engine for PaxosEngine<L> {
     type Message = Message;
 
     fn message(&mut self, now: Duration, from: NodeId, message: Message) -> bool {
-        let may_say = self.replica.may_say(from.0, &message);
-        self.step(now, Input::Message { from: from.0, message });
-        may_say
+        let output = self.replica.step(now, Input::Message { from: from.0, message }, &self.disk);
+        let is_plausible = !output.is_implausible;
+        self.carry_out(now, output);
+        is_plausible
     }
 
     fn tick(&mut self, now: Duration) {
@@ -181,7 +180,10 @@ impl<L: LogStore> Engine for PaxosEngine<L> {
     }
 
     fn propose(&mut self, now: Duration, payload: Bytes) -> Option<u64> {
-        self.step(now, Input::Propose(payload))
+        let output = self.replica.step(now, Input::Propose(payload), &self.disk);
+        let proposed = output.proposed;
+        self.carry_out(now, output);
+        proposed
     }
 
     fn read_barrier(&mut self, now: Duration, read: u64) {
