@@ -189,9 +189,11 @@ impl MapKeeper {
             nodes = map.nodes.len(),
             "a newer shard map"
         );
-        for node in &map.nodes {
+        let known = self.node.directory().map();
+        // Those alone that this change is about: of the others the configuration may know more, if many move at once.
+        for node in map.nodes.iter().filter(|node| known.node(node.id) != Some(node)) {
             let (store_id, address) = (node.store.to_string(), node.peer.clone());
-            self.transport.add_peer(Peer { id: node.id, store_id, address });
+            self.transport.set_peer(Peer { id: node.id, store_id, address });
         }
         self.node.directory().take_in(map);
         self.jobs.send(Job::Host(self.node.directory().map()));

@@ -4,6 +4,7 @@ mod grpc;
 mod http_json;
 mod identity;
 mod lane;
+mod links;
 mod listener;
 pub(crate) mod refusals;
 mod remote;
@@ -27,8 +28,9 @@ use keevee_replica::ChainHash;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use self::grpc::Grpc;
-use self::http_json::HttpJson;
+use self::grpc::Forwards;
+use self::http_json::Pool;
+use self::links::Links;
 use crate::metrics::Metrics;
 
 pub(crate) use identity::check_secret;
@@ -67,8 +69,8 @@ pub fn open(
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn PeerTransport>, PeerConfigError> {
     Ok(match protocol {
-        PeerProtocol::Grpc => Arc::new(Grpc::new(config, metrics)?),
-        PeerProtocol::HttpJson => Arc::new(HttpJson::new(config, metrics)?),
+        PeerProtocol::Grpc => Arc::new(Links::<Forwards>::new(config, metrics)?),
+        PeerProtocol::HttpJson => Arc::new(Links::<Pool>::new(config, metrics)?),
     })
 }
 
@@ -170,9 +172,9 @@ pub trait PeerTransport: Transport {
     /// The tasks hold the handler, which mostly holds this transport: only `stop` parts them.
     fn start(&self, handler: Handler, listener: TcpListener);
 
-    /// One node more in the cluster, to be spoken with from now on. A node that is known stays as it is: new addresses
-    /// are for the next start.
-    fn add_peer(&self, peer: Peer);
+    /// A node of the cluster, as the shard map has it now: a new one is spoken with from now on, a known one at this
+    /// address. Its store stays what it was.
+    fn set_peer(&self, peer: Peer);
 
     /// Lets peers' connections end once what is under way on them is answered, for a second at most.
     fn drain(&self) -> BoxFuture<()>;
@@ -195,9 +197,3 @@ pub trait PeerHandler: Send + Sync {
 
 /// A [`PeerHandler`] as it is handed around.
 pub type Handler = Arc<dyn PeerHandler>;
-
-/// A forward to a node that the configuration does not name.
-fn unknown_node(node: NodeId) -> BoxFuture<ForwardResult> {
-    let cause = "the configuration does not name it".to_owned();
-    Box::pin(std::future::ready(Err(ForwardError::NotSent { node, cause })))
-}

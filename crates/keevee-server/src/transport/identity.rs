@@ -50,14 +50,9 @@ impl Peers {
         self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
-    /// Adds a node; false if its id is there already.
-    pub(super) fn add(&self, peer: &Peer) -> bool {
-        let mut peers = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let is_new = peers.iter().all(|known| known.id != peer.id);
-        if is_new {
-            peers.push(peer.clone());
-        }
-        is_new
+    /// A node more.
+    pub(super) fn add(&self, peer: Peer) {
+        self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner()).push(peer);
     }
 
     fn has(&self, id: NodeId, store: &str) -> bool {

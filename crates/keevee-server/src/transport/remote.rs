@@ -1,6 +1,7 @@
 //! One peer as this node sees it: where it is, what it is told, whether it is there.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderValue, Uri};
 use keevee_core::ids::NodeId;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::identity::{Peer, PeerConfig};
@@ -26,17 +28,24 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// A peer.
 pub(super) struct Remote {
-    pub(super) peer: Peer,
+    pub(super) id: NodeId,
+    place: watch::Sender<Place>,
     /// Of messages to this peer, about no shard yet.
     pub(super) envelope: Envelope,
     pub(super) authorization: HeaderValue,
-    /// `http://host:port`
-    pub(super) origin: Uri,
     /// The last attempt on the control lane succeeded.
     reachable: AtomicBool,
     /// It was heard since the last broken connection: one death breaks several connections, and is told once.
     alive: AtomicBool,
     complaints: Throttle,
+}
+
+/// Where a peer listens.
+#[derive(Clone)]
+struct Place {
+    address: String,
+    /// `http://host:port`
+    origin: Uri,
 }
 
 /// Why a connection to a peer ended, or did not come about.
@@ -54,6 +63,8 @@ pub(super) enum LinkError {
     Stalled,
     #[error("refused: {0}")]
     Refused(String),
+    #[error("the node moved to another address")]
+    Moved,
     #[error("a message can't be written: {0}")]
     Unwritable(#[from] WireError),
 }
@@ -95,21 +106,50 @@ impl<T> ByNode<T> {
 
 impl Remote {
     pub(super) fn new(config: &PeerConfig, peer: &Peer) -> Result<Remote, PeerConfigError> {
-        let unusable = || PeerConfigError::NotAHeader { node: peer.id };
         Ok(Remote {
-            peer: peer.clone(),
+            id: peer.id,
+            place: watch::Sender::new(Place::new(peer.id, &peer.address)?),
             envelope: config.envelope(peer),
             authorization: config.authorization()?,
-            origin: Uri::try_from(format!("http://{}", peer.address)).map_err(|_| unusable())?,
             reachable: AtomicBool::new(false),
             alive: AtomicBool::new(false),
             complaints: Throttle::default(),
         })
     }
 
+    /// Where it listens now.
+    pub(super) fn address(&self) -> String {
+        self.place.borrow().address.clone()
+    }
+
+    pub(super) fn origin(&self) -> Uri {
+        self.place.borrow().origin.clone()
+    }
+
+    /// It listens elsewhere from now on: connections to the old address end.
+    pub(super) fn move_to(&self, address: &str) -> Result<(), PeerConfigError> {
+        self.place.send_replace(Place::new(self.id, address)?);
+        tracing::info!(peer = %self.id, address, "peer moved");
+        Ok(())
+    }
+
+    /// A connection's life, which ends where the peer moves.
+    pub(super) async fn while_there(
+        &self,
+        life: impl Future<Output = Result<Infallible, LinkError>>,
+    ) -> Result<Infallible, LinkError> {
+        // Before the connection looks up the address.
+        let mut place = self.place.subscribe();
+        tokio::select! {
+            end = life => end,
+            // The sender is this very peer's.
+            _ = place.changed() => Err(LinkError::Moved),
+        }
+    }
+
     /// A new connection.
     pub(super) async fn connect(&self) -> io::Result<TcpStream> {
-        let connect = TcpStream::connect(&self.peer.address);
+        let connect = TcpStream::connect(self.address());
         let stream = timeout(CONNECT_TIMEOUT, connect).await.map_err(io::Error::from)??;
         stream.set_nodelay(true)?;
         Ok(stream)
@@ -123,14 +163,14 @@ impl Remote {
     /// It answers.
     pub(super) fn reached(&self) {
         if !self.reachable.swap(true, Ordering::Relaxed) {
-            tracing::info!(peer = %self.peer.id, address = %self.peer.address, "peer reached");
+            tracing::info!(peer = %self.id, address = self.address(), "peer reached");
         }
     }
 
     /// It does not answer.
     pub(super) fn lost(&self, cause: &LinkError) {
         if self.reachable.swap(false, Ordering::Relaxed) {
-            tracing::info!(peer = %self.peer.id, address = %self.peer.address, %cause, "peer lost");
+            tracing::info!(peer = %self.id, address = self.address(), %cause, "peer lost");
         }
     }
 
@@ -142,14 +182,14 @@ impl Remote {
     /// A connection on which it was heard broke: the first such since it was heard is told.
     pub(super) fn broke(&self, handler: &Handler) {
         if self.alive.swap(false, Ordering::AcqRel) {
-            tracing::debug!(peer = %self.peer.id, "connection broke");
-            handler.disconnected(self.peer.id);
+            tracing::debug!(peer = %self.id, "connection broke");
+            handler.disconnected(self.id);
         }
     }
 
     /// Logs why a connection ended: loudly where somebody must do something.
     pub(super) fn complain(&self, lane: &str, error: &LinkError) {
-        let peer = self.peer.id;
+        let peer = self.id;
         match error {
             LinkError::Refused(_) | LinkError::Unwritable(_) => {
                 if let Some(suppressed) = self.complaints.permit(Instant::now()) {
@@ -158,6 +198,14 @@ impl Remote {
             }
             _ => tracing::debug!(%peer, lane, %error, "no connection to peer"),
         }
+    }
+}
+
+impl Place {
+    fn new(node: NodeId, address: &str) -> Result<Place, PeerConfigError> {
+        let origin = Uri::try_from(format!("http://{address}"));
+        let origin = origin.map_err(|_| PeerConfigError::NotAHeader { node })?;
+        Ok(Place { address: address.to_owned(), origin })
     }
 }
 

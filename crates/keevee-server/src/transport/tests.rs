@@ -48,6 +48,7 @@ on_both! {
     a_forward_without_a_full_answer_may_have_happened
     a_stopping_nodes_last_answers_reach_its_peers
     a_peer_of_another_cluster_is_never_reached
+    a_node_that_moves_is_followed
 }
 
 /// Remembers everything, and can be waited for.
@@ -298,6 +299,22 @@ async fn a_peer_of_another_cluster_is_never_reached(protocol: PeerProtocol) {
     assert!(!one.transport.is_reachable(NodeId(2)));
     let heard = two.recorder.heard.borrow();
     assert!(heard.forwards.is_empty() && heard.messages.is_empty());
+}
+
+async fn a_node_that_moves_is_followed(protocol: PeerProtocol) {
+    let (one, two) = pair(protocol).await;
+    let elsewhere = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = elsewhere.local_addr().unwrap();
+    let moved = start(protocol, config(2, &[one.address, address]), elsewhere);
+    one.transport.set_peer(Peer { id: NodeId(2), store_id: "store-2".into(), address: address.to_string() });
+    // What listens at the old address is left, though it would go on.
+    two.recorder.wait(|heard| heard.disconnected == [NodeId(1)]).await;
+    connected(&one, &moved).await;
+    wait_until(|| one.transport.is_reachable(NodeId(2))).await;
+    let replies = vec![ForwardReply::Outcome("from".into()), ForwardReply::Outcome("here".into())];
+    moved.recorder.answer.send_replace(replies.clone());
+    assert_eq!(one.transport.forward(NodeId(2), forward(DEADLINE)).await, Ok(replies));
+    assert_eq!(two.recorder.heard.borrow().forwards.len(), 0);
 }
 
 async fn a_broken_connection_from_a_peer_is_told_too(protocol: PeerProtocol) {

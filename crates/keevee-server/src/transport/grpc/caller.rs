@@ -107,7 +107,7 @@ impl Caller {
         loop {
             let started = Instant::now();
             load.connects();
-            let Err(error) = self.connect(&load).await;
+            let Err(error) = self.remote.while_there(self.connect(&load)).await;
             load.closes(&error);
             if load.tells_reachable() {
                 self.remote.lost(&error);
@@ -163,7 +163,7 @@ impl Caller {
         let handshake = Some(wire::handshake(self.remote.envelope.clone()));
         let mut request = tonic::Request::new(Outgoing { handshake, load: load.clone() });
         *request.metadata_mut() = MetadataMap::from_headers(headers);
-        let mut client = PeerClient::with_origin(calls, self.remote.origin.clone())
+        let mut client = PeerClient::with_origin(calls, self.remote.origin())
             .max_decoding_message_size(item_bytes_max(&self.config));
         let answered = async {
             let mut incoming = client.converse(request).await?.into_inner();
@@ -198,7 +198,7 @@ impl Caller {
     /// Whoever answers must be the peer that was called.
     fn check(&self, first: Option<proto::Item>) -> Result<(), LinkError> {
         let refuse = |reason, text: String| {
-            self.refusals.note(Party::Node(self.remote.peer.id), reason, &text);
+            self.refusals.note(Party::Node(self.remote.id), reason, &text);
             Err(LinkError::Refused(text))
         };
         let (versions, envelope) = match wire::read_handshake(first) {
@@ -210,8 +210,8 @@ impl Caller {
         }
         match self.config.check(&envelope.unwrap_or_default()) {
             Err(refusal) => refuse(refusal.reason(), refusal.to_string()),
-            Ok(node) if node != self.remote.peer.id => {
-                let (address, meant) = (&self.remote.peer.address, self.remote.peer.id);
+            Ok(node) if node != self.remote.id => {
+                let (address, meant) = (self.remote.address(), self.remote.id);
                 let text = format!("at {address} is node {node}, not node {meant}: correct the [[member]]s");
                 refuse(RefusalReason::Identity, text)
             }

@@ -1,23 +1,22 @@
 //! Forwards to one peer: numbered requests on one call, and their answers.
-//!
-//! What the caller must learn is whether the commands may have taken effect: [`ForwardError::NotSent`] only where
-//! they never left this node.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use keevee_core::ids::NodeId;
-use prometheus::IntCounter;
+use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::caller::Load;
-use crate::metrics::Metrics;
+use super::caller::{Caller, Load};
+use super::{item_bytes_max, server};
+use crate::transport::identity::PeerConfig;
 use crate::transport::lane::Progress;
-use crate::transport::remote::LinkError;
+use crate::transport::links::{Failure, Link, Protocol};
+use crate::transport::listener::{self, Inbound};
+use crate::transport::remote::{LinkError, Remote};
 use crate::transport::wire::{self, proto};
-use crate::transport::{Forward, ForwardError, ForwardReply, ForwardResult};
+use crate::transport::{BoxFuture, Forward, ForwardReply};
 
 /// So many may be without an answer. Few are: whoever forwards waits for answers first.
 const OPEN_MAX: usize = 1024;
@@ -25,19 +24,15 @@ const OPEN_MAX: usize = 1024;
 const FORWARD_BYTES: usize = 128;
 
 /// The forwards to one peer.
-pub(super) struct Forwards {
-    node: NodeId,
+pub(in crate::transport) struct Forwards {
     item_bytes_max: usize,
-    link: watch::Sender<Link>,
+    link: watch::Sender<Standing>,
     state: Mutex<State>,
-    ok: IntCounter,
-    not_sent: IntCounter,
-    no_answer: IntCounter,
 }
 
 /// Whether there is a connection.
 #[derive(Clone)]
-enum Link {
+enum Standing {
     Connecting,
     Open,
     /// There is none, for this reason.
@@ -57,48 +52,53 @@ struct State {
 
 type Answer = Result<Vec<ForwardReply>, Failure>;
 
-/// Why there is no answer, before the node's name is added.
-enum Failure {
-    NotSent(String),
-    NoAnswer(String),
-}
-
-impl Forwards {
-    pub(super) fn new(node: NodeId, item_bytes_max: usize, metrics: &Metrics) -> Forwards {
-        let counter = |result| metrics.forwards(node, result);
+impl Protocol for Forwards {
+    fn new(_remote: &Arc<Remote>, config: &PeerConfig) -> Forwards {
         Forwards {
-            node,
-            item_bytes_max,
-            link: watch::Sender::new(Link::Connecting),
+            item_bytes_max: item_bytes_max(config),
+            link: watch::Sender::new(Standing::Connecting),
             state: Mutex::default(),
-            ok: counter("ok"),
-            not_sent: counter("not_sent"),
-            no_answer: counter("no_answer"),
         }
     }
 
-    /// Hands the commands over and waits for the answers, no longer than the callers' time.
-    pub(super) async fn forward(&self, forward: Forward) -> ForwardResult {
-        let node = self.node;
-        match self.try_forward(forward).await {
-            Ok(replies) => {
-                self.ok.inc();
-                Ok(replies)
-            }
-            Err(Failure::NotSent(cause)) => {
-                self.not_sent.inc();
-                Err(ForwardError::NotSent { node, cause })
-            }
-            Err(Failure::NoAnswer(cause)) => {
-                self.no_answer.inc();
-                Err(ForwardError::NoAnswer { node, cause })
-            }
-        }
+    fn connections(link: &Link<Forwards>, inbound: &Inbound) -> Vec<BoxFuture<()>> {
+        let caller = Caller {
+            config: inbound.config.clone(),
+            remote: link.remote.clone(),
+            handler: inbound.handler.clone(),
+            refusals: inbound.refusals.clone(),
+        };
+        vec![
+            Box::pin(caller.clone().run(link.lanes.control.clone())),
+            Box::pin(caller.clone().run(link.lanes.log.clone())),
+            Box::pin(caller.run(link.protocol.clone())),
+        ]
     }
 
+    async fn serve(stream: TcpStream, caller: listener::Caller, inbound: Arc<Inbound>) {
+        server::serve(stream, caller, inbound).await;
+    }
+
+    async fn forward(&self, forward: Forward) -> Answer {
+        let deadline = Instant::now() + forward.time_left;
+        let bytes = forward_bytes(&forward);
+        if bytes > self.item_bytes_max {
+            let max = self.item_bytes_max;
+            return Err(Failure::NotSent(format!(
+                "{bytes} bytes of commands are more than the {max} allowed"
+            )));
+        }
+        self.connected(deadline).await?;
+        let (number, answered) = self.enqueue(forward)?;
+        match timeout_at(deadline, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Failure::NoAnswer("this node is stopping".to_owned())),
+            Err(_) => Err(self.give_up(number)),
+        }
+    }
     /// Tells all who wait that no answer will come.
-    pub(super) fn end(&self, cause: &str) {
-        self.link.send_replace(Link::Down(cause.to_owned()));
+    fn end(&self, cause: &str) {
+        self.link.send_replace(Standing::Down(cause.to_owned()));
         let left = std::mem::take(&mut *self.lock());
         let unsent: Vec<u64> = left.queue.iter().map(|(number, _)| *number).collect();
         for (number, answer) in left.open {
@@ -112,37 +112,15 @@ impl Forwards {
         // Numbers are never used twice: a late answer must not be taken for another's.
         self.lock().next = left.next;
     }
+}
 
-    async fn try_forward(&self, forward: Forward) -> Answer {
-        let count = forward.commands.len();
-        let deadline = Instant::now() + forward.time_left;
-        let bytes = forward_bytes(&forward);
-        if bytes > self.item_bytes_max {
-            let max = self.item_bytes_max;
-            return Err(Failure::NotSent(format!(
-                "{bytes} bytes of commands are more than the {max} allowed"
-            )));
-        }
-        self.connected(deadline).await?;
-        let (number, answered) = self.enqueue(forward)?;
-        let replies = match timeout_at(deadline, answered).await {
-            Ok(Ok(answer)) => answer?,
-            Ok(Err(_)) => return Err(Failure::NoAnswer("this node is stopping".to_owned())),
-            Err(_) => return Err(self.give_up(number)),
-        };
-        if replies.len() != count {
-            let cause = format!("{} replies to {count} commands", replies.len());
-            return Err(Failure::NoAnswer(cause));
-        }
-        Ok(replies)
-    }
-
+impl Forwards {
     /// Waits for an attempt to connect that is under way, but not for the next one.
     async fn connected(&self, deadline: Instant) -> Result<(), Failure> {
         let mut link = self.link.subscribe();
-        let known = link.wait_for(|link| !matches!(link, Link::Connecting));
+        let known = link.wait_for(|link| !matches!(link, Standing::Connecting));
         match timeout_at(deadline, known).await.map(|known| known.map(|link| link.clone())) {
-            Ok(Ok(Link::Down(cause))) => Err(Failure::NotSent(cause)),
+            Ok(Ok(Standing::Down(cause))) => Err(Failure::NotSent(cause)),
             Ok(_) => Ok(()),
             Err(_) => Err(Failure::NotSent("no connection in time".to_owned())),
         }
@@ -151,7 +129,7 @@ impl Forwards {
     fn enqueue(&self, forward: Forward) -> Result<(u64, oneshot::Receiver<Answer>), Failure> {
         let mut state = self.lock();
         // It changes before the state is emptied: nothing is left behind in a closed queue.
-        if !matches!(*self.link.borrow(), Link::Open) {
+        if !matches!(*self.link.borrow(), Standing::Open) {
             return Err(Failure::NotSent("the connection is gone".to_owned()));
         }
         if state.open.len() >= OPEN_MAX {
@@ -211,11 +189,11 @@ impl Load for Forwards {
     }
 
     fn connects(&self) {
-        self.link.send_replace(Link::Connecting);
+        self.link.send_replace(Standing::Connecting);
     }
 
     fn opens(&self) {
-        self.link.send_replace(Link::Open);
+        self.link.send_replace(Standing::Open);
     }
 
     fn closes(&self, cause: &LinkError) {

@@ -1,7 +1,4 @@
 //! Hands commands to another node: a request on one of a few connections, and its answer.
-//!
-//! What the caller must learn is whether the commands may have taken effect: [`ForwardError::NotSent`]
-//! only where they never left this node, or were refused as a whole.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,75 +6,46 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use prometheus::IntCounter;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::posts::{self, Requests};
+use super::server;
 use crate::http::body;
-use crate::metrics::Metrics;
+use crate::transport::identity::PeerConfig;
+use crate::transport::lane::Lane;
+use crate::transport::links::{Failure, Link, Protocol};
+use crate::transport::listener::{Caller, Inbound};
 use crate::transport::remote::Remote;
 use crate::transport::wire::{self, FORWARD_PATH};
-use crate::transport::{Forward, ForwardError, ForwardReply, ForwardResult};
+use crate::transport::{BoxFuture, Forward, ForwardReply};
 
 /// More idle connections than this are not kept for one peer.
 const IDLE_MAX: usize = 64;
 
 /// The connections for forwards to one peer.
-pub(super) struct Pool {
+pub(in crate::transport) struct Pool {
     remote: Arc<Remote>,
     /// The last used is used first: the others may be left idle.
     idle: Mutex<Vec<Requests>>,
     body_bytes_max: usize,
-    ok: IntCounter,
-    not_sent: IntCounter,
-    no_answer: IntCounter,
 }
 
-/// Why there is no answer, before the node's name is added.
-enum Failure {
-    NotSent(String),
-    NoAnswer(String),
-}
-
-impl Pool {
-    pub(super) fn new(remote: Arc<Remote>, body_bytes_max: usize, metrics: &Metrics) -> Pool {
-        let counter = |result| metrics.forwards(remote.peer.id, result);
-        Pool {
-            ok: counter("ok"),
-            not_sent: counter("not_sent"),
-            no_answer: counter("no_answer"),
-            idle: Mutex::default(),
-            body_bytes_max,
-            remote,
-        }
+impl Protocol for Pool {
+    fn new(remote: &Arc<Remote>, config: &PeerConfig) -> Pool {
+        Pool { remote: remote.clone(), idle: Mutex::default(), body_bytes_max: config.body_bytes_max }
     }
 
-    /// Hands the commands over and waits for the answers, no longer than the callers' time.
-    pub(super) async fn forward(&self, forward: Forward) -> ForwardResult {
-        let node = self.remote.peer.id;
-        match self.try_forward(forward).await {
-            Ok(replies) => {
-                self.ok.inc();
-                Ok(replies)
-            }
-            Err(Failure::NotSent(cause)) => {
-                self.not_sent.inc();
-                Err(ForwardError::NotSent { node, cause })
-            }
-            Err(Failure::NoAnswer(cause)) => {
-                self.no_answer.inc();
-                Err(ForwardError::NoAnswer { node, cause })
-            }
-        }
+    fn connections(link: &Link<Pool>, inbound: &Inbound) -> Vec<BoxFuture<()>> {
+        let run = |lane: &Arc<Lane>| posts::run(lane.clone(), link.remote.clone(), inbound.handler.clone());
+        vec![Box::pin(run(&link.lanes.control)), Box::pin(run(&link.lanes.log))]
     }
 
-    /// Closes all idle connections.
-    pub(super) fn clear(&self) {
-        self.lock().clear();
+    async fn serve(stream: TcpStream, caller: Caller, inbound: Arc<Inbound>) {
+        server::serve(stream, caller, inbound).await;
     }
 
-    async fn try_forward(&self, forward: Forward) -> Result<Vec<ForwardReply>, Failure> {
-        let count = forward.commands.len();
+    async fn forward(&self, forward: Forward) -> Result<Vec<ForwardReply>, Failure> {
         let deadline = Instant::now() + forward.time_left;
         let body = wire::write_forward(self.remote.envelope.clone(), forward)
             .map_err(|error| Failure::NotSent(error.to_string()))?;
@@ -89,24 +57,24 @@ impl Pool {
             .map_err(|_| Failure::NoAnswer("the answer did not end in time".to_owned()))?
             .map_err(|error| Failure::NoAnswer(error.to_string()))?;
         self.give_back(connection);
-        let replies = match status {
-            StatusCode::OK => {
-                wire::read_replies(&body).map_err(|error| Failure::NoAnswer(error.to_string()))?
-            }
+        match status {
+            StatusCode::OK => wire::read_replies(&body).map_err(|error| Failure::NoAnswer(error.to_string())),
             // A peer refuses before it looks at any command.
             refused if refused.is_client_error() => {
                 let detail = String::from_utf8_lossy(&body);
-                return Err(Failure::NotSent(format!("refused with status {refused}: {detail}")));
+                Err(Failure::NotSent(format!("refused with status {refused}: {detail}")))
             }
-            other => return Err(Failure::NoAnswer(format!("status {other}"))),
-        };
-        if replies.len() != count {
-            let cause = format!("{} replies to {count} commands", replies.len());
-            return Err(Failure::NoAnswer(cause));
+            other => Err(Failure::NoAnswer(format!("status {other}"))),
         }
-        Ok(replies)
     }
 
+    /// Forwards under way end with their connections.
+    fn end(&self, _cause: &str) {
+        self.lock().clear();
+    }
+}
+
+impl Pool {
     /// Sends on an idle connection, or on a new one where all idle ones turn out to be closed.
     async fn send(
         &self,

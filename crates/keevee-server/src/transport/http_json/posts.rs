@@ -53,8 +53,7 @@ pub(super) fn request(remote: &Remote, path: &'static str, body: Vec<u8>) -> Req
     *request.method_mut() = Method::POST;
     *request.uri_mut() = Uri::from_static(path);
     let headers = request.headers_mut();
-    let authority = remote.origin.authority().map_or("", |authority| authority.as_str());
-    if let Ok(host) = HeaderValue::from_str(authority) {
+    if let Ok(host) = HeaderValue::from_str(&remote.address()) {
         headers.insert(HOST, host);
     }
     headers.insert(AUTHORIZATION, remote.authorization.clone());
@@ -67,7 +66,7 @@ pub(super) async fn run(lane: Arc<Lane>, remote: Arc<Remote>, handler: Handler) 
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
-        let Err(error) = converse(&lane, &remote).await;
+        let Err(error) = remote.while_there(converse(&lane, &remote)).await;
         lane.close();
         if lane.kind == LaneKind::Control {
             remote.lost(&error);

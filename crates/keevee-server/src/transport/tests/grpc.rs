@@ -247,7 +247,7 @@ async fn without_the_secret_no_connection_lasts() {
     let config = config(1, &addresses);
     let remotes = crate::transport::remote::ByNode::default();
     for remote in crate::transport::remote::remotes(&config).unwrap() {
-        remotes.insert(remote.peer.id, remote);
+        remotes.insert(remote.id, remote);
     }
     let inbound = Inbound {
         stop: watch::Sender::new(()),
