@@ -9,7 +9,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use keevee_core::shard_map::{NodeInfo, ShardMap, codec};
+use keevee_core::shard_map::{ShardMap, codec};
 use tokio::net::TcpStream;
 
 use crate::config::Config;
@@ -72,20 +72,15 @@ pub async fn join(config: &Config, address: &str) -> Result<(), JoinError> {
     if DataFolder::is_member(path)? {
         return Ok(());
     }
-    let NodeInfo { id, store, peer, http } = config.own_node(identity.store_id);
-    let joining = Joining { cluster_id: config.cluster.id, id: id.0, store_id: store.0, http, peer };
-    let map = ask_until_answered(config, address, &joining).await?;
+    let joining = Joining::new(config.cluster.id, config.own_node(identity.store_id));
+    let map = ask_until_answered(&config.cluster.secret, address, &joining).await?;
     Ok(DataFolder::join(path, &map)?)
 }
 
-async fn ask_until_answered(
-    config: &Config,
-    address: &str,
-    joining: &Joining,
-) -> Result<ShardMap, JoinError> {
+async fn ask_until_answered(secret: &str, address: &str, joining: &Joining) -> Result<ShardMap, JoinError> {
     let until = Instant::now() + PATIENCE;
     loop {
-        let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, ask(config, address, joining)).await;
+        let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, ask(secret, address, joining)).await;
         let cause = match attempt {
             Ok(Ok((StatusCode::OK, body))) => match codec::decode(body) {
                 Ok(map) => return Ok(map),
@@ -109,7 +104,12 @@ async fn ask_until_answered(
     }
 }
 
-async fn ask(config: &Config, address: &str, joining: &Joining) -> Result<(StatusCode, Bytes), String> {
+/// Asks the node at an address once to take a node in, or to note its new addresses.
+pub(crate) async fn ask(
+    secret: &str,
+    address: &str,
+    joining: &Joining,
+) -> Result<(StatusCode, Bytes), String> {
     let text = |error: &dyn std::error::Error| error.to_string();
     let stream = TcpStream::connect(address).await.map_err(|error| text(&error))?;
     let (mut sender, connection) =
@@ -120,7 +120,7 @@ async fn ask(config: &Config, address: &str, joining: &Joining) -> Result<(Statu
         .method(Method::POST)
         .uri("/v1/cluster/nodes")
         .header(HOST, address)
-        .header(AUTHORIZATION, format!("Bearer {}", config.cluster.secret))
+        .header(AUTHORIZATION, format!("Bearer {secret}"))
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| text(&error))?;
     let response = sender.send_request(request).await.map_err(|error| text(&error))?;

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use keevee_core::command::{
     Action, Command, Expect, OnError, Operation, OperationResult, Outcome, Precondition, Versioned,
 };
@@ -20,7 +21,10 @@ use keevee_core::shard_map::{NodeInfo, ShardMap, codec};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::config::ClusterConfig;
 use crate::executor::{Job, Jobs};
+use crate::http::cluster::Joining;
+use crate::join;
 use crate::node::{Consistency, Context, ExecuteError, Node};
 use crate::server::ServerError;
 use crate::storage::{Database, store_shard_map};
@@ -118,6 +122,7 @@ pub(crate) struct MapKeeper {
     pub(crate) node: Node,
     /// This node as its configuration has it.
     pub(crate) own: NodeInfo,
+    pub(crate) cluster: ClusterConfig,
     pub(crate) log: Arc<Database>,
     pub(crate) jobs: Jobs,
     pub(crate) transport: Arc<dyn PeerTransport>,
@@ -170,13 +175,26 @@ impl MapKeeper {
         }
         let listed = map.node(self.own.id);
         if listed.is_some_and(|listed| *listed != self.own && listed.store == self.own.store) {
-            let own = self.own.clone();
-            match self.node.change_map(move |map| map.set_node(own)).await {
-                Ok(_) => tracing::info!("the shard map has this node's new addresses"),
+            match self.announce(&map).await {
+                Ok(()) => tracing::info!("the shard map has this node's new addresses"),
                 Err(error) => tracing::debug!(%error, "this node's new addresses are not in the map yet"),
             }
         }
         Ok(())
+    }
+
+    /// Puts this node's new addresses into the map. While the others send to the old ones it hears of no leader, so any
+    /// node that answers is asked to do it. If all moved at once nobody does, but then all configurations are new.
+    async fn announce(&self, map: &ShardMap) -> Result<(), MapError> {
+        let joining = Joining::new(self.cluster.id, self.own.clone());
+        for other in map.nodes.iter().filter(|other| other.id != self.own.id) {
+            let asked = join::ask(&self.cluster.secret, &other.http, &joining);
+            if let Ok(Ok((StatusCode::OK, _))) = tokio::time::timeout(TIMEOUT, asked).await {
+                return Ok(());
+            }
+        }
+        let own = self.own.clone();
+        self.node.change_map(move |map| map.set_node(own)).await.map(|_| ())
     }
 
     async fn take_in(&self, map: ShardMap) -> Result<(), ServerError> {

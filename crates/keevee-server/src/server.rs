@@ -197,6 +197,7 @@ impl Server {
         let keeper = MapKeeper {
             node: node.clone(),
             own: config.own_node(folder.identity.store_id),
+            cluster: config.cluster.clone(),
             log: Arc::clone(&folder.log),
             jobs,
             transport: transport.clone(),

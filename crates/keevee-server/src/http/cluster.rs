@@ -107,7 +107,7 @@ pub(super) async fn add_shard<S: Store>(
     Ok((StatusCode::CREATED, Json(added)))
 }
 
-/// A node that wants to join: where others reach it, and which folder it has.
+/// A node that wants to join, or that moved: where others reach it, and which folder it has.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Joining {
@@ -116,6 +116,13 @@ pub(crate) struct Joining {
     pub(crate) store_id: Uuid,
     pub(crate) http: String,
     pub(crate) peer: String,
+}
+
+impl Joining {
+    pub(crate) fn new(cluster_id: Uuid, node: NodeInfo) -> Joining {
+        let NodeInfo { id, store, peer, http } = node;
+        Joining { cluster_id, id: id.0, store_id: store.0, http, peer }
+    }
 }
 
 /// `POST /v1/cluster/nodes`: answered by the shard map with the node in it, as nodes keep it.
