@@ -1,17 +1,35 @@
 //! What a node does with a data folder that is not as it must be, and how it leaves a good one.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::Duration;
 
+use keevee_client::Connection;
 use keevee_cluster::{process, until};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::{PATIENCE, client, client_of, get, program, put, start};
 
 with_both_engines! {
     sigterm_ends_a_node_with_0_and_its_data_stays
     a_folder_that_was_wiped_is_refused
+}
+
+/// Waits until a node says this: the rest of its words.
+async fn says(child: &mut Child, text: &'static str) -> BufReader<ChildStderr> {
+    let mut output = BufReader::new(child.stderr.take().expect("it is piped"));
+    let read = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).expect("text"), 0, "it ended without a word of it");
+        }
+        output
+    });
+    tokio::time::timeout(PATIENCE, read).await.expect("it says so in time").expect("a reader")
 }
 
 /// Runs a node that is expected to refuse: returns what it says.
@@ -101,4 +119,39 @@ async fn sigterm_ends_a_node_with_0_and_its_data_stays(engine: &str) {
     cluster.start().expect("started");
     cluster.wait_ready(PATIENCE).await.expect("ready");
     assert_eq!(get(&here, "key").await.as_deref(), Some("value"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_sigterm_ends_a_node_that_still_stops() {
+    let mut cluster = start(3, "paxos").await;
+    cluster.stop_node(2, PATIENCE).await.expect("stopped");
+    let node = cluster.node(2).expect("a node");
+    let (config, endpoint) = (node.config(), node.endpoint());
+    let mut child = spawn(&config);
+    assert_eq!(get(&client(vec![endpoint.clone()]), "key").await, None, "it serves");
+    // Without the others it has no leader, and reads wait for one. It does not stop before they are answered.
+    for other in [1, 3] {
+        cluster.kill(other).await.expect("killed");
+    }
+    let mut readers = JoinSet::new();
+    let (refuse, mut refused) = mpsc::channel(1);
+    for _ in 0..8 {
+        let mut connection = Connection::open(&endpoint, PATIENCE).await.expect("a connection");
+        let refuse = refuse.clone();
+        readers.spawn(async move {
+            while connection.is_open() {
+                if connection.get(b"key").await.is_err() {
+                    let _ = refuse.try_send(());
+                }
+            }
+        });
+    }
+    // From the first refusal on, some wait at any time.
+    assert!(refused.recv().await.is_some());
+    process::signal(child.id(), "TERM").expect("sent");
+    let _words = says(&mut child, "stopping").await;
+    process::signal(child.id(), "TERM").expect("sent");
+    let ended = until(PATIENCE, async || child.try_wait().expect("a child")).await;
+    let _ = child.kill();
+    assert_eq!(ended.and_then(|status| status.code()), Some(130));
 }
