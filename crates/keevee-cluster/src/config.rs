@@ -130,12 +130,11 @@ impl Config {
 impl Keys {
     /// How many nodes there are, and which shards on them.
     fn layout(&self) -> Result<(Option<u64>, Layout), String> {
-        let pinned = [
+        let pinned: &[_] = &[
             ("num_clusters", self.num_clusters.is_some()),
             ("nodes_per_cluster", self.nodes_per_cluster.is_some()),
-            ("load_factors", self.load_factors.is_some()),
         ];
-        let shared = [
+        let shared: &[_] = &[
             ("nodes", self.nodes.is_some()),
             ("shards", self.shards.is_some()),
             ("replicas", self.replicas.is_some()),
@@ -149,7 +148,17 @@ impl Keys {
             return Err(format!("`{name}` is for {kind}: {advice}"));
         }
         if self.shared {
-            let layout = Layout::Shared { shards: self.shards.unwrap_or(1), replicas: self.replicas };
+            let replicas = self.replicas;
+            let layout = match (&self.load_factors, self.shards) {
+                (None, shards) => Layout::Shared { shards: shards.unwrap_or(1), replicas },
+                (Some(given), Some(shards)) if given.len() != usize::from(shards) => {
+                    let count = given.len();
+                    return Err(format!(
+                        "`load_factors` has {count} numbers for {shards} shards: write {shards}"
+                    ));
+                }
+                (Some(given), _) => Layout::Weighted { load_factors: given.clone(), replicas },
+            };
             return Ok((self.nodes, layout));
         }
         let groups = self.num_clusters.unwrap_or(1);
@@ -223,6 +232,13 @@ mod tests {
     }
 
     #[test]
+    fn shards_over_shared_nodes_may_have_unequal_shares() {
+        let config = parse("shared = true\nload_factors = [1, 2]\nreplicas = 3").expect("right");
+        let layout = Layout::Weighted { load_factors: vec![1, 2], replicas: Some(3) };
+        assert_eq!((config.nodes, config.choices.layout), (None, Some(layout)));
+    }
+
+    #[test]
     fn an_empty_file_is_one_cluster_of_three_nodes() {
         let config = parse("").expect("right");
         let layout = Layout::Pinned { group_nodes: 3, load_factors: vec![1] };
@@ -254,7 +270,8 @@ mod tests {
             ("nodes = 3", "add `shared = true`"),
             ("shards = 3\nnum_clusters = 2", "add `shared = true`"),
             ("shared = true\nnum_clusters = 2", "leave out `shared = true`"),
-            ("shared = true\nload_factors = [1]", "leave out `shared = true`"),
+            ("shared = true\nload_factors = [0]", "above 0"),
+            ("shared = true\nload_factors = [1, 2]\nshards = 3", "write 3"),
             ("shared = true\nreplicas = 4", "there are 3"),
             ("num_clusters = 2\nload_factors = [1]", "write 2"),
             ("num_clusters = 11", "1 to 30 nodes, not 33"),

@@ -54,6 +54,13 @@ pub enum Layout {
         /// How many nodes hold each of them; all by default, five at most.
         replicas: Option<u64>,
     },
+    /// Shards over all nodes with unequal shares of the keys.
+    Weighted {
+        /// Each shard's share, relative to the others'.
+        load_factors: Vec<u32>,
+        /// As of [`Layout::Shared`].
+        replicas: Option<u64>,
+    },
     /// Groups of nodes, and one shard on each: no node is in two groups.
     Pinned {
         /// How many nodes a group has.
@@ -72,11 +79,16 @@ impl Default for Layout {
 impl Layout {
     /// The same for `keevee init`.
     pub(crate) fn init_arguments(&self) -> Vec<String> {
+        let over_all = |option: &str, value: String, replicas: &Option<u64>| {
+            let mut arguments = vec![option.to_owned(), value];
+            arguments.extend(replicas.iter().flat_map(|count| ["--replicas".into(), count.to_string()]));
+            arguments
+        };
         match self {
-            Layout::Shared { shards, replicas } => {
-                let mut arguments = vec!["--shards".to_owned(), shards.to_string()];
-                arguments.extend(replicas.iter().flat_map(|count| ["--replicas".into(), count.to_string()]));
-                arguments
+            Layout::Shared { shards, replicas } => over_all("--shards", shards.to_string(), replicas),
+            Layout::Weighted { load_factors, replicas } => {
+                let load_factors: Vec<String> = load_factors.iter().map(u32::to_string).collect();
+                over_all("--load-factors", load_factors.join(","), replicas)
             }
             Layout::Pinned { group_nodes, load_factors } => {
                 let shard = |(group, load_factor): (u64, &u32)| {
@@ -92,6 +104,15 @@ impl Layout {
     /// Checks that so many nodes can hold it.
     fn check(&self, nodes: u64) -> Result<(), ClusterError> {
         let why = match self {
+            Layout::Weighted { load_factors, replicas } => {
+                // More shards than 2,048 are refused by whoever reads them.
+                let shards = u16::try_from(load_factors.len()).unwrap_or(u16::MAX);
+                Layout::Shared { shards, replicas: *replicas }.check(nodes)?;
+                if load_factors.iter().any(|factor| *factor > 0) {
+                    return Ok(());
+                }
+                "no shard has a load factor above 0, so none would hold a key".to_owned()
+            }
             Layout::Shared { shards: 0, .. } => "a cluster has at least one shard".to_owned(),
             Layout::Shared { replicas: Some(0), .. } => "a shard has at least one replica".to_owned(),
             Layout::Shared { replicas: Some(count), .. } if *count > nodes => {
@@ -236,12 +257,22 @@ mod tests {
         assert!(pinned(6, &[1, 2]).is_ok());
         assert!(pinned(5, &[1, 2]).is_err());
         assert!(pinned(6, &[0, 0]).is_err());
+        let weighted = |load_factors: &[u32], replicas| {
+            let layout = Layout::Weighted { load_factors: load_factors.to_vec(), replicas };
+            with_layout(3, layout).addresses()
+        };
+        assert!(weighted(&[0, 2], Some(3)).is_ok());
+        assert!(weighted(&[0, 0], None).is_err());
+        assert!(weighted(&[], None).is_err());
+        assert!(weighted(&[1], Some(4)).is_err());
     }
 
     #[test]
     fn layouts_are_arguments_of_init() {
         let layout = Layout::Shared { shards: 16, replicas: Some(3) };
         assert_eq!(layout.init_arguments(), ["--shards", "16", "--replicas", "3"]);
+        let layout = Layout::Weighted { load_factors: vec![1, 3], replicas: None };
+        assert_eq!(layout.init_arguments(), ["--load-factors", "1,3"]);
         let layout = Layout::Pinned { group_nodes: 2, load_factors: vec![1, 3] };
         let shards = ["name=group-1,nodes=1+2,load=1", "name=group-2,nodes=3+4,load=3"];
         assert_eq!(layout.init_arguments(), ["--shard", shards[0], "--shard", shards[1]]);

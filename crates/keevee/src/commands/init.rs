@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// How many data shards the keys are spread over
     #[arg(long, value_name = "COUNT", conflicts_with = "shard", value_parser = clap::value_parser!(u16).range(1..=2048))]
     shards: Option<u16>,
+    /// The same, with these shares of the keys relative to each other, one number for each shard
+    #[arg(long, value_name = "1,2,...", value_delimiter = ',', conflicts_with_all = ["shard", "shards"])]
+    load_factors: Vec<u32>,
     /// How many nodes hold each shard [default: all, five at most]
     #[arg(long, value_name = "COUNT", conflicts_with = "shard")]
     replicas: Option<usize>,
@@ -105,8 +108,8 @@ fn check_members(config: &Config, members: &[(NodeId, StoreId)]) -> Result<(), F
 
 /// The data shards that the arguments ask for; none for the default.
 fn specs(config: &Config, arguments: &Arguments) -> Vec<ShardSpec> {
-    let spread = || {
-        let spec = config.shard(config.members.len());
+    let spread = |load_factor: &u32| {
+        let spec = ShardSpec { load_factor: *load_factor, ..config.shard(config.members.len()) };
         match arguments.replicas {
             Some(replicas) => ShardSpec { placement: Placement::Spread { replicas }, ..spec },
             None => spec,
@@ -121,7 +124,10 @@ fn specs(config: &Config, arguments: &Arguments) -> Vec<ShardSpec> {
     if !arguments.shard.is_empty() {
         return arguments.shard.iter().map(pinned).collect();
     }
-    (0..arguments.shards.unwrap_or(1)).map(|_| spread()).collect()
+    match &arguments.load_factors[..] {
+        [] => vec![spread(&1); arguments.shards.unwrap_or(1).into()],
+        load_factors => load_factors.iter().map(spread).collect(),
+    }
 }
 
 fn set_members(config: &Config, members: &[(NodeId, StoreId)], specs: &[ShardSpec]) -> Result<(), Failure> {
