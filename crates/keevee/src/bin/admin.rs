@@ -2,7 +2,7 @@
 //! die, and stops all on Ctrl-C.
 //!
 //! ```sh
-//! cargo build --release && cargo run --release --bin admin [Config.toml]
+//! cargo run --release --bin admin [Config.toml]
 //! ```
 
 use std::error::Error;
@@ -27,8 +27,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(1).unwrap_or("Config.toml".to_owned());
     let config = Config::load(Path::new(&path))?;
     let folder = config.data.clone().unwrap_or(PathBuf::from("./tmp/clusters"));
-    // The nodes are `keevee server` processes. Cargo puts keevee beside this program.
-    let program = std::env::current_exe()?.with_file_name("keevee");
+    let program = program()?;
     let mut cluster = Cluster::open_or_create(&config.plan(folder, program.clone())).await?;
     let result = tokio::select! {
         result = serve(&mut cluster, &program) => result,
@@ -37,6 +36,18 @@ async fn run() -> Result<(), Box<dyn Error>> {
     println!("Stopping.");
     cluster.stop(Duration::from_secs(30)).await?;
     result
+}
+
+/// The nodes are `keevee server` processes. Cargo puts keevee beside this program, but `cargo run` does not build it.
+fn program() -> Result<PathBuf, Box<dyn Error>> {
+    let program = std::env::current_exe()?.with_file_name("keevee");
+    if !program.exists() {
+        let cargo =
+            std::env::var_os("CARGO").ok_or("keevee is not built: run `cargo build --release` first")?;
+        let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
+        Command::new(cargo).args(["build", "--bin", "keevee"]).args(profile).status()?;
+    }
+    Ok(program)
 }
 
 /// Starts and shows the cluster, then watches it until another program stops it.
