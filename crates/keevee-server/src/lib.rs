@@ -1,7 +1,11 @@
 //! All server I/O of keevee: node, log writer, RocksDB, transport, HTTP, gRPC, metrics.
+//!
+//! A node is part of the program that embeds it: [`server::Server`] is one node, [`embedded::EmbeddedCluster`] a whole
+//! cluster in one process.
 
 pub mod config;
 mod directory;
+pub mod embedded;
 pub mod engine;
 mod executor;
 mod forward;

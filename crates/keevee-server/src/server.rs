@@ -83,6 +83,9 @@ pub enum ServerError {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// The system does not tell which port it gave.
+    #[error("a listener's address is not known: {0}")]
+    NoAddress(std::io::Error),
     /// The configuration can't be used for peers.
     #[error(transparent)]
     Peer(#[from] PeerConfigError),
@@ -131,14 +134,43 @@ pub struct Server {
     lock: FolderLock,
 }
 
+/// Where a node listens, already bound.
+pub struct Listeners {
+    http: TcpListener,
+    peer: TcpListener,
+}
+
+impl Listeners {
+    /// Listens at these addresses, `host:port`; port 0 is any that is free.
+    pub async fn bind(http: &str, peer: &str) -> Result<Listeners, ServerError> {
+        Ok(Listeners { http: listen(http).await?, peer: listen(peer).await? })
+    }
+
+    /// What was bound: for clients, for peers.
+    pub fn addresses(&self) -> Result<[String; 2], ServerError> {
+        let address = |listener: &TcpListener| {
+            let bound = listener.local_addr();
+            bound.map(|address| address.to_string()).map_err(ServerError::NoAddress)
+        };
+        Ok([address(&self.http)?, address(&self.peer)?])
+    }
+}
+
 impl Server {
     /// Starts a node: its folder is open and both listeners are bound when this returns.
     pub async fn start(config: &Config) -> Result<Server, ServerError> {
-        let folder = DataFolder::open(&config.node.data)?;
-        check_identity(config, &folder)?;
-        let http = listen(&config.node.http).await?;
-        let peer_listener = listen(&config.node.peer).await?;
+        let folder = open(config)?;
+        let listeners = Listeners::bind(&config.node.http, &config.node.peer).await?;
+        Server::assemble(config, folder, listeners)
+    }
 
+    /// As [`Server::start`], where the listeners came first: with port 0 the configuration can't have the addresses
+    /// before.
+    pub async fn start_on(config: &Config, listeners: Listeners) -> Result<Server, ServerError> {
+        Server::assemble(config, open(config)?, listeners)
+    }
+
+    fn assemble(config: &Config, folder: OpenFolder, listeners: Listeners) -> Result<Server, ServerError> {
         let map = match &folder.shard_map {
             Some(map) => map.clone(),
             // Of a folder of the first versions.
@@ -179,7 +211,7 @@ impl Server {
             waiting_bytes: peer_bytes,
             refusals: Refusals::new(&metrics),
         };
-        transport.start(Arc::new(inbox), peer_listener);
+        transport.start(Arc::new(inbox), listeners.peer);
 
         let shared: Arc<dyn Transport> = transport.clone();
         let changed = Arc::new(Notify::new());
@@ -213,7 +245,7 @@ impl Server {
         let NodeConfig { id, http: public, peer, .. } = &config.node;
         tracing::info!(node = id, http = public, peer, "node started");
         let api = Api::new(node.clone(), settings, metrics);
-        Ok(Server { node, api, http, transport, keeper, threads, lock: folder.lock })
+        Ok(Server { node, api, http: listeners.http, transport, keeper, threads, lock: folder.lock })
     }
 
     /// The store.
@@ -264,6 +296,12 @@ impl Server {
 /// Starts a node and runs it until `shutdown` is ready.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
     Server::start(&config).await?.run(shutdown).await
+}
+
+fn open(config: &Config) -> Result<OpenFolder, ServerError> {
+    let folder = DataFolder::open(&config.node.data)?;
+    check_identity(config, &folder)?;
+    Ok(folder)
 }
 
 /// The folder knows who the node is; the configuration must agree.
