@@ -149,6 +149,7 @@ impl MapKeeper {
                 Err(error) => tracing::debug!(%error, "the shard map can't be read now"),
             }
             self.node.directory().end_look(look);
+            self.announce_a_move().await;
             let pause = if is_here { LOOK_HERE } else { ASK };
             is_asked = tokio::time::timeout(pause, self.changed.notified()).await.is_ok();
         }
@@ -170,9 +171,12 @@ impl MapKeeper {
         if map.epoch == known.epoch && map != *known {
             return Err(ServerError::OtherShards { epoch: map.epoch });
         }
-        if map.epoch > known.epoch {
-            return self.take_in(map).await;
-        }
+        if map.epoch > known.epoch { self.take_in(map).await } else { Ok(()) }
+    }
+
+    /// Of the map that this node has: one that moved may read no other.
+    async fn announce_a_move(&self) {
+        let map = self.node.directory().map();
         let listed = map.node(self.own.id);
         if listed.is_some_and(|listed| *listed != self.own && listed.store == self.own.store) {
             match self.announce(&map).await {
@@ -180,7 +184,6 @@ impl MapKeeper {
                 Err(error) => tracing::debug!(%error, "this node's new addresses are not in the map yet"),
             }
         }
-        Ok(())
     }
 
     /// Puts this node's new addresses into the map. While the others send to the old ones it hears of no leader, so any

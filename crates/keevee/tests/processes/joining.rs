@@ -1,21 +1,22 @@
-//! Nodes that join a cluster that serves, and shards that are placed on them.
+//! Nodes that join a cluster that serves, shards that are placed on them, and nodes that move.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use keevee_client::{Connection, Endpoint};
-use keevee_cluster::{TemporaryCluster, until};
+use keevee_cluster::{TemporaryCluster, free_ports, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::{PATIENCE, client, client_of, endpoint_of, get, program, put, start};
+use crate::{PATIENCE, catches_up, client, client_of, endpoint_of, get, program, put, start};
 
 with_both_engines! {
     a_node_joins_and_is_given_a_shard
     who_does_not_belong_to_the_cluster_is_refused
+    a_node_that_moves_is_followed_by_the_others
 }
 
 /// A node beside a cluster. Dropped, its process is gone.
@@ -87,14 +88,14 @@ impl Drop for Joiner {
     }
 }
 
-async fn ask(endpoint: &Endpoint, path: &str) -> Option<Value> {
+pub(crate) async fn ask(endpoint: &Endpoint, path: &str) -> Option<Value> {
     let mut connection = Connection::open(endpoint, PATIENCE).await.ok()?;
     let (status, body) = connection.ask(path).await.ok()?;
     (status == 200).then(|| serde_json::from_slice(&body).expect("JSON"))
 }
 
 /// Posts JSON: the status, and the answer.
-async fn post(endpoint: &Endpoint, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) async fn post(endpoint: &Endpoint, path: &str, body: &Value) -> (u16, Value) {
     let mut stream = TcpStream::connect(endpoint.authority()).await.expect("connected");
     let body = body.to_string();
     let head = format!(
@@ -168,4 +169,41 @@ async fn who_does_not_belong_to_the_cluster_is_refused(engine: &str) {
     let said = twin.refusal().await;
     assert!(said.contains("node 1 is there already"), "{said}");
     assert_eq!(ask(&one, "/v1/cluster/carp").await.expect("a map")["epoch"], 1, "nothing has changed");
+}
+
+/// Stops a node and starts it at other ports, which it alone is told.
+async fn move_away(cluster: &mut TemporaryCluster, id: u64) {
+    cluster.stop_node(id, PATIENCE).await.expect("stopped");
+    let node = cluster.node(id).expect("a node");
+    let port = free_ports(2);
+    let mut text = fs::read_to_string(node.config()).expect("a configuration");
+    for (address, port) in [(&mut node.http, port), (&mut node.peer, port + 1)] {
+        let old = address.to_string();
+        address.set_port(port);
+        text = text.replace(&old, &address.to_string());
+    }
+    fs::write(node.config(), text).expect("written");
+    cluster.start_node(id).expect("started");
+}
+
+async fn a_node_that_moves_is_followed_by_the_others(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    put(&client(cluster.endpoints()), "key", "before").await;
+    for moved in [2, 1] {
+        move_away(&mut cluster, moved).await;
+        let http = endpoint_of(&mut cluster, moved);
+        for other in (1..=3).filter(|other| *other != moved) {
+            let there = endpoint_of(&mut cluster, other);
+            let reached = until(PATIENCE, async || {
+                let nodes = ask(&there, "/v1/cluster/nodes").await?;
+                let known = nodes.as_array()?.iter().find(|node| node["id"] == moved)?.clone();
+                (known["http"] == http.authority() && known["reachable"] == true).then_some(())
+            });
+            assert!(reached.await.is_some(), "node {other} does not reach node {moved}");
+        }
+        // It hears of what the others do.
+        let value = format!("{moved} moved");
+        put(&client_of(&mut cluster, 3), "key", &value).await;
+        catches_up(&client_of(&mut cluster, moved), "key", &value).await;
+    }
 }
