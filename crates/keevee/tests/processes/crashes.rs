@@ -6,10 +6,12 @@ use keevee_client::{Consistency, ErrorKind, Write};
 use keevee_cluster::until;
 
 use crate::load::{Load, all_there};
+use crate::shards::start_shards;
 use crate::{PATIENCE, client, client_of, client_within, endpoint_of, get, others, put, start};
 
 with_both_engines! {
     a_leader_killed_under_load_loses_nothing
+    leaders_killed_under_a_routing_clients_load_lose_nothing
     all_killed_at_once_lose_nothing
     without_a_majority_nothing_succeeds_falsely
 }
@@ -35,6 +37,23 @@ async fn a_leader_killed_under_load_loses_nothing(engine: &str) {
         // It has caught up then, so its own state has everything too.
         all_there(&node, &keys, Consistency::Stale).await;
     }
+}
+
+async fn leaders_killed_under_a_routing_clients_load_lose_nothing(engine: &str) {
+    let mut cluster = start_shards(engine, 16).await;
+    let load = Load::start_routing(&cluster.endpoints(), 16);
+    load.acknowledges(200).await;
+    // Each of them leads a part of the shards.
+    for node in 1..=3 {
+        cluster.kill(node).await.expect("killed");
+        let took = load.acknowledges(100).await;
+        println!("node {node} killed, 100 more writes after {took:?}");
+        cluster.start_node(node).expect("started");
+        cluster.wait_ready(PATIENCE).await.expect("ready");
+        load.acknowledges(100).await;
+    }
+    let keys = load.stop().await;
+    all_there(&client(cluster.endpoints()), &keys, Consistency::Linearizable).await;
 }
 
 async fn all_killed_at_once_lose_nothing(engine: &str) {

@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keevee_client::{Client, Consistency, Endpoint, Write};
+use keevee_client::{Client, Consistency, Endpoint, Options, Write};
 use keevee_cluster::until;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::{PATIENCE, client_within};
+
+/// How long a write may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A load of writes, each to a key of its own.
 pub(crate) struct Load {
@@ -18,13 +22,26 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// Through the nodes, each writer through another one as long as that answers.
     pub(crate) fn start(endpoints: &[Endpoint], writers: usize) -> Load {
-        let mut load = Load { stop: Arc::default(), acknowledged: Arc::default(), writers: JoinSet::new() };
-        for writer in 0..writers {
+        Load::of((0..writers).map(|writer| {
             let mut endpoints = endpoints.to_vec();
             let first = writer % endpoints.len();
             endpoints.rotate_left(first);
-            let client = client_within(endpoints, Duration::from_secs(5));
+            client_within(endpoints, CALL_TIMEOUT)
+        }))
+    }
+
+    /// By one client that goes to the leaders by itself.
+    pub(crate) fn start_routing(endpoints: &[Endpoint], writers: usize) -> Load {
+        let options = Options { timeout: CALL_TIMEOUT, ..Options::default() };
+        let client = Client::new(endpoints.to_vec(), options).expect("a client");
+        Load::of(std::iter::repeat_n(client, writers))
+    }
+
+    fn of(clients: impl Iterator<Item = Client>) -> Load {
+        let mut load = Load { stop: Arc::default(), acknowledged: Arc::default(), writers: JoinSet::new() };
+        for (writer, client) in clients.enumerate() {
             let (stop, acknowledged) = (load.stop.clone(), load.acknowledged.clone());
             load.writers.spawn(write(client, writer, stop, acknowledged));
         }
@@ -65,8 +82,11 @@ async fn write(
             break;
         }
         let key = format!("load-{writer}-{number}");
+        let call = client.put(key.as_bytes(), key.clone(), Write::default());
+        // Far more than its deadline, for a machine that is busy.
+        let answer = timeout(4 * CALL_TIMEOUT, call).await.expect("no call outlives its deadline");
         // What failed is allowed to be there or not; the next key is tried.
-        if client.put(key.as_bytes(), key.clone(), Write::default()).await.is_ok() {
+        if answer.is_ok() {
             acknowledged.fetch_add(1, Ordering::Relaxed);
             keys.push(key);
         }

@@ -64,6 +64,11 @@ fn client(endpoints: Vec<Endpoint>) -> Client {
     client_within(endpoints, PATIENCE)
 }
 
+/// As [`client`], one that goes to the leaders by itself.
+fn routing_client(endpoints: Vec<Endpoint>) -> Client {
+    Client::new(endpoints, Options { timeout: PATIENCE, ..Options::default() }).expect("a client")
+}
+
 /// A client of one node.
 fn client_of(cluster: &mut TemporaryCluster, id: u64) -> Client {
     client(vec![endpoint_of(cluster, id)])
