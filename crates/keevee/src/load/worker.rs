@@ -89,10 +89,14 @@ impl Worker {
     /// Uses a connection until it breaks; true if the work is done.
     async fn work(&mut self, mut wire: Wire, endpoint: &Endpoint) -> bool {
         loop {
-            if self.is_over() || !self.progress.take() {
+            if self.is_over() {
                 return true;
             }
             let Some(key) = self.keys.draw(&mut self.random) else { return true };
+            // Last: whoever has no more keys must not take an operation from those that have.
+            if !self.progress.take() {
+                return true;
+            }
             let kind = match self.phase {
                 Phase::Fill => Kind::Put,
                 Phase::Measure => self.workload.kind(&mut self.random),
