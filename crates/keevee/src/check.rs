@@ -7,6 +7,7 @@ mod benchmarks;
 mod cross_nodes;
 mod crud;
 pub(crate) mod failover;
+mod restart;
 
 use std::path::Path;
 use std::time::Duration;
@@ -26,6 +27,7 @@ Examples:
   keevee cluster check cross-nodes --writes 5000
   keevee cluster check benchmarks
   keevee cluster check failover --rounds 20
+  keevee cluster check restart
 
 Exit code 1 if anything is not as it must be.")]
 pub(crate) enum Command {
@@ -38,6 +40,7 @@ Examples:
     CrossNodes(cross_nodes::Arguments),
     Benchmarks(benchmarks::Arguments),
     Failover(failover::Arguments),
+    Restart(restart::Arguments),
 }
 
 /// Which cluster to check.
@@ -114,5 +117,6 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::CrossNodes(arguments) => cross_nodes::run(arguments).await,
         Command::Benchmarks(arguments) => benchmarks::run(arguments).await,
         Command::Failover(arguments) => failover::run(arguments).await,
+        Command::Restart(arguments) => restart::run(arguments).await,
     }
 }

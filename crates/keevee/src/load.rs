@@ -21,6 +21,11 @@ pub(crate) use workload::{Distribution, Extent, Workload};
 use crate::load::report::Tally;
 use crate::load::worker::{Phase, Worker};
 
+/// The text of a key's number, as the connections write it into their requests.
+pub(crate) fn key(prefix: &str, number: u64) -> String {
+    format!("{prefix}{number:010}")
+}
+
 /// What the load's threads and who watches them share.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {

@@ -229,3 +229,14 @@ fn engines_are_compared_on_clusters_of_their_own() {
     let drawn = fs::read_to_string(&plot).expect("a plot");
     assert!(drawn.starts_with("<svg") && drawn.contains("failover"), "{drawn}");
 }
+
+#[test]
+fn a_full_cluster_serves_again_after_all_of_it_stopped() {
+    for how in [&[][..], &["--kill", "--consensus", "raft"]] {
+        let check = ["cluster", "check", "restart", "--shards", "4", "--keys", "2000"];
+        let output = Command::new(program()).args(check).args(how).output().expect("the program");
+        let (code, stdout, stderr) = texts(output);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("a read in each of 4 shards"), "{stdout}");
+    }
+}
