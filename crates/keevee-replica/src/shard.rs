@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keevee_core::apply::{self, Applied, Entry, ProposalId, ShardMeta, WriteSet};
 use keevee_core::codec;
+use keevee_core::command::Command;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::requests::RequestMemory;
 use keevee_core::stamp::HybridClock;

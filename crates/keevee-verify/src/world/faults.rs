@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keevee_core::ids::ShardId;
-use keevee_replica::Engine;
 
 use super::{Event, PeerMessage, World};
 use crate::coverage::Counter;
