@@ -210,7 +210,7 @@ impl Node {
     }
 
     /// Looks for a newer shard map if the caller has one, so that this node does not decide by an older one.
-    pub(crate) async fn catch_up(&self, epoch: u64, deadline: Instant) {
+    pub async fn catch_up(&self, epoch: u64, deadline: Instant) {
         let directory = &self.parts.directory;
         if epoch == 0 || epoch <= directory.epoch() {
             return;
