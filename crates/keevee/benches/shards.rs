@@ -53,13 +53,16 @@ async fn main() -> Fallible {
     }
     let settings = settings(&arguments)?;
     let engine = &settings.engine;
-    let (rows, subject) = match std::env::var("KEEVEE_NODES") {
-        Ok(nodes) => (vec![running(&nodes, &settings).await?], format!("The cluster at {nodes}")),
+    let page = match std::env::var("KEEVEE_NODES") {
+        Ok(nodes) => {
+            let rows = vec![running(&nodes, &settings).await?];
+            page::Page::new(&format!("KEEVEE_NODES={nodes} "), engine, "A cluster that ran already", rows)
+        }
         Err(_) => {
-            (own(&settings).await?, format!("{NODES} nodes and the load on one machine, engine {engine}"))
+            let subject = format!("{NODES} nodes and the load on one machine, engine {engine}");
+            page::Page::new("", engine, &subject, own(&settings).await?)
         }
     };
-    let page = page::Page::new(engine, &subject, rows);
     println!("\n{}", page.markdown());
     if let Some(folder) = &settings.write {
         page.write(folder)?;

@@ -10,22 +10,23 @@ use super::measure::{KINDS, Kind, WAYS, Way};
 use super::{Fallible, Row};
 
 /// One page of results: a table in Markdown, and a plot of it.
-pub(crate) struct Page<'a> {
+pub(crate) struct Page {
     /// The name of both files.
     name: String,
     command: String,
-    subject: &'a str,
+    subject: String,
     rows: Vec<Row>,
 }
 
-impl<'a> Page<'a> {
-    pub(crate) fn new(engine: &str, subject: &'a str, rows: Vec<Row>) -> Page<'a> {
-        let command = "cargo bench -p keevee --bench shards -- --write docs/benchmarks".to_owned();
+impl Page {
+    /// `environment` stands before the command.
+    pub(crate) fn new(environment: &str, engine: &str, subject: &str, rows: Vec<Row>) -> Page {
+        let command = format!("{environment}cargo bench -p keevee --bench shards -- --write docs/benchmarks");
         let (name, command) = match engine {
             "paxos" => ("shards".to_owned(), command),
             other => (format!("shards-{other}"), format!("{command} --engine {other}")),
         };
-        Page { name, command, subject, rows }
+        Page { name, command, subject: subject.to_owned(), rows }
     }
 
     pub(crate) fn markdown(&self) -> String {
