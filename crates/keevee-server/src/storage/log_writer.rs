@@ -96,7 +96,8 @@ impl LogWriter {
         on_event: impl Fn(LogEvent) + Send + 'static,
     ) -> Result<(LogWriter, LogWriterHandle), StorageError> {
         let (submissions, receiver) = mpsc::channel();
-        let run = move || Writer { sink, on_event, dropped_below: HashMap::new() }.run(&receiver);
+        let run =
+            move || Writer { sink, on_event, dropped_below: HashMap::new(), is_shared: false }.run(&receiver);
         let thread = thread::Builder::new().name("log-writer".to_owned()).spawn(run);
         let thread = thread.map_err(|error| StorageError::Io {
             what: "starting the log writer",
@@ -128,11 +129,18 @@ struct Writer<S, F: Fn(LogEvent)> {
     /// No entry of the shard is on disk below this index: what a drop need not cover again. Without it
     /// each drop would lay one more range over all those before it.
     dropped_below: HashMap<ShardId, u64>,
+    /// True if several shards shared the last sync.
+    is_shared: bool,
 }
 
 impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
     fn run(mut self, submissions: &Receiver<Submission>) {
         while let Ok(first) = submissions.recv() {
+            if self.is_shared {
+                // Where threads wait for a core, those that are about to submit for other shards go first: else the first
+                // shard would have a sync for itself. One shard alone has nobody to wait for.
+                thread::yield_now();
+            }
             let gathered = gather(first, submissions);
             if let Err(error) = self.write(gathered) {
                 (self.on_event)(LogEvent::Failed { error });
@@ -145,6 +153,7 @@ impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
     fn write(&mut self, submissions: Vec<Submission>) -> Result<(), StorageError> {
         let bytes = submissions.iter().map(|submission| submission.bytes).sum();
         let records = submissions.iter().map(|submission| submission.records.len()).sum();
+        self.is_shared = submissions.windows(2).any(|two| two[0].shard != two[1].shard);
         let mut batch = WriteBatch::with_capacity_bytes(bytes);
         for submission in &submissions {
             for record in &submission.records {
