@@ -56,6 +56,14 @@ pub enum ChangeError {
         /// How many nodes there are.
         nodes: usize,
     },
+    /// Another node is there.
+    #[error("node {node} of the cluster has the address {address}: give the new node addresses of its own")]
+    AddressTaken {
+        /// The address asked for.
+        address: String,
+        /// Whose it is.
+        node: NodeId,
+    },
     /// Slots cannot move yet.
     #[error(
         "load factor {load_factor} for shard {shard} would move {slots} slots, which is not possible yet: \
@@ -124,8 +132,15 @@ impl ShardMap {
         checked(next)
     }
 
-    /// With a node as it says it is: new, or known and elsewhere now. Its store stays the same.
+    /// With a node as it says it is: new, or known and elsewhere now. Its store stays the same, and no other node may have
+    /// its addresses: what is sent to it would reach that one.
     pub fn set_node(&self, node: NodeInfo) -> Result<ShardMap, ChangeError> {
+        for other in self.nodes.iter().filter(|other| other.id != node.id) {
+            let taken = |address: &&String| [&other.peer, &other.http].contains(address);
+            if let Some(address) = [&node.peer, &node.http].into_iter().find(taken) {
+                return Err(ChangeError::AddressTaken { address: address.clone(), node: other.id });
+            }
+        }
         let mut next = self.next();
         match next.nodes.iter_mut().find(|known| known.id == node.id && known.store == node.store) {
             Some(known) => *known = node,

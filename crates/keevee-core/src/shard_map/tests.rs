@@ -231,6 +231,18 @@ fn a_new_node_must_be_new() {
 }
 
 #[test]
+fn no_node_comes_to_the_address_of_another() {
+    let map = sample();
+    let moved = NodeInfo { peer: "10.0.0.7:7101".to_owned(), ..node(2) };
+    assert_eq!(map.set_node(moved.clone()).unwrap().node(NodeId(2)), Some(&moved));
+    for wrong in [NodeInfo { http: node(3).http, ..node(4) }, NodeInfo { peer: node(3).peer, ..node(2) }] {
+        let refused = map.set_node(wrong).unwrap_err();
+        assert!(matches!(refused, ChangeError::AddressTaken { node: NodeId(3), .. }), "{refused}");
+    }
+    assert_eq!(map.set_node(node(2)).unwrap().nodes, map.nodes, "its own are its own");
+}
+
+#[test]
 fn a_new_shard_has_no_slots_and_goes_to_the_least_loaded() {
     let mut map = bootstrap(nodes(3), &[spread(3)]).unwrap();
     for id in 4..=6 {
