@@ -140,6 +140,8 @@ pub(crate) struct Executor {
     pub(crate) tickets: Tickets,
     /// Which other nodes are alive.
     pub(crate) neighbours: Neighbours,
+    /// How many shards each of them said that it leads.
+    pub(crate) led: BTreeMap<NodeId, usize>,
     /// Tells this process from others under the same node id.
     pub(crate) boot: u64,
     /// What the replicas want to say, until all of them have gone as far as they can.
@@ -318,7 +320,8 @@ impl Executor {
         let now = self.now().monotonic;
         let (mut refused, mut homeless) = (0, false);
         for message in messages {
-            if let PeerMessage::Alive { boot } = message {
+            if let PeerMessage::Alive { boot, leads } = message {
+                self.led.insert(from, leads as usize);
                 self.heard(from, boot, touched);
             } else if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard)
                 && let Some(message) = message.for_replica()
@@ -378,7 +381,8 @@ impl Executor {
         if self.neighbours.is_beat_due(now) {
             let others: BTreeSet<NodeId> =
                 self.shards.values().flat_map(|hosted| hosted.replica.others()).collect();
-            let alive = (ShardId::SYSTEM, PeerMessage::Alive { boot: self.boot });
+            let leads = u32::try_from(self.leads()).unwrap_or(u32::MAX);
+            let alive = (ShardId::SYSTEM, PeerMessage::Alive { boot: self.boot, leads });
             others.into_iter().for_each(|node| self.outgoing.entry(node).or_default().push(alive.clone()));
         }
     }
@@ -449,14 +453,11 @@ impl Executor {
         if self.is_leaving {
             return Vec::new();
         }
-        let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
         let map = self.directory.map();
-        for shard in &map.shards {
-            if let Some(leader) = self.directory.leader(shard.id) {
-                *led.entry(leader).or_default() += 1;
-            }
-        }
         let (now, own) = (self.now().monotonic, self.node);
+        // As the nodes say: of shards without a replica here this one does not know who leads.
+        let mut led = self.led.clone();
+        led.insert(own, self.leads());
         let mut moved = Vec::new();
         // The system shard first, which nobody waits for, then those that would rather be led elsewhere.
         let mut shards: Vec<&ShardInfo> = map.shards.iter().collect();
@@ -471,8 +472,9 @@ impl Executor {
                 let mut known = status.acknowledged.iter();
                 known.any(|(other, index)| other == node && index + LAG_MAX >= status.last)
             };
-            let may_lead = |node: &&NodeId| self.transport.is_reachable(**node) && keeps_up(node);
-            let load = |node: &NodeId| led.get(node).copied().unwrap_or(0);
+            let is_there = |node| self.neighbours.is_alive(node) && self.transport.is_reachable(node);
+            let may_lead = |node: &&NodeId| is_there(**node) && keeps_up(node);
+            let load = |node: &NodeId| led.get(node).copied().unwrap_or(usize::MAX / 2);
             // In their order, so that the preferred one comes first among equals.
             let Some(to) = members.iter().filter(may_lead).min_by_key(|node| load(node)).copied() else {
                 continue;
@@ -480,12 +482,17 @@ impl Executor {
             if load(&to) + 2 > load(&own) {
                 continue;
             }
-            *led.entry(to).or_default() += 1;
-            *led.entry(own).or_default() -= 1;
+            led.entry(to).and_modify(|led| *led += 1);
+            led.entry(own).and_modify(|led| *led -= 1);
             replica.transfer_leadership(now, Some(to));
             moved.push(*id);
         }
         moved
+    }
+
+    /// How many shards this node leads.
+    fn leads(&self) -> usize {
+        self.shards.values().filter(|hosted| hosted.leader == Some(self.node)).count()
     }
 
     fn is_idle(&self) -> bool {

@@ -196,6 +196,7 @@ impl Server {
             metrics: Arc::clone(&metrics),
             tickets: Tickets::default(),
             neighbours: config.timing().neighbours(),
+            led: BTreeMap::new(),
             boot: rand::rng().next_u64(),
             outgoing: BTreeMap::new(),
             peer_bytes: Arc::clone(&peer_bytes),

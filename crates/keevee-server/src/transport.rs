@@ -94,6 +94,8 @@ pub enum PeerMessage {
     Alive {
         /// Drawn by its process when it started.
         boot: u64,
+        /// How many shards it leads.
+        leads: u32,
     },
 }
 

@@ -307,7 +307,7 @@ impl From<PeerMessage> for Kind {
             }
             PeerMessage::Quiesce { index } => Kind::Quiesce(proto::Quiesce { index }),
             PeerMessage::Wake => Kind::Wake(proto::Wake {}),
-            PeerMessage::Alive { boot } => Kind::Alive(proto::Alive { boot }),
+            PeerMessage::Alive { boot, leads } => Kind::Alive(proto::Alive { boot, leads }),
         }
     }
 }
@@ -449,7 +449,7 @@ impl Received for proto::Wake {
 
 impl Received for proto::Alive {
     fn check(self) -> Result<PeerMessage, WireError> {
-        Ok(PeerMessage::Alive { boot: self.boot })
+        Ok(PeerMessage::Alive { boot: self.boot, leads: self.leads })
     }
 }
 
@@ -496,8 +496,11 @@ mod tests {
             Message::TakeOver { ballot },
         ];
         let chain = PeerMessage::ChainHash(ChainHash { index: 6, chain: 0xfeed });
-        let rest =
-            [PeerMessage::Quiesce { index: 6 }, PeerMessage::Wake, PeerMessage::Alive { boot: u64::MAX }];
+        let rest = [
+            PeerMessage::Quiesce { index: 6 },
+            PeerMessage::Wake,
+            PeerMessage::Alive { boot: u64::MAX, leads: 2 },
+        ];
         messages.into_iter().map(PeerMessage::Paxos).chain([chain]).chain(rest).collect()
     }
 

@@ -8,6 +8,7 @@ with_both_engines! {
     a_quiesced_shard_wakes_when_its_leaders_node_has_restarted
     a_quiesced_shard_is_led_by_another_while_its_leaders_node_is_paused
     quiesced_shards_serve_after_everything_was_killed
+    shards_that_not_every_node_holds_become_quiet_and_are_led_evenly
 }
 
 const KEYS: [&str; 4] = ["blue", "green", "red", "white"];
@@ -89,4 +90,26 @@ async fn quiesced_shards_serve_after_everything_was_killed(engine: &str) {
         assert_eq!(get(&all, key).await.as_deref(), Some("before"), "{key}");
     }
     becomes_quiet(&mut cluster).await;
+}
+
+async fn shards_that_not_every_node_holds_become_quiet_and_are_led_evenly(engine: &str) {
+    let layout = Layout::Shared { shards: 16, replicas: Some(3) };
+    let choices = Choices { consensus: Some(engine.to_owned()), layout: Some(layout), ..Choices::default() };
+    let mut cluster = TemporaryCluster::start_with(program(), 5, &choices).await.expect("a cluster");
+    let nodes: Vec<_> = (1..=5).map(|node| client_of(&mut cluster, node)).collect();
+    // All at once: leaderships that wander keep some shard awake.
+    let settled = until(PATIENCE, async || {
+        let mut led = Vec::new();
+        for node in &nodes {
+            let shards = node.status().await.ok()?.shards;
+            if !shards.iter().all(|replica| replica.quiesced) {
+                return None;
+            }
+            led.push(shards.iter().filter(|replica| replica.role == "leader").count());
+        }
+        let is_even = led.iter().max()? - led.iter().min()? <= 2;
+        (led.iter().sum::<usize>() == 17 && is_even).then_some(led)
+    });
+    let led = settled.await.expect("all quiet, and led evenly");
+    println!("led: {led:?}");
 }
