@@ -175,7 +175,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             reads_waiting: 0,
             read_count: 0,
             hashes: Hashes::new(node, members),
-            quiescence: Quiescence::new(),
+            quiescence: Quiescence::default(),
             told_flushed: 0,
             effects: Effects::default(),
         })

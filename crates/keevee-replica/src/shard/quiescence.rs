@@ -17,8 +17,8 @@ use super::{ReplicaMessage, Shard};
 use crate::engine::{Engine, EngineStatus, Role};
 use crate::storage::StateStore;
 
-/// The clock of one replica's engine, which may stand still.
-#[derive(Debug)]
+/// The clock of one replica's engine, which may stand still. At first it does not.
+#[derive(Debug, Default)]
 pub(crate) struct Quiescence {
     /// How long it stood still in all.
     stood: Duration,
@@ -36,11 +36,6 @@ struct Pause {
 }
 
 impl Quiescence {
-    /// Of a replica that has just begun. The first call to it tells since when.
-    pub(crate) fn new() -> Quiescence {
-        Quiescence { stood: Duration::ZERO, idle_since: Duration::ZERO, pause: None }
-    }
-
     /// The engine's time.
     pub(crate) fn time(&self, now: Duration) -> Duration {
         self.pause.map_or(now, |pause| pause.since).saturating_sub(self.stood)
@@ -164,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_clock_stands_still_and_goes_on_from_when_the_leader_was_last_known_to_live() {
-        let mut quiescence = Quiescence::new();
+        let mut quiescence = Quiescence::default();
         assert_eq!(quiescence.time(secs(5)), secs(5));
         quiescence.begin(secs(5), LEADER);
         assert_eq!(quiescence.time(secs(90)), secs(5));
@@ -180,7 +175,7 @@ mod tests {
 
     #[test]
     fn beginning_twice_is_standing_still_all_along() {
-        let mut quiescence = Quiescence::new();
+        let mut quiescence = Quiescence::default();
         quiescence.begin(secs(5), LEADER);
         quiescence.begin(secs(7), LEADER);
         assert_eq!(quiescence.time(secs(9)), secs(5));
