@@ -474,7 +474,8 @@ impl Executor {
             };
             let is_there = |node| self.neighbours.is_alive(node) && self.transport.is_reachable(node);
             let may_lead = |node: &&NodeId| is_there(**node) && keeps_up(node);
-            let load = |node: &NodeId| led.get(node).copied().unwrap_or(usize::MAX / 2);
+            // Whoever is alive has said how many it leads.
+            let load = |node: &NodeId| led[node];
             // In their order, so that the preferred one comes first among equals.
             let Some(to) = members.iter().filter(may_lead).min_by_key(|node| load(node)).copied() else {
                 continue;
@@ -482,8 +483,8 @@ impl Executor {
             if load(&to) + 2 > load(&own) {
                 continue;
             }
-            led.entry(to).and_modify(|led| *led += 1);
-            led.entry(own).and_modify(|led| *led -= 1);
+            *led.entry(to).or_default() += 1;
+            *led.entry(own).or_default() -= 1;
             replica.transfer_leadership(now, Some(to));
             moved.push(*id);
         }

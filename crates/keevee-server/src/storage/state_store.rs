@@ -131,7 +131,7 @@ impl StateStore for RocksState {
     fn flushed(&self) -> Result<u64, StorageError> {
         let found = self.data.get_opt(self.meta_key(), &options::persisted());
         match found.map_err(|error| storage_error(READING, error))? {
-            Some(bytes) => Ok(format::decode_meta(&bytes, SlotSet::clone(&self.meta.owned))?.applied),
+            Some(bytes) => Ok(format::decode_meta(&bytes, self.meta.owned.clone())?.applied),
             None => Ok(0),
         }
     }
