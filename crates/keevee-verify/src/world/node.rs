@@ -263,15 +263,14 @@ impl World {
         let now = node.clock.read(self.now).monotonic;
         let idle = self.plan.shards.idle.map(Duration::from_micros);
         let mut quiesced = 0;
-        let others_live = (1..=self.plan.nodes).filter(|other| *other != id);
-        let others_live: Vec<NodeId> =
-            others_live.map(NodeId).filter(|other| process.neighbours.is_alive(*other)).collect();
+        let nodes = (1..=self.plan.nodes).map(NodeId);
+        let alive: Vec<NodeId> = nodes.filter(|node| process.neighbours.is_alive(*node)).collect();
         for replica in process.touch_all() {
             replica.expire(now);
             replica.note_flushed(now).expect("a simulated state is always readable");
             let was_quiesced = replica.is_quiesced();
             if let Some(idle) = idle
-                && replica.others().all(|other| others_live.contains(&other))
+                && replica.others().all(|other| alive.contains(&other))
             {
                 replica.quiesce_if_idle(now, idle);
                 quiesced += u64::from(!was_quiesced && replica.is_quiesced());
