@@ -16,6 +16,9 @@ use crate::message::{HardState, Input, LogRead, Message, Output, Persist, Record
 use crate::quorum::QuorumSystem;
 use crate::reads::Reads;
 
+/// So far the chosen mark on disk may fall behind: a record of its own for each entry would cost as much as the entry.
+const MARK_STEP: u64 = 64;
+
 /// What a replica is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -337,11 +340,11 @@ impl Replica {
         mem::take(&mut self.output)
     }
 
-    /// Adds the hard state to this step's records if the promise moved, or if the chosen mark moved and
-    /// something is written anyway.
+    /// Adds the hard state to this step's records if the promise moved, or if the chosen mark moved far and
+    /// something is written anyway. A mark that is behind costs a restart nothing but to learn again what was chosen.
     fn write(&mut self) {
         let promise_moved = self.promised > self.before.0;
-        let mark_moved = self.chosen > self.recorded_mark && !self.records.is_empty();
+        let mark_moved = self.chosen >= self.recorded_mark + MARK_STEP && !self.records.is_empty();
         if promise_moved || mark_moved {
             self.record_hard_state();
         }
