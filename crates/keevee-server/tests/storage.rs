@@ -417,6 +417,41 @@ fn a_flush_that_nobody_asked_for_is_a_whole_prefix_too() {
 }
 
 #[test]
+fn large_values_lie_apart_and_survive_what_the_others_do() {
+    let temp = TempDir::new().unwrap();
+    let (live, crashed) = (temp.path().join("live"), temp.path().join("crashed"));
+    ready(&live);
+    let node = Node::start(&live);
+    let mut state = node.state(SHARDS[0]);
+    let large = Versioned { value: Bytes::from(vec![7; 1 << 20]), ..value(1) };
+    let held = [("a", value(1)), ("b", large.clone()), ("c", value(1))];
+    let values = held.clone().map(|(key, value)| ((Namespace::DEFAULT, key.into()), Some(value)));
+    let meta = ShardMeta { applied: 1, ..ShardMeta::new(SlotSet::all()) };
+    state.write(WriteSet { values: values.into(), ..WriteSet::of_meta(meta.clone()) }).unwrap();
+    state.flush().unwrap();
+    copy(&live, &crashed);
+    drop(state);
+    node.stop();
+    let blobs = fs::read_dir(crashed.join("data")).unwrap().map(|file| file.unwrap().path());
+    let apart = blobs.filter(|path| path.extension().is_some_and(|extension| extension == "blob"));
+    let bytes: u64 = apart.map(|path| path.metadata().unwrap().len()).sum();
+    assert!((1 << 20..2 << 20).contains(&bytes), "{bytes} bytes lie apart");
+
+    let node = Node::start(&crashed);
+    let mut state = node.state(SHARDS[0]);
+    for (key, value) in held {
+        assert_eq!(state.get(Namespace::DEFAULT, key.as_bytes()).unwrap(), Some(value));
+    }
+    let removed = [((Namespace::DEFAULT, Bytes::from("b")), None)];
+    let meta = ShardMeta { applied: 2, ..meta };
+    state.write(WriteSet { values: removed.into(), ..WriteSet::of_meta(meta) }).unwrap();
+    state.flush().unwrap();
+    assert_eq!(state.get(Namespace::DEFAULT, b"b").unwrap(), None);
+    drop(state);
+    node.stop();
+}
+
+#[test]
 fn a_stop_without_a_crash_keeps_what_was_applied() {
     let temp = TempDir::new().unwrap();
     ready(temp.path());

@@ -8,6 +8,9 @@ use rocksdb::{
 const LOG_WRITE_BUFFER_BYTES: usize = 64 << 20;
 const DATA_WRITE_BUFFER_BYTES: usize = 64 << 20;
 const DATA_CACHE_BYTES: usize = 128 << 20;
+/// Values from this size on lie in files of their own. A block holds whole values: a small key beside one of 8 MiB would
+/// cost a read of both, and a block that large stays in no cache.
+const BLOB_BYTES_MIN: u64 = 64 << 10;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 /// Manifests are checked in full at each open, so they are kept short.
 const MANIFEST_BYTES_MAX: usize = 16 << 20;
@@ -37,7 +40,8 @@ fn shared(create: bool, ordered_prefix_bytes: usize) -> Options {
     options.set_allow_concurrent_memtable_write(false);
     // The write buffer remembers for each prefix where its last key went: shards take turns, so that the place of the
     // last key of all, which RocksDB would begin at, is of no use.
-    let hint = format!("memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.{ordered_prefix_bytes}");
+    let hint =
+        format!("memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.{ordered_prefix_bytes}");
     options.get_options_from_string(hint).expect("an option that RocksDB knows")
 }
 
@@ -70,6 +74,9 @@ pub(super) fn data(create: bool) -> Options {
     options.set_write_buffer_size(DATA_WRITE_BUFFER_BYTES);
     options.set_max_write_buffer_number(4);
     options.set_block_based_table_factory(&table);
+    options.set_enable_blob_files(true);
+    options.set_min_blob_size(BLOB_BYTES_MIN);
+    options.set_enable_blob_gc(true);
     options.add_compact_on_deletion_collector_factory(REMOVED_WINDOW_KEYS, REMOVED_KEYS, 0.0);
     options
 }
