@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use keevee_cluster::process;
 use keevee_server::config::{self, Config};
+use keevee_server::join;
+use keevee_server::server::{self, Listeners, Server};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
@@ -62,14 +64,23 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let _pid_file = PidFile::claim(&arguments.config);
     let threads = config.io_threads();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    if let Some(address) = arguments.join {
-        runtime.block_on(keevee_server::join::join(&config, &address)).map_err(Failure::other)?;
-    }
-    let result = runtime.block_on(keevee_server::server::run(config, stop_requested()));
+    let result = runtime.block_on(serve(config, arguments.join.as_deref()));
     if let Err(error) = &result {
         tracing::error!("{error}");
     }
-    result.map_err(Failure::other)
+    result
+}
+
+async fn serve(config: Config, join: Option<&str>) -> Result<(), Failure> {
+    let Some(address) = join else {
+        return server::run(config, stop_requested()).await.map_err(Failure::other);
+    };
+    // Before the cluster hears of the node: at an address that is taken, another one would answer for it.
+    let listeners =
+        Listeners::bind(&config.node.http, &config.node.peer).await.map_err(Failure::other)?;
+    join::join(&config, address).await.map_err(Failure::other)?;
+    let server = Server::start_on(&config, listeners).await.map_err(Failure::other)?;
+    server.run(stop_requested()).await.map_err(Failure::other)
 }
 
 fn start_logging(level: &str, json: bool) -> Result<WorkerGuard, Failure> {

@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     client: ClientArguments,
 }
 
-/// One node, as it says itself; without a status if it does not answer.
+/// One node, as it says itself.
 #[derive(Serialize)]
 pub(crate) struct Row {
     /// The node.
@@ -42,6 +42,26 @@ pub(crate) struct Row {
     pub(crate) http: String,
     /// What it says.
     pub(crate) status: Option<NodeStatus>,
+    /// Why it says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreachable: Option<String>,
+}
+
+impl Row {
+    /// What came from a node's address, if anything did.
+    fn new(node: u64, http: String, answer: Option<NodeStatus>) -> Row {
+        let (status, unreachable) = match answer {
+            Some(status) if status.node_id == node => (Some(status), None),
+            // Two nodes were given one address, or another cluster's node has taken it.
+            Some(other) => (None, Some(format!("another node answers there: {}", other.node_id))),
+            None => (None, Some("does not answer".to_owned())),
+        };
+        Row { node, http, status, unreachable }
+    }
+
+    fn unreachable(&self) -> String {
+        self.unreachable.clone().unwrap_or_default()
+    }
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -64,8 +84,8 @@ pub(crate) async fn rows(client: &Client) -> Result<Vec<Row>, Failure> {
     let mut asked = JoinSet::new();
     for peer in client.nodes().await? {
         asked.spawn(async move {
-            let status = status_of(&peer.http).await;
-            Row { node: peer.id, http: peer.http, status }
+            let answer = status_of(&peer.http).await;
+            Row::new(peer.id, peer.http, answer)
         });
     }
     let mut rows = asked.join_all().await;
@@ -110,7 +130,7 @@ pub(crate) fn tables(rows: &[Row], shards: &[Shard]) -> String {
 fn node_line(row: &Row) -> [String; 5] {
     let (node, http) = (row.node.to_string(), row.http.clone());
     let Some(status) = &row.status else {
-        return [node, http, "-".to_owned(), "-".to_owned(), "does not answer".to_owned()];
+        return [node, http, "-".to_owned(), "-".to_owned(), row.unreachable()];
     };
     let data = || status.shards.iter().filter(|shard| shard.shard > 0);
     let leads = data().filter(|shard| shard.role == "leader").count();
@@ -147,8 +167,7 @@ fn replicas_table(rows: &[Row]) -> String {
         let Some(status) = &row.status else {
             let blank = std::array::from_fn::<String, 5, _>(|_| "-".to_owned());
             let [ballot, last, chosen, applied, chain] = blank;
-            let role = "does not answer".to_owned();
-            lines.push([node, http, "-".to_owned(), role, ballot, last, chosen, applied, chain]);
+            lines.push([node, http, "-".to_owned(), row.unreachable(), ballot, last, chosen, applied, chain]);
             continue;
         };
         lines.extend(status.shards.iter().map(|shard| {
@@ -184,7 +203,7 @@ mod tests {
         };
         let (cluster_id, version) = (String::new(), String::new());
         let status = NodeStatus { cluster_id, node_id: node, version, shards: vec![shard] };
-        Row { node, http: format!("127.0.0.1:800{node}"), status: Some(status) }
+        Row::new(node, format!("127.0.0.1:800{node}"), Some(status))
     }
 
     fn shard() -> Shard {
@@ -206,13 +225,24 @@ mod tests {
             vec![row(1, "follower", Some(2)), row(2, "leader", Some(2)), row(3, "leader", Some(3))];
         let [_, _, _, leader, members, .., state] = shard_line(&rows, &shard());
         assert_eq!((leader.as_str(), members.as_str(), state.as_str()), ("2", "1,2,3", "ok"));
-        rows[2].status = None;
+        rows[2] = Row::new(3, rows[2].http.clone(), None);
         assert_eq!(shard_line(&rows, &shard())[7], "2 of 3 replicas answer");
-        rows[1].status = None;
+        rows[1] = Row::new(2, rows[1].http.clone(), None);
         assert_eq!(shard_line(&rows, &shard())[7], "no leader; 1 of 3 replicas answer");
         let text = tables(&rows, &[shard()]);
         assert!(text.contains("2     127.0.0.1:8002  -       -      does not answer\n"), "{text}");
         let text = replicas_table(&rows);
         assert!(text.contains("1.1     7     7       7        01234567\n"), "{text}");
+    }
+
+    #[test]
+    fn who_answers_at_the_address_of_another_node_is_not_taken_for_it() {
+        let (one, status) = (row(1, "leader", Some(1)), row(3, "leader", Some(3)).status);
+        let rows = [one, Row::new(2, "127.0.0.1:8003".to_owned(), status)];
+        assert_eq!(leader(&rows, 1), Some(1));
+        assert_eq!(shard_line(&rows, &shard())[7], "1 of 3 replicas answer");
+        for text in [tables(&rows, &[shard()]), replicas_table(&rows)] {
+            assert!(text.contains("another node answers there: 3"), "{text}");
+        }
     }
 }

@@ -16,6 +16,7 @@ use crate::{PATIENCE, catches_up, client, client_of, endpoint_of, get, program, 
 with_both_engines! {
     a_node_joins_and_is_given_a_shard
     who_does_not_belong_to_the_cluster_is_refused
+    a_node_whose_port_is_taken_changes_nothing
     a_node_that_moves_is_followed_by_the_others
 }
 
@@ -23,6 +24,7 @@ with_both_engines! {
 struct Joiner {
     config: PathBuf,
     http: u16,
+    peer: u16,
     child: Option<Child>,
     _folder: TempDir,
 }
@@ -48,7 +50,7 @@ impl Joiner {
         );
         let config = folder.path().join("keevee.toml");
         fs::write(&config, text).expect("written");
-        Joiner { config, http, child: None, _folder: folder }
+        Joiner { config, http, peer, child: None, _folder: folder }
     }
 
     fn start(&mut self, arguments: &[&str]) {
@@ -168,6 +170,20 @@ async fn who_does_not_belong_to_the_cluster_is_refused(engine: &str) {
     twin.start(&["--join", one.authority()]);
     let said = twin.refusal().await;
     assert!(said.contains("node 1 is there already"), "{said}");
+    assert_eq!(ask(&one, "/v1/cluster/carp").await.expect("a map")["epoch"], 1, "nothing has changed");
+}
+
+async fn a_node_whose_port_is_taken_changes_nothing(engine: &str) {
+    let mut cluster = start(1, engine).await;
+    let one = endpoint_of(&mut cluster, 1);
+    for port in [|joiner: &Joiner| joiner.http, |joiner: &Joiner| joiner.peer] {
+        let mut joiner = Joiner::new(&mut cluster, 2, None);
+        let _taken = std::net::TcpListener::bind(("127.0.0.1", port(&joiner))).expect("a free port");
+        joiner.start(&["--join", one.authority()]);
+        let said = joiner.refusal().await;
+        assert!(said.contains(&format!("can't listen on 127.0.0.1:{}", port(&joiner))), "{said}");
+        assert!(!joiner.config.with_file_name("data").exists(), "no folder is made");
+    }
     assert_eq!(ask(&one, "/v1/cluster/carp").await.expect("a map")["epoch"], 1, "nothing has changed");
 }
 
