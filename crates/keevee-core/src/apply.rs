@@ -373,7 +373,8 @@ impl<'a, V: StateView> Overlay<'a, V> {
         })
     }
 
-    /// The first keys of a range that this shard owns, and the one that follows them.
+    /// The first keys of a range that this shard owns, and the one that follows them. Only with room for a page is a
+    /// first key taken that does not fit.
     fn first_keys(
         &self,
         namespace: Namespace,
@@ -387,7 +388,9 @@ impl<'a, V: StateView> Overlay<'a, V> {
                 return ControlFlow::Continue(());
             }
             let found = ScannedKey { key, value };
-            if keys.len() == limit as usize || !keys.is_empty() && bytes + found.bytes() > bytes_max {
+            let may_exceed = keys.is_empty() && bytes_max >= SCAN_BYTES_MAX as usize;
+            let has_room = may_exceed || bytes + found.bytes() <= bytes_max;
+            if keys.len() == limit as usize || !has_room {
                 next = Some(found.key);
                 return ControlFlow::Break(());
             }

@@ -129,8 +129,8 @@ pub enum Action {
         range: KeyRange,
         /// How many at most; never more than [`crate::range::SCAN_KEYS_MAX`].
         limit: u32,
-        /// How many bytes of keys and values at most, unless the first key alone has more; never more than
-        /// [`crate::range::SCAN_BYTES_MAX`].
+        /// How many bytes of keys and values at most; never more than [`crate::range::SCAN_BYTES_MAX`], and with that
+        /// many one larger key is shown, too.
         bytes_max: u32,
     },
     /// Removes the first keys of a range that the shard holds, up to
@@ -230,7 +230,7 @@ pub enum OperationResult {
     },
     /// Of a scan.
     Scanned {
-        /// The keys, in order; at least one if there is any.
+        /// The keys, in order; at least one if the first that there is fits.
         keys: Vec<ScannedKey>,
         /// The first key of the range that is not among them, if there are more.
         next: Option<Bytes>,

@@ -12,7 +12,9 @@ use crate::ids::Namespace;
 
 /// Keys that one scan of a shard returns at most.
 pub const SCAN_KEYS_MAX: u32 = 1000;
-/// Bytes of keys and values that one scan of a shard returns at most, unless the first key alone has more.
+/// Bytes of keys and values that one scan of a shard returns at most, unless the first key alone has more. Asked for
+/// less than this, a shard shows no key that has more than it is asked for: it only names it. So whoever asks many
+/// shards at once gets no value of each whose page will hold one.
 pub const SCAN_BYTES_MAX: u32 = 1 << 20;
 /// Keys that one delete of a range removes at most.
 pub const DELETE_RANGE_KEYS_MAX: u32 = 1000;

@@ -3,6 +3,8 @@
 //! A [`Merge`] says which shards are to be asked for what, takes their answers in, and yields keys only while it knows
 //! of every shard what comes next there: so a page is in order and leaves nothing out, whatever the shards hold. It
 //! asks each for its share and asks again only those that run out, since a page of each would mostly be thrown away.
+//! A value that does not fit a share is named only, and asked for by itself when it is next on the page: so what one
+//! page moves and keeps in memory is bounded by the page and the shares, however large values are.
 //!
 //! A scan is no snapshot: shards, and the pages of one, are read at different moments. Each key is shown as it was at
 //! one moment during the scan, and a key that is there from its beginning to its end is shown exactly once.
@@ -22,7 +24,7 @@ use crate::range::{KeyRange, SCAN_BYTES_MAX, SCAN_KEYS_MAX};
 
 /// Keys and bytes that a shard is asked for beside its share: few keys are spread less evenly than many.
 const KEYS_BESIDE_SHARE: usize = 8;
-const BYTES_BESIDE_SHARE: usize = 4096;
+const BYTES_BESIDE_SHARE: usize = 16 << 10;
 
 /// An ordered part of a range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,13 +76,26 @@ struct Part {
     read: VecDeque<ScannedKey>,
     /// What is unread; `None` if there is nothing more.
     unread: Option<KeyRange>,
+    /// True if the unread range begins with a key that is there.
+    is_next_known: bool,
+    /// That key has more bytes than this.
+    exceeds: usize,
+}
+
+impl Part {
+    /// The next key, as far as it is known.
+    fn front(&self) -> Option<&Bytes> {
+        let unread = || self.unread.as_ref().map(|range| &range.start);
+        self.read.front().map(|found| &found.key).or_else(unread)
+    }
 }
 
 impl Merge {
     /// A page of up to so many keys of a range, which these shards hold; never more than [`SCAN_KEYS_MAX`] keys, and
     /// than [`SCAN_BYTES_MAX`] bytes unless the first key alone has more.
     pub fn new(range: &KeyRange, shards: impl IntoIterator<Item = ShardId>, limit: u32) -> Merge {
-        let part = || Part { read: VecDeque::new(), unread: Some(range.clone()) };
+        let unread = || Some(range.clone());
+        let part = || Part { read: VecDeque::new(), unread: unread(), is_next_known: false, exceeds: 0 };
         Merge {
             shards: shards.into_iter().map(|shard| (shard, part())).collect(),
             keys_max: limit.clamp(1, SCAN_KEYS_MAX) as usize,
@@ -92,19 +107,18 @@ impl Merge {
 
     /// Goes as far as it can, and says what must be asked to go on. The page is done if that is nothing.
     pub fn asks(&mut self) -> Vec<Ask> {
+        let unknown = self.out_of_keys(|part| !part.is_next_known);
+        if !unknown.is_empty() {
+            return self.shares(&unknown);
+        }
         while self.keys.len() < self.keys_max {
-            let has_run_out = |part: &Part| part.read.is_empty() && part.unread.is_some();
-            let empty: Vec<ShardId> =
-                self.shards.iter().filter(|(_, part)| has_run_out(part)).map(|(shard, _)| *shard).collect();
-            if !empty.is_empty() {
-                return self.shares(&empty);
-            }
-            let fronts =
-                self.shards.iter().filter_map(|(shard, part)| Some((&part.read.front()?.key, *shard)));
+            let fronts = self.shards.iter().filter_map(|(shard, part)| Some((part.front()?, *shard)));
             let Some((_, first)) = fronts.min() else { break };
+            let left = self.bytes_max.saturating_sub(self.bytes);
             let Some(part) = self.shards.get_mut(&first) else { break };
-            let size = part.read.front().map_or(0, ScannedKey::bytes);
-            if !self.keys.is_empty() && self.bytes + size > self.bytes_max {
+            let Some(found) = part.read.front() else { return self.ask_for_more(first, left) };
+            let size = found.bytes();
+            if !self.keys.is_empty() && size > left {
                 break;
             }
             let Some(key) = part.read.pop_front() else { break };
@@ -115,6 +129,29 @@ impl Merge {
             }
         }
         Vec::new()
+    }
+
+    /// What is to be asked when the next key of the page is known by its name only.
+    fn ask_for_more(&self, first: ShardId, left: usize) -> Vec<Ask> {
+        let Some(Part { unread: Some(range), exceeds, .. }) = self.shards.get(&first) else {
+            return Vec::new();
+        };
+        match *exceeds {
+            // By themselves the others would be asked one after the other.
+            0 if left > 0 => self.shares(&self.out_of_keys(|part| part.exceeds == 0)),
+            exceeds if exceeds < left => {
+                let (range, bytes_max) = (range.clone(), left as u32);
+                vec![Ask { shard: first, range, limit: 1, bytes_max }]
+            }
+            // It is the first of the next page.
+            _ => Vec::new(),
+        }
+    }
+
+    /// The shards of which nothing is read that is not on the page, but something is unread.
+    fn out_of_keys(&self, is_meant: impl Fn(&Part) -> bool) -> Vec<ShardId> {
+        let has_run_out = |part: &Part| part.read.is_empty() && part.unread.is_some() && is_meant(part);
+        self.shards.iter().filter(|(_, part)| has_run_out(part)).map(|(shard, _)| *shard).collect()
     }
 
     fn shares(&self, shards: &[ShardId]) -> Vec<Ask> {
@@ -143,14 +180,16 @@ impl Merge {
         let is_in_order = keys.windows(2).all(|pair| pair[0].key < pair[1].key);
         let is_behind = match (&next, keys.last()) {
             (Some(next), Some(last)) => last.key < *next,
-            // It would be asked the same for ever.
-            (Some(_), None) => false,
+            // With room for a page it would be asked the same for ever.
+            (Some(_), None) => ask.bytes_max < SCAN_BYTES_MAX,
             (None, _) => true,
         };
         let part = self.shards.get_mut(&ask.shard).ok_or(Disordered(ask.shard))?;
         if !(is_in_range && is_in_order && is_behind) || part.unread.as_ref() != Some(&ask.range) {
             return Err(Disordered(ask.shard));
         }
+        part.exceeds = if keys.is_empty() { ask.bytes_max as usize } else { 0 };
+        part.is_next_known = true;
         part.read.extend(keys);
         part.unread = next.map(|next| ask.range.rest(next));
         Ok(())
@@ -158,11 +197,7 @@ impl Merge {
 
     /// The page, once nothing is to be asked any more.
     pub fn finish(self) -> Page {
-        let rest = |part: Part| match part.read.front() {
-            Some(found) => Some(found.key.clone()),
-            None => part.unread.map(|range| range.start),
-        };
-        let next = self.shards.into_values().filter_map(rest).min();
+        let next = self.shards.values().filter_map(Part::front).min().cloned();
         // Of a key that moved meanwhile, another shard may still have to tell.
         let next = next.map(|next| match self.keys.last() {
             Some(last) if next <= last.key => [&last.key[..], &[0]].concat().into(),

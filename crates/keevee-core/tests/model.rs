@@ -166,7 +166,8 @@ impl Model {
                 let (mut keys, mut bytes) = (vec![], 0);
                 for (key, value) in self.keys_in(key.0, range) {
                     bytes += key.len() + value.value.len();
-                    if keys.len() == *limit as usize || !keys.is_empty() && bytes > *bytes_max as usize {
+                    let may_exceed = keys.is_empty() && *bytes_max >= 1 << 20;
+                    if keys.len() == *limit as usize || bytes > *bytes_max as usize && !may_exceed {
                         return Ok(OperationResult::Scanned { keys, next: Some(key) });
                     }
                     keys.push(ScannedKey { key, value });

@@ -317,13 +317,20 @@ fn a_scan_shows_the_first_keys_of_a_range_in_order() {
 }
 
 #[test]
-fn a_scan_is_bounded_in_bytes_and_shows_one_key_at_least() {
+fn a_scan_names_a_first_key_that_does_not_fit_and_shows_it_when_asked_for_a_page() {
     let mut shard = Shard::new();
     let large = Command::single(Action::Put { key: "b".into(), value: vec![0; 200].into() });
     shard.apply(&[put("a", "1"), large, put("c", "1")]);
     let from = |start| read(&shard.view, &shard.meta, &scan(range(start, "z"), 9)).unwrap();
     assert_eq!(scanned(&from("a")), "a:1 then b");
-    assert_eq!(scanned(&from("b")), "b:2 then c");
+    assert_eq!(scanned(&from("b")), "then b");
+    let page = |key_bytes: usize| {
+        let put = Action::Put { key: "b".into(), value: vec![0; key_bytes].into() };
+        shard.apply_one(Command::single(put));
+        let action = Action::Scan { range: range("b", "z"), limit: 9, bytes_max: SCAN_BYTES_MAX };
+        scanned(&read(&shard.view, &shard.meta, &Command::single(action)).unwrap())
+    };
+    assert_eq!([1 << 10, 2 << 20].map(page), ["b:4 c:3", "b:5 then c"]);
     let one = vec![0; DELETE_RANGE_BYTES_MAX].into();
     shard.apply_one(Command::single(Action::Put { key: "b".into(), value: one }));
     assert_eq!(shard.apply_one(delete_range(range("a", "z"), 9)), deleted_range(1, Some("b")));

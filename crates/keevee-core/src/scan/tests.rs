@@ -16,31 +16,43 @@ type Shards = BTreeMap<ShardId, BTreeMap<String, usize>>;
 fn answer(held: &BTreeMap<String, usize>, ask: &Ask) -> (Vec<ScannedKey>, Option<Bytes>) {
     let (mut keys, mut bytes) = (Vec::new(), 0);
     for (key, value_bytes) in held.iter().filter(|(key, _)| ask.range.contains(key.as_bytes())) {
-        let key = scanned(key, *value_bytes);
-        if keys.len() == ask.limit as usize
-            || !keys.is_empty() && bytes + key.bytes() > ask.bytes_max as usize
-        {
-            return (keys, Some(key.key));
+        let may_exceed = keys.is_empty() && ask.bytes_max >= SCAN_BYTES_MAX;
+        let has_room = may_exceed || bytes + key.len() + value_bytes <= ask.bytes_max as usize;
+        if keys.len() == ask.limit as usize || !has_room {
+            return (keys, Some(Bytes::copy_from_slice(key.as_bytes())));
         }
-        bytes += key.bytes();
-        keys.push(key);
+        bytes += key.len() + value_bytes;
+        keys.push(scanned(key, *value_bytes));
     }
     (keys, None)
 }
 
-/// One page, and how often shards were asked for it.
-fn page(shards: &Shards, range: &KeyRange, limit: u32) -> (Page, usize) {
+/// What a page took.
+#[derive(Debug, Default)]
+struct Cost {
+    /// How often a shard was asked.
+    asked: usize,
+    /// How often several were waited for.
+    rounds: usize,
+    /// What they answered.
+    bytes: usize,
+}
+
+/// One page, and what it took.
+fn page(shards: &Shards, range: &KeyRange, limit: u32) -> (Page, Cost) {
     let mut merge = Merge::new(range, shards.keys().copied(), limit);
-    let mut asked = 0;
+    let mut cost = Cost::default();
     loop {
         let asks = merge.asks();
         if asks.is_empty() {
-            return (merge.finish(), asked);
+            return (merge.finish(), cost);
         }
+        cost.rounds += 1;
         for ask in asks {
-            asked += 1;
-            assert!(asked < 10_000, "it comes to no end");
+            cost.asked += 1;
+            assert!(cost.asked < 10_000, "it comes to no end");
             let (keys, next) = answer(&shards[&ask.shard], &ask);
+            cost.bytes += keys.iter().map(ScannedKey::bytes).sum::<usize>();
             merge.take_in(&ask, keys, next).unwrap();
         }
     }
@@ -97,8 +109,25 @@ fn shards_are_asked_for_their_share() {
     let mut merge = Merge::new(&KeyRange::default(), shards.keys().copied(), 1000);
     let asks = merge.asks();
     assert!(asks.len() == 16 && asks.iter().all(|ask| ask.limit < 100), "{asks:?}");
-    let (page, asked) = page(&shards, &KeyRange::default(), 1000);
-    assert_eq!((page.keys.len(), asked), (1000, 16));
+    let (page, cost) = page(&shards, &KeyRange::default(), 1000);
+    assert_eq!((page.keys.len(), cost.asked), (1000, 16));
+}
+
+#[test]
+fn a_page_costs_what_it_holds_however_large_values_are() {
+    for (value_bytes, on_page, rounds_max) in [(8 << 20, 1, 2), (300_000, 3, 5), (30_000, 34, 36), (20_000, 52, 1)] {
+        let keys = (0..640).map(|number| (ShardId(1 + number * 5 % 128), format!("key-{number:03}")));
+        let mut shards = Shards::new();
+        keys.for_each(|(shard, key)| _ = shards.entry(shard).or_default().insert(key, value_bytes));
+        let (page, cost) = page(&shards, &KeyRange::default(), 1000);
+        assert_eq!((page.keys.len(), page.next.is_some()), (on_page, true));
+        let held: usize = page.keys.iter().map(ScannedKey::bytes).sum();
+        let shares = SCAN_BYTES_MAX as usize * 5 / 4 + 128 * BYTES_BESIDE_SHARE;
+        assert!(cost.bytes <= held + shares && cost.rounds <= rounds_max, "{value_bytes}: {cost:?}");
+        if value_bytes > shares / 128 {
+            assert_eq!(cost.bytes, held, "{value_bytes}: nothing is read in vain");
+        }
+    }
 }
 
 #[test]
