@@ -7,9 +7,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use keevee_client::{Client, Options};
 use keevee_cluster::{Choices, Cluster, ClusterError, Config, Ending, Layout, Plan};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::api::Api;
 use crate::check;
+use crate::commands::Output;
 use crate::commands::server::asked_to_stop;
 use crate::commands::shards;
 use crate::commands::status::{self, Row};
@@ -44,8 +47,8 @@ Examples:
 Examples:
   keevee cluster status
   keevee cluster status --config Config.toml
-  keevee cluster status --data /var/tmp/kv")]
-    Status(FolderArguments),
+  keevee cluster status --data /var/tmp/kv --output json")]
+    Status(StatusArguments),
     #[command(subcommand)]
     Check(check::Command),
 }
@@ -70,7 +73,7 @@ Examples:
   keevee cluster start --consensus raft
   keevee cluster start --peer-transport http-json
   keevee cluster start --data /var/tmp/kv --http-port 8101 --peer-port 9101
-  keevee cluster start --config Config.toml
+  keevee cluster start --config Config.toml --output json
 
 docs/operations.md explains every key of Config.toml.")]
 pub(crate) struct StartArguments {
@@ -100,6 +103,18 @@ pub(crate) struct StartArguments {
     /// Stay, start nodes again that die, and stop all on Ctrl-C
     #[arg(long)]
     watch: bool,
+    /// How to print what was started
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    folder: FolderArguments,
+    /// How to print the answer
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -173,7 +188,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Start(arguments) if arguments.watch => start_and_watch(arguments).await,
         Command::Start(arguments) => start(&arguments).await.map(|_| ()),
         Command::Stop(arguments) => stop(&mut open(&arguments.folder()?)?).await,
-        Command::Status(arguments) => show(&arguments.folder()?).await,
+        Command::Status(arguments) => show(&arguments).await,
         Command::Check(command) => check::run(command).await,
     }
 }
@@ -207,24 +222,29 @@ async fn start(arguments: &StartArguments) -> Result<Cluster, Failure> {
     let plan = arguments.plan()?;
     let mut cluster = Cluster::open_or_create(&plan).await?;
     let started = cluster.start()?;
-    if started.is_empty() {
-        println!("A cluster is running in {}:", plan.folder.display());
-    } else {
+    if !started.is_empty() {
         let patience = START_PATIENCE + START_PATIENCE_PER_NODE * started.len() as u32;
         if let Err(error) = cluster.wait_ready(patience).await {
             end_started(&mut cluster, &started).await;
             return Err(error.into());
         }
-        let all = started.len() == cluster.nodes().len();
-        let what = if all { "The cluster".to_owned() } else { nodes_text(&started) };
-        println!("{what} started in {}:", plan.folder.display());
     }
-    introduce(&mut cluster, &plan.folder).await?;
+    let rows = status::rows(&client(&cluster)?).await?;
+    match arguments.output {
+        Output::Json => {
+            let nodes = with_pids(&mut cluster, rows);
+            println!("{}", json!({ "folder": plan.folder, "started": started, "nodes": nodes }));
+        }
+        Output::Text => introduce(&mut cluster, &started, &rows),
+    }
     Ok(cluster)
 }
 
 /// Stays until the cluster is stopped: by a signal to this program, or by another program.
 async fn start_and_watch(arguments: StartArguments) -> Result<(), Failure> {
+    if arguments.output == Output::Json {
+        return Err(Failure::usage("--output json is one document, which --watch does not end: leave one out"));
+    }
     let mut asked_to_stop = pin!(asked_to_stop());
     let mut cluster = tokio::select! {
         started = start(&arguments) => started?,
@@ -263,9 +283,14 @@ fn nodes_text(ids: &[u64]) -> String {
     }
 }
 
-/// Addresses, and what to do with them.
-async fn introduce(cluster: &mut Cluster, folder: &Path) -> Result<(), Failure> {
-    let rows = status::rows(&client(cluster)?).await?;
+/// What was started, its addresses, and what to do with them.
+fn introduce(cluster: &mut Cluster, started: &[u64], rows: &[Row]) {
+    let folder = cluster.folder().display().to_string();
+    match started.len() {
+        0 => println!("A cluster is running in {folder}:"),
+        count if count == cluster.nodes().len() => println!("The cluster started in {folder}:"),
+        _ => println!("{} started in {folder}:", nodes_text(started)),
+    }
     for node in cluster.nodes() {
         let row = rows.iter().find(|row| row.node == node.id);
         let line =
@@ -277,8 +302,7 @@ async fn introduce(cluster: &mut Cluster, folder: &Path) -> Result<(), Failure> 
     println!("Try it:");
     println!("  curl -X PUT http://{first}/kv/color/green");
     println!("  curl http://{last}/kv/color");
-    println!("Logs: keevee.log in {}/node*/", folder.display());
-    Ok(())
+    println!("Logs: keevee.log in {folder}/node*/");
 }
 
 /// What a node leads of the data shards.
@@ -311,14 +335,41 @@ async fn stop(cluster: &mut Cluster) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn show(folder: &Path) -> Result<(), Failure> {
-    let mut cluster = match Cluster::open(folder, &std::env::current_exe()?) {
+async fn show(arguments: &StatusArguments) -> Result<(), Failure> {
+    let (folder, as_json) = (arguments.folder.folder()?, arguments.output == Output::Json);
+    let mut cluster = match Cluster::open(&folder, &std::env::current_exe()?) {
+        Err(ClusterError::NoCluster { folder }) if as_json => {
+            println!("{}", json!({ "folder": folder, "nodes": [], "shards": [] }));
+            return Ok(());
+        }
         Err(ClusterError::NoCluster { folder }) => {
             println!("There is no cluster in {}.", folder.display());
             return Ok(());
         }
         result => result?,
     };
+    if !as_json {
+        processes(&mut cluster);
+    }
+    let (mut rows, mut shards) = (Vec::new(), Vec::new());
+    if !cluster.running().is_empty() {
+        rows = status::rows(&client(&cluster)?).await?;
+        shards = shards::all(&Api { nodes: &cluster.endpoints(), timeout: ASK_PATIENCE }).await?;
+    }
+    if as_json {
+        if rows.is_empty() {
+            let silent = cluster.nodes().iter().map(|node| Row::new(node.id, node.http.to_string(), None));
+            rows = silent.collect();
+        }
+        let nodes = with_pids(&mut cluster, rows);
+        println!("{}", json!({ "folder": folder, "nodes": nodes, "shards": shards }));
+    } else if !rows.is_empty() {
+        print!("\n{}", status::tables(&rows, &shards));
+    }
+    Ok(())
+}
+
+fn processes(cluster: &mut Cluster) {
     for node in cluster.nodes() {
         let state = match node.pid() {
             Some(pid) => format!("runs as process {pid}"),
@@ -326,11 +377,18 @@ async fn show(folder: &Path) -> Result<(), Failure> {
         };
         println!("node {} {state}: http://{}", node.id, node.http);
     }
-    if cluster.running().is_empty() {
-        return Ok(());
-    }
-    let rows = status::rows(&client(&cluster)?).await?;
-    let shards = shards::all(&Api { nodes: &cluster.endpoints(), timeout: ASK_PATIENCE }).await?;
-    print!("\n{}", status::tables(&rows, &shards));
-    Ok(())
+}
+
+/// A node, as `keevee status` has it, and its process if it runs.
+#[derive(Serialize)]
+struct WithPid {
+    pid: Option<u32>,
+    #[serde(flatten)]
+    row: Row,
+}
+
+fn with_pids(cluster: &mut Cluster, rows: Vec<Row>) -> Vec<WithPid> {
+    // The map may have nodes that are not of this folder.
+    let mut pid = |id| cluster.node(id).ok().and_then(|node| node.pid());
+    rows.into_iter().map(|row| WithPid { pid: pid(row.node), row }).collect()
 }

@@ -49,7 +49,7 @@ pub(crate) struct Row {
 
 impl Row {
     /// What came from a node's address, if anything did.
-    fn new(node: u64, http: String, answer: Option<NodeStatus>) -> Row {
+    pub(crate) fn new(node: u64, http: String, answer: Option<NodeStatus>) -> Row {
         let (status, unreachable) = match answer {
             Some(status) if status.node_id == node => (Some(status), None),
             // Two nodes were given one address, or another cluster's node has taken it.

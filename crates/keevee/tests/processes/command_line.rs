@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Output};
 
 use keevee_cluster::{TemporaryCluster, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{PATIENCE, program, start};
 
@@ -13,6 +13,7 @@ with_both_engines! {
     ranges_are_listed_and_deleted
     a_load_is_measured
     shards_are_explained_listed_and_added
+    a_local_cluster_is_started_and_shown_as_json
 }
 
 /// Runs the program against a cluster: exit code, standard output, standard error.
@@ -145,6 +146,30 @@ async fn shards_are_explained_listed_and_added(engine: &str) {
         (code == 0 && archive.ends_with("ok")).then_some(())
     });
     assert!(leads.await.is_some(), "the new shard finds no leader");
+}
+
+async fn a_local_cluster_is_started_and_shown_as_json(engine: &str) {
+    let mut cluster = start(1, engine).await;
+    let pid = cluster.node(1).expect("a node").pid();
+    let folder = cluster.folder().to_string_lossy().into_owned();
+    let ask = |cluster: &TemporaryCluster, what| {
+        let (code, stdout, stderr) =
+            run(cluster, &["cluster", what, "--data", &folder, "--output", "json"]);
+        assert_eq!(code, 0, "{stderr}");
+        serde_json::from_str::<Value>(&stdout).expect("JSON")
+    };
+    let started = ask(&cluster, "start");
+    assert_eq!((&started["started"], &started["folder"]), (&json!([]), &json!(folder)));
+    assert_eq!((&started["nodes"][0]["node"], &started["nodes"][0]["pid"]), (&json!(1), &json!(pid)));
+    let shown = ask(&cluster, "status");
+    assert_eq!((&shown["nodes"][0]["pid"], &shown["nodes"][0]["status"]["node_id"]), (&json!(pid), &json!(1)));
+    assert_eq!(shown["shards"][1]["slots"], 16_384, "{shown}");
+
+    cluster.kill_all().await.expect("killed");
+    let shown = ask(&cluster, "status");
+    assert_eq!((&shown["nodes"][0]["pid"], &shown["shards"]), (&Value::Null, &json!([])), "{shown}");
+    let (code, _, stderr) = run(&cluster, &["cluster", "start", "--watch", "--output", "json"]);
+    assert!(code == 2 && stderr.contains("--watch"), "{stderr}");
 }
 
 #[test]
