@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use keevee_client::Endpoint;
 use keevee_cluster::process;
 use keevee_server::config::{self, Config};
 use keevee_server::join;
@@ -35,7 +36,7 @@ pub(crate) struct Arguments {
     config: PathBuf,
     /// Join the cluster that this node belongs to, unless the data folder is a member's already: it is formatted if need be
     #[arg(long, value_name = "HOST:PORT")]
-    join: Option<String>,
+    join: Option<Endpoint>,
     /// What to log: error, warn, info, debug, trace, or filters such as info,keevee_server=debug
     #[arg(long, value_name = "FILTER", env = "KEEVEE_LOG")]
     log_level: Option<String>,
@@ -64,21 +65,21 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let _pid_file = PidFile::claim(&arguments.config);
     let threads = config.io_threads();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    let result = runtime.block_on(serve(config, arguments.join.as_deref()));
+    let result = runtime.block_on(serve(config, arguments.join.as_ref()));
     if let Err(error) = &result {
         tracing::error!("{error}");
     }
     result
 }
 
-async fn serve(config: Config, join: Option<&str>) -> Result<(), Failure> {
-    let Some(address) = join else {
+async fn serve(config: Config, join: Option<&Endpoint>) -> Result<(), Failure> {
+    let Some(member) = join else {
         return server::run(config, stop_requested()).await.map_err(Failure::other);
     };
     // Before the cluster hears of the node: at an address that is taken, another one would answer for it.
     let listeners =
         Listeners::bind(&config.node.http, &config.node.peer).await.map_err(Failure::other)?;
-    join::join(&config, address).await.map_err(Failure::other)?;
+    join::join(&config, member.authority()).await.map_err(Failure::other)?;
     let server = Server::start_on(&config, listeners).await.map_err(Failure::other)?;
     server.run(stop_requested()).await.map_err(Failure::other)
 }

@@ -195,6 +195,15 @@ async fn an_unknown_configuration_key_names_the_nearest_one() {
 }
 
 #[test]
+fn a_node_to_join_that_is_no_address_is_refused_at_once() {
+    for (address, advice) in [("https://127.0.0.1:8001", "TLS"), ("127.0.0.1", "write http://host:port")] {
+        let output = Command::new(program()).args(["server", "--config", "none", "--join", address]).output();
+        let (code, _, stderr) = texts(output.expect("the program"));
+        assert!(code == 2 && stderr.contains(advice), "{address}: {stderr}");
+    }
+}
+
+#[test]
 fn every_command_shows_examples() {
     for command in [
         &["server"][..],

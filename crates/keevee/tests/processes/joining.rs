@@ -117,7 +117,8 @@ async fn a_node_joins_and_is_given_a_shard(engine: &str) {
     put(&client(cluster.endpoints()), "early", "x").await;
     let one = endpoint_of(&mut cluster, 1);
     let mut joiner = Joiner::new(&mut cluster, 4, None);
-    joiner.start(&["--join", one.authority()]);
+    // With its scheme, as nodes are named elsewhere.
+    joiner.start(&["--join", &one.to_string()]);
     let there = client(vec![joiner.endpoint()]);
     assert_eq!(get(&there, "early").await.as_deref(), Some("x"), "it holds nothing and forwards");
     put(&there, "through 4", "y").await;
