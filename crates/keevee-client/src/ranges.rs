@@ -324,7 +324,11 @@ impl Deletion {
         deadline: Instant,
     ) -> Result<kv::DeletedRange, Error> {
         let (id, is_minted) = match self.request_id {
-            Some(id) => (on_wire(id.of_step(shard, &start)), false),
+            Some(id) => {
+                // The first step has no start: for another range it is found to be a reuse.
+                let behind = (start != self.range.start).then_some(&start[..]);
+                (on_wire(id.of_step(shard, behind)), false)
+            }
             None => (self.client.shared.mint(), true),
         };
         let delete = kv::DeleteRange { start, end: self.range.end.clone(), limit: DELETE_RANGE_KEYS_MAX };

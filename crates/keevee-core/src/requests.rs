@@ -77,12 +77,13 @@ impl RequestId {
 
     /// The id of one step of a request that is carried out as several commands: it follows from the request's own, so
     /// that a retry of the whole is a retry of each step, and has its time. `start` is where in the shard's keys the
-    /// step begins.
-    pub fn of_step(self, shard: ShardId, start: &[u8]) -> RequestId {
+    /// step begins, and `None` of the first: for all ranges that has one id, so that each shard finds a reuse out.
+    pub fn of_step(self, shard: ShardId, start: Option<&[u8]>) -> RequestId {
         let mut digest = Digest::new();
         digest.request_id(self);
         digest.number(shard.0.into());
-        digest.bytes(start);
+        // No step but the first could begin at an empty key.
+        digest.bytes(start.unwrap_or_default());
         // Of a UUIDv7, the 48 bits of time, the version and the variant stay.
         const KEPT: u128 = 0xffff_ffff_ffff_f000_c000_0000_0000_0000;
         match self {

@@ -74,13 +74,14 @@ const PAYLOAD_FIXTURE: u128 = 0x85ec7a0e78318ba4d547079e1d197128;
 #[test]
 fn a_step_has_an_id_of_its_own_that_follows_from_the_requests() {
     for request in [timed(NOW, 5), RequestId::Free(5)] {
-        let step = request.of_step(ShardId(1), b"a");
-        assert_eq!(step, request.of_step(ShardId(1), b"a"));
+        let step = request.of_step(ShardId(1), Some(b"a"));
+        assert_eq!(step, request.of_step(ShardId(1), Some(b"a")));
         assert_eq!(step.issued_at_micros(), request.issued_at_micros());
-        let others = [request, request.of_step(ShardId(2), b"a"), request.of_step(ShardId(1), b"b")];
-        assert!(!others.contains(&step));
+        for (shard, start) in [(2, Some(&b"a"[..])), (1, Some(b"b")), (1, None)] {
+            assert!(![step, request].contains(&request.of_step(ShardId(shard), start)));
+        }
     }
-    let RequestId::Timed(bits) = timed(NOW, 5).of_step(ShardId(1), b"a") else { panic!() };
+    let RequestId::Timed(bits) = timed(NOW, 5).of_step(ShardId(1), Some(b"a")) else { panic!() };
     assert!(is_version_7(&Uuid::from_u128(bits)), "on the wire it is a UUIDv7 as before");
 }
 

@@ -115,7 +115,9 @@ fn shards_are_asked_for_their_share() {
 
 #[test]
 fn a_page_costs_what_it_holds_however_large_values_are() {
-    for (value_bytes, on_page, rounds_max) in [(8 << 20, 1, 2), (300_000, 3, 5), (30_000, 34, 36), (20_000, 52, 1)] {
+    for (value_bytes, on_page, rounds_max) in
+        [(8 << 20, 1, 2), (300_000, 3, 5), (30_000, 34, 36), (20_000, 52, 1)]
+    {
         let keys = (0..640).map(|number| (ShardId(1 + number * 5 % 128), format!("key-{number:03}")));
         let mut shards = Shards::new();
         keys.for_each(|(shard, key)| _ = shards.entry(shard).or_default().insert(key, value_bytes));

@@ -178,17 +178,20 @@ async fn delete_in<S: Store>(
     mut range: KeyRange,
     id: RequestId,
 ) -> (u64, Option<Problem>) {
-    let mut sum = 0;
+    let (mut sum, mut start) = (0, None);
     loop {
         let action = Action::DeleteRange { range: range.clone(), limit: DELETE_RANGE_KEYS_MAX };
-        let request_id = Some(id.of_step(shard, &range.start));
+        let request_id = Some(id.of_step(shard, start.as_deref()));
         let context = Context { shard: Some(shard), ..context.clone() };
         let command = Command { request_id, ..Command::single(action) };
         match only_result(api, context, command).await {
             Ok(OperationResult::DeletedRange { deleted, next }) => {
                 sum += deleted;
                 match next {
-                    Some(next) => range = range.rest(next),
+                    Some(next) => {
+                        start = Some(next.clone());
+                        range = range.rest(next);
+                    }
                     None => return (sum, None),
                 }
             }

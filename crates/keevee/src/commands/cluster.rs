@@ -243,7 +243,9 @@ async fn start(arguments: &StartArguments) -> Result<Cluster, Failure> {
 /// Stays until the cluster is stopped: by a signal to this program, or by another program.
 async fn start_and_watch(arguments: StartArguments) -> Result<(), Failure> {
     if arguments.output == Output::Json {
-        return Err(Failure::usage("--output json is one document, which --watch does not end: leave one out"));
+        return Err(Failure::usage(
+            "--output json is one document, which --watch does not end: leave one out",
+        ));
     }
     let mut asked_to_stop = pin!(asked_to_stop());
     let mut cluster = tokio::select! {

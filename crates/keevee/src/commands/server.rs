@@ -77,8 +77,7 @@ async fn serve(config: Config, join: Option<&Endpoint>) -> Result<(), Failure> {
         return server::run(config, stop_requested()).await.map_err(Failure::other);
     };
     // Before the cluster hears of the node: at an address that is taken, another one would answer for it.
-    let listeners =
-        Listeners::bind(&config.node.http, &config.node.peer).await.map_err(Failure::other)?;
+    let listeners = Listeners::bind(&config.node.http, &config.node.peer).await.map_err(Failure::other)?;
     join::join(&config, member.authority()).await.map_err(Failure::other)?;
     let server = Server::start_on(&config, listeners).await.map_err(Failure::other)?;
     server.run(stop_requested()).await.map_err(Failure::other)

@@ -153,8 +153,7 @@ async fn a_local_cluster_is_started_and_shown_as_json(engine: &str) {
     let pid = cluster.node(1).expect("a node").pid();
     let folder = cluster.folder().to_string_lossy().into_owned();
     let ask = |cluster: &TemporaryCluster, what| {
-        let (code, stdout, stderr) =
-            run(cluster, &["cluster", what, "--data", &folder, "--output", "json"]);
+        let (code, stdout, stderr) = run(cluster, &["cluster", what, "--data", &folder, "--output", "json"]);
         assert_eq!(code, 0, "{stderr}");
         serde_json::from_str::<Value>(&stdout).expect("JSON")
     };
@@ -162,7 +161,10 @@ async fn a_local_cluster_is_started_and_shown_as_json(engine: &str) {
     assert_eq!((&started["started"], &started["folder"]), (&json!([]), &json!(folder)));
     assert_eq!((&started["nodes"][0]["node"], &started["nodes"][0]["pid"]), (&json!(1), &json!(pid)));
     let shown = ask(&cluster, "status");
-    assert_eq!((&shown["nodes"][0]["pid"], &shown["nodes"][0]["status"]["node_id"]), (&json!(pid), &json!(1)));
+    assert_eq!(
+        (&shown["nodes"][0]["pid"], &shown["nodes"][0]["status"]["node_id"]),
+        (&json!(pid), &json!(1))
+    );
     assert_eq!(shown["shards"][1]["slots"], 16_384, "{shown}");
 
     cluster.kill_all().await.expect("killed");

@@ -102,8 +102,14 @@ async fn a_prefix_is_deleted_from_all_shards_and_nothing_else(engine: &str) {
     let id = Some(uuid::Uuid::now_v7().to_string());
     assert_eq!(client.delete_prefix("gone-", id.clone()).await, Ok(1300));
     fill(&client, "gone-", 3).await;
-    assert_eq!(client.delete_prefix("gone-", id).await, Ok(1300), "a retry is answered, and deletes nothing");
+    assert_eq!(
+        client.delete_prefix("gone-", id.clone()).await,
+        Ok(1300),
+        "a retry is answered, and deletes nothing"
+    );
     assert_eq!(all(&client, Scan::of_prefix("gone-")).await.len(), 3);
+    let reused = client.delete_prefix("kept-", id).await.expect_err("another range");
+    assert_eq!((reused.kind, reused.deleted), (ErrorKind::RequestReused, Some(0)));
     let unrouted = client_of(&mut cluster, 1);
     assert_eq!(unrouted.delete_prefix("gone-", None).await, Ok(3));
     assert!(all(&client, Scan::default()).await.iter().map(|(key, _)| key).eq(&kept));
@@ -168,6 +174,15 @@ async fn http_serves_ranges_batches_and_increments_from_any_node(engine: &str) {
         status == 400 && problem["detail"].as_str().expect("a detail").contains("{hash tag}"),
         "{problem}"
     );
+
+    let once = "idempotency-key: once";
+    let none = http(&node, &format!("DELETE /v1/kv?prefix=none- HTTP/1.1\r\n{once}"), "").await;
+    assert_eq!((none.0, &none.2["deleted"]), (200, &0.into()));
+    for range in ["prefix=key-", "start=none-&end=none-5"] {
+        let (status, _, problem) =
+            http(&node, &format!("DELETE /v1/kv?{range} HTTP/1.1\r\n{once}"), "").await;
+        assert_eq!((status, &problem["kind"]), (422, &"request_reused".into()), "{range}: {problem}");
+    }
 
     // It is told of a map that does not exist: it looks, and serves.
     let epoch = "keevee-epoch: 999999";

@@ -84,6 +84,10 @@ async fn a_prefix_is_deleted_step_by_step_each_under_an_id_of_its_own() {
     server.store.asked().iter().filter(|(_, command)| !command.is_read_only()).for_each(|(_, command)| {
         assert!(ids.contains(&command.request_id.unwrap()));
     });
+    // For another range, each shard is asked under an id that it knows: so it can tell that this is no retry.
+    server.send("DELETE", "/v1/kv?prefix=other", &once, b"").await;
+    let first = |(_, command): &(Context, Command)| ids.contains(&command.request_id.unwrap());
+    assert_eq!(server.store.asked().iter().filter(|asked| first(asked)).count(), 2);
     server.send("DELETE", "/v1/kv?prefix=key-", &[], b"").await;
     assert!(server.store.asked().iter().all(|(_, command)| !ids.contains(&command.request_id.unwrap())));
 }
