@@ -17,7 +17,7 @@ use keevee_client::Endpoint;
 use serde::Deserialize;
 
 use crate::error::ClusterError;
-use crate::plan::{Choices, HTTP_PORT_DEFAULT, Layout, Plan};
+use crate::plan::{Choices, HTTP_PORT_DEFAULT, Layout, Plan, shard_count};
 use crate::ports;
 
 /// A `Config.toml`, checked.
@@ -66,7 +66,7 @@ struct Keys {
     #[serde(default)]
     shared: bool,
     nodes: Option<u64>,
-    shards: Option<u16>,
+    shards: Option<u64>,
     replicas: Option<u64>,
     engine: Option<String>,
     peer_transport: Option<String>,
@@ -149,7 +149,8 @@ impl Keys {
         }
         if self.shared {
             let replicas = self.replicas;
-            let layout = match (&self.load_factors, self.shards) {
+            let shards = self.shards.map(|count| shard_count("shards", count)).transpose();
+            let layout = match (&self.load_factors, shards.map_err(|error| error.to_string())?) {
                 (None, shards) => Layout::Shared { shards: shards.unwrap_or(1), replicas },
                 (Some(given), Some(shards)) if given.len() != usize::from(shards) => {
                     let count = given.len();
@@ -266,6 +267,7 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
+        let many = format!("shared = true\nload_factors = [{}]", "1,".repeat(2049));
         for (text, expected) in [
             ("nodes = 3", "add `shared = true`"),
             ("shards = 3\nnum_clusters = 2", "add `shared = true`"),
@@ -273,6 +275,9 @@ mod tests {
             ("shared = true\nload_factors = [0]", "above 0"),
             ("shared = true\nload_factors = [1, 2]\nshards = 3", "write 3"),
             ("shared = true\nreplicas = 4", "there are 3"),
+            ("shared = true\nshards = 20000", "`shards`: a cluster has up to 2048 shards, not 20000"),
+            ("shared = true\nshards = 99999999", "up to 2048 shards, not 99999999"),
+            (&many[..], "`load_factors`: a cluster has up to 2048 shards, not 2049"),
             ("num_clusters = 2\nload_factors = [1]", "write 2"),
             ("num_clusters = 11", "1 to 30 nodes, not 33"),
             ("num_clusters = 99999999999", "1 to 30 nodes"),

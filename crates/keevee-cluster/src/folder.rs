@@ -35,6 +35,30 @@ pub(crate) async fn create(plan: &Plan) -> Result<(), ClusterError> {
     if draft.exists() {
         fs::remove_dir_all(&draft).map_err(ClusterError::file("remove", &draft))?;
     }
+    let was_there = plan.folder.exists();
+    let drafted = write_draft(plan, &addresses, &draft).await;
+    if drafted.is_err() {
+        // What went wrong is what the user must know, not that something is left of it.
+        let _ = fs::remove_dir_all(if was_there { &draft } else { &plan.folder });
+    }
+    let layout = drafted?;
+    let path = plan.folder.join(LAYOUT_FILE);
+    fs::write(&path, layout.join(" ") + "\n").map_err(ClusterError::file("write", path))?;
+    // Node 1 last: a folder without it counts as empty.
+    for id in (1..=addresses.len()).rev() {
+        let name = format!("node{id}");
+        let target = plan.folder.join(&name);
+        fs::rename(draft.join(&name), &target).map_err(ClusterError::file("make", &target))?;
+    }
+    fs::remove_dir(&draft).map_err(ClusterError::file("remove", &draft))
+}
+
+/// Writes and formats the folders of the nodes: returns which shards `keevee init` was told.
+async fn write_draft(
+    plan: &Plan,
+    addresses: &[(SocketAddr, SocketAddr)],
+    draft: &Path,
+) -> Result<Vec<String>, ClusterError> {
     let Choices { consensus, peer_transport, layout } = plan.choices.clone();
     let layout = layout.unwrap_or_default().init_arguments();
     let peer_transport = peer_transport.unwrap_or_else(peer_transport_default);
@@ -45,7 +69,7 @@ pub(crate) async fn create(plan: &Plan) -> Result<(), ClusterError> {
         let folder = draft.join(format!("node{id}"));
         fs::create_dir_all(&folder).map_err(ClusterError::file("make", &folder))?;
         let config = folder.join("keevee.toml");
-        write_private(&config, &render(&cluster, &engine, id, &addresses))?;
+        write_private(&config, &render(&cluster, &engine, id, addresses))?;
         // A single node's folder is complete after the first step.
         let arguments = if addresses.len() == 1 { &layout[..] } else { &[] };
         members.extend(init(plan, id, &config, arguments).await?);
@@ -57,15 +81,7 @@ pub(crate) async fn create(plan: &Plan) -> Result<(), ClusterError> {
             init(plan, id, &config, &arguments).await?;
         }
     }
-    let path = plan.folder.join(LAYOUT_FILE);
-    fs::write(&path, layout.join(" ") + "\n").map_err(ClusterError::file("write", path))?;
-    // Node 1 last: a folder without it counts as empty.
-    for id in (1..=addresses.len()).rev() {
-        let name = format!("node{id}");
-        let target = plan.folder.join(&name);
-        fs::rename(draft.join(&name), &target).map_err(ClusterError::file("make", &target))?;
-    }
-    fs::remove_dir(&draft).map_err(ClusterError::file("remove", &draft))
+    Ok(layout)
 }
 
 /// Runs `keevee init`: returns the members that it prints, `id=store-id`.
@@ -225,6 +241,28 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_cluster_that_cannot_be_made_leaves_nothing() {
+        let parent = tempfile::tempdir().expect("a folder");
+        for folder in ["new", "there"].map(|name| parent.path().join(name)) {
+            if folder.ends_with("there") {
+                fs::create_dir(&folder).expect("a folder");
+            }
+            let plan = Plan {
+                folder: folder.clone(),
+                program: "false".into(),
+                nodes: Some(1),
+                http_port: Some(0),
+                peer_port: Some(0),
+                choices: Choices::default(),
+            };
+            let error = create(&plan).await.expect_err("`keevee init` fails");
+            assert!(matches!(error, ClusterError::Init { node: 1, .. }), "{error}");
+            assert_eq!(folder.exists(), folder.ends_with("there"));
+            assert!(fs::read_dir(&folder).map_or(0, Iterator::count) == 0, "it is empty");
+        }
+    }
 
     #[test]
     fn what_is_written_is_read_back() {

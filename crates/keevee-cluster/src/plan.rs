@@ -9,6 +9,8 @@ use crate::ports;
 
 /// More nodes than this on one machine only hide how little each of them gets.
 pub const NODES_MAX: u64 = 30;
+/// More shards than this no cluster has, however many nodes.
+const SHARDS_MAX: u64 = 2048;
 /// How many nodes a cluster has if nothing is said.
 const NODES_DEFAULT: u64 = 3;
 /// Node 1's public port if nothing is said.
@@ -105,15 +107,16 @@ impl Layout {
     fn check(&self, nodes: u64) -> Result<(), ClusterError> {
         let why = match self {
             Layout::Weighted { load_factors, replicas } => {
-                // More shards than 2,048 are refused by whoever reads them.
-                let shards = u16::try_from(load_factors.len()).unwrap_or(u16::MAX);
+                let shards = shard_count("load_factors", load_factors.len() as u64)?;
                 Layout::Shared { shards, replicas: *replicas }.check(nodes)?;
                 if load_factors.iter().any(|factor| *factor > 0) {
                     return Ok(());
                 }
                 "no shard has a load factor above 0, so none would hold a key".to_owned()
             }
-            Layout::Shared { shards: 0, .. } => "a cluster has at least one shard".to_owned(),
+            Layout::Shared { shards, .. } if shard_count("shards", u64::from(*shards))? == 0 => {
+                "a cluster has at least one shard".to_owned()
+            }
             Layout::Shared { replicas: Some(0), .. } => "a shard has at least one replica".to_owned(),
             Layout::Shared { replicas: Some(count), .. } if *count > nodes => {
                 format!(
@@ -133,6 +136,14 @@ impl Layout {
         };
         Err(ClusterError::Plan(why))
     }
+}
+
+/// So many shards, if a cluster can have them: `key` says how many there are to be.
+pub(crate) fn shard_count(key: &str, count: u64) -> Result<u16, ClusterError> {
+    let fits = u16::try_from(count).ok().filter(|_| count <= SHARDS_MAX);
+    fits.ok_or_else(|| {
+        ClusterError::Plan(format!("`{key}`: a cluster has up to {SHARDS_MAX} shards, not {count}"))
+    })
 }
 
 impl Plan {
@@ -247,6 +258,8 @@ mod tests {
         let shared = |shards, replicas| with_layout(3, Layout::Shared { shards, replicas }).addresses();
         assert!(shared(16, Some(3)).is_ok());
         assert!(shared(0, None).is_err());
+        assert!(shared(2048, None).is_ok());
+        assert!(shared(2049, None).is_err());
         assert!(shared(16, Some(0)).is_err());
         let error = shared(16, Some(4)).unwrap_err().to_string();
         assert!(error.contains("there are 3"), "{error}");
