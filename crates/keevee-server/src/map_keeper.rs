@@ -36,6 +36,8 @@ const KEY: &[u8] = b"shard_map";
 const LOOK_HERE: Duration = Duration::from_millis(500);
 /// …and one without asks for it.
 const ASK: Duration = Duration::from_secs(5);
+/// How often a change asks for the first map, which the system shard's leader is about to write.
+const BEGIN_PAUSE: Duration = Duration::from_millis(50);
 /// How long one of these requests may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -104,7 +106,15 @@ impl Node {
         &self,
         change: impl FnOnce(&ShardMap) -> Result<ShardMap, ChangeError>,
     ) -> Result<ShardMap, MapError> {
-        let (map, version) = read(self, Consistency::Linearizable).await?.ok_or(MapError::Starting)?;
+        let until = Instant::now() + TIMEOUT;
+        let (map, version) = loop {
+            match read(self, Consistency::Linearizable).await? {
+                Some(found) => break found,
+                // Its leader writes the first map as soon as it looks again.
+                None if Instant::now() < until => tokio::time::sleep(BEGIN_PAUSE).await,
+                None => return Err(MapError::Starting),
+            }
+        };
         let next = change(&map)?;
         if next.nodes == map.nodes && next.shards == map.shards {
             return Ok(map);

@@ -179,6 +179,31 @@ async fn metric(address: &str, name: &str) -> u64 {
     value.expect("it is among the metrics").parse().unwrap()
 }
 
+async fn ready(node: &Node) {
+    let ready = async {
+        while !node.is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(DEADLINE, ready).await.expect("a leader");
+}
+
+#[tokio::test]
+async fn the_map_can_be_changed_as_soon_as_a_node_is_ready() {
+    let temp = TempDir::new().unwrap();
+    let server = start_again(&alone(temp.path())).await;
+    let node = server.node.clone();
+    // The system shard has a leader, and holds no map yet: that is its leader's next look.
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(server.run(async {
+        let _ = stopped.await;
+    }));
+    ready(&node).await;
+    node.change_map(|map| Ok(map.clone())).await.expect("it waits for the first map");
+    drop((stop, node));
+    timeout(DEADLINE, running).await.unwrap().unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_command_of_a_range_goes_where_its_caller_says() {
     use keevee_core::command::{Action, Command, OperationResult, Outcome};
@@ -190,12 +215,7 @@ async fn a_command_of_a_range_goes_where_its_caller_says() {
     let temp = TempDir::new().unwrap();
     let server = start_again(&alone(temp.path())).await;
     let node = &server.node;
-    let ready = async {
-        while !node.is_ready() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(DEADLINE, ready).await.expect("a leader");
+    ready(node).await;
     let until = || Context::until(Instant::now() + DEADLINE);
     let put = Command::single(Action::Put { key: "k".into(), value: "v".into() });
     node.execute(until(), put.clone()).await.unwrap();
