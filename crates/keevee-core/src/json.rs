@@ -11,9 +11,14 @@
 //!                 {"action": "get", "key": "{order-7}items"}, {"action": "delete", "key": "{order-7}draft"}]}
 //! ```
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, DeserializeOwned, Deserializer, MapAccess};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{self, Action, Command, Expect, OnError, OperationResult};
@@ -49,13 +54,39 @@ fn forms(bytes: &[u8]) -> (Option<String>, Option<String>) {
 }
 
 /// Conditions and operations that a shard applies as one.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
+pub struct Batch(Object<Parts>);
+
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Batch {
+struct Parts {
     /// All must hold, or nothing happens.
     #[serde(default)]
-    preconditions: Vec<Precondition>,
-    operations: Vec<Operation>,
+    preconditions: Vec<Object<Precondition>>,
+    operations: Vec<Object<Operation>>,
+}
+
+/// What is written as a JSON object, and as nothing else: serde would take an array for it, too, whose members are its
+/// fields in the order of the source text.
+#[derive(Clone, Debug)]
+struct Object<T>(T);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Object<T>, D::Error> {
+        struct Visitor<T>(PhantomData<T>);
+        impl<'de, T: DeserializeOwned> de::Visitor<'de> for Visitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object with named fields")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Visitor(PhantomData))
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -120,9 +151,10 @@ impl Batch {
     ///
     /// If a part has too much or too little.
     pub fn command(self) -> std::result::Result<Command, BadBatch> {
-        let (preconditions, operations) = (self.preconditions.into_iter(), self.operations.into_iter());
+        let Batch(Object(Parts { preconditions, operations })) = self;
+        let (preconditions, operations) = (preconditions.into_iter(), operations.into_iter());
         let bad = |place, number| move |what| BadBatch { place, number, what };
-        let preconditions = preconditions.enumerate().map(|(number, precondition)| {
+        let preconditions = preconditions.enumerate().map(|(number, Object(precondition))| {
             let Precondition { key, key_base64, expect } = precondition;
             let key = key_of(key, key_base64).map_err(bad("precondition", number))?;
             let expect = match expect {
@@ -134,7 +166,7 @@ impl Batch {
         });
         let operations = operations
             .enumerate()
-            .map(|(number, operation)| operation.into_core().map_err(bad("operation", number)));
+            .map(|(number, Object(operation))| operation.into_core().map_err(bad("operation", number)));
         Ok(Command {
             preconditions: preconditions.collect::<std::result::Result<_, _>>()?,
             operations: operations.collect::<std::result::Result<_, _>>()?,
@@ -302,6 +334,12 @@ mod tests {
             (r#"{"operations": [{"action": "get", "key_base64": "?"}]}"#, "base64"),
             (r#"{"preconditions": [{"key": "k", "expect": "there"}], "operations": []}"#, "`expect` is"),
             (r#"{"preconditions": [{"expect": 3}], "operations": []}"#, "precondition 0, from 0: `key`"),
+            (r#"[[], []]"#, "an object with named fields"),
+            (
+                r#"{"operations": [["put", "k", null, "v", null, null, false]]}"#,
+                "an object with named fields",
+            ),
+            (r#"{"preconditions": [["k", null, 3]], "operations": []}"#, "an object with named fields"),
         ] {
             let refusal = refusal(json);
             assert!(refusal.contains(named), "{json}: {refusal}");

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::problem::Problem;
-use super::{Api, Settings, Store, conditions, query};
+use super::{Api, Settings, Store, conditions, kv, query};
 use crate::node::{Explained, NodeStatus, PeerStatus};
 use crate::transport::check_secret;
 
@@ -152,6 +152,7 @@ pub(super) async fn explain<S: Store>(
     headers: HeaderMap,
 ) -> Result<Json<Explained>, Problem> {
     let key = query::key(query.as_deref())?;
+    kv::check_key(&api, &key)?;
     catch_up(&api, &headers).await?;
     Ok(Json(api.store.explain(&key)))
 }

@@ -42,24 +42,32 @@ fn increment_key(uri: &Uri) -> Option<&str> {
 }
 
 /// Answers a request for which [`is_increment`] holds.
-pub(super) async fn handle_increment<S: Store, B>(api: &Api<S>, request: Request<B>) -> Response {
+pub(super) async fn handle_increment<S: Store>(api: &Api<S>, request: Request<Body>) -> Response {
     let started = Instant::now();
-    let (head, _) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     if head.method != Method::POST {
         return Problem::method_not_allowed("POST").into_response();
     }
-    let result = increment(api, &head).await;
+    let result = increment(api, &head, &mut body).await;
     let error = result.as_ref().err().map(|problem| problem.kind);
     api.metrics.request(Protocol::Http, Operation::Execute, error, started.elapsed());
+    discard_if_refused(&head, body, error);
     result.unwrap_or_else(Problem::into_response)
 }
 
-async fn increment<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Response, Problem> {
+async fn increment<S: Store>(
+    api: &Api<S>,
+    head: &request::Parts,
+    body: &mut Body,
+) -> Result<Response, Problem> {
     let encoded = increment_key(&head.uri).unwrap_or_default();
     let key = path::decode(encoded, "key").map_err(|error| Problem::invalid(error.to_string()))?;
     check_key(api, &key)?;
     let (options, by) = query::increment(head.uri.query())?;
     let options = with_headers(options, &head.headers)?;
+    // It might be meant to say by how much.
+    let no_body = |_| Problem::invalid("the body must be empty: `?by=` says how much is added, 1 without it");
+    read_in_time(body, 0, &options).await.map_err(no_body)?;
     let preconditions = conditions::of_write(&head.headers, &key)?;
     let request_id = conditions::request_id(&head.headers)?;
     let command = Command { request_id, preconditions, ..Command::single(Action::Increment { key, by }) };
@@ -90,11 +98,19 @@ where
     };
     let error = result.as_ref().err().map(|problem| problem.kind);
     api.metrics.request(Protocol::Http, operation, error, started.elapsed());
-    // A client that waits for permission to send the body gets the answer instead.
+    discard_if_refused(&head, body, error);
+    result.unwrap_or_else(Problem::into_response)
+}
+
+/// A client that waits for permission to send the body gets the answer instead.
+fn discard_if_refused<B>(head: &request::Parts, body: B, error: Option<ErrorKind>)
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: std::fmt::Display,
+{
     if error.is_some() && !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
         tokio::spawn(body::discard(body));
     }
-    result.unwrap_or_else(Problem::into_response)
 }
 
 async fn get<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Response, Problem> {
@@ -176,7 +192,8 @@ fn target<S>(api: &Api<S>, head: &request::Parts) -> Result<Target, Problem> {
     Ok(target)
 }
 
-fn check_key<S>(api: &Api<S>, key: &Bytes) -> Result<(), Problem> {
+/// As of any command: a key that is empty or too long is refused.
+pub(super) fn check_key<S>(api: &Api<S>, key: &Bytes) -> Result<(), Problem> {
     let (bytes, max) = (key.len(), api.settings.limits.key_bytes_max);
     match bytes {
         0 => Err(Invalid::EmptyKey.into()),

@@ -655,8 +655,11 @@ async fn the_shard_map_is_shown_and_explained() {
     let (_, explained) = get("/v1/explain?key=%ff%00{x}").await;
     assert_eq!(explained["slot"], u64::from(keevee_core::slots::slot(b"x").0));
     assert_eq!(explained["leader"], 1);
-    let (status, problem) = get("/v1/explain").await;
-    assert_eq!((status, &problem["kind"]), (StatusCode::BAD_REQUEST, &serde_json::json!("invalid")));
+    for path in ["/v1/explain", "/v1/explain?key="] {
+        let (status, problem) = get(path).await;
+        assert_eq!((status, &problem["kind"]), (StatusCode::BAD_REQUEST, &serde_json::json!("invalid")));
+    }
+    assert_eq!(get(&format!("/v1/explain?key={}", "k".repeat(4097))).await.0, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
 #[tokio::test]

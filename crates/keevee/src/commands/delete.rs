@@ -24,7 +24,7 @@ Examples:
 Keys of a range are removed step by step, not as one; --timeout is then for all steps together.")]
 pub(crate) struct Arguments {
     /// The key
-    #[arg(required_unless_present_any = ["prefix", "start", "end"], conflicts_with_all = ["prefix", "start", "end"])]
+    #[arg(conflicts_with_all = ["prefix", "start", "end"])]
     key: Option<OsString>,
     #[command(flatten)]
     range: RangeArguments,
@@ -47,6 +47,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 async fn delete_range(arguments: Arguments) -> Result<(), Failure> {
+    if !arguments.range.is_given() {
+        return Err(Failure::usage("say what to delete: a KEY, or all keys of --prefix, --start or --end"));
+    }
     let write = arguments.write.write();
     if write.condition.is_some() {
         return Err(Failure::usage("--if-absent, --if-present and --if-version are for one key"));

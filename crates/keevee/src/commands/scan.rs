@@ -63,6 +63,11 @@ pub(crate) struct RangeArguments {
 }
 
 impl RangeArguments {
+    /// True if something is said.
+    pub(crate) fn is_given(&self) -> bool {
+        [&self.prefix, &self.start, &self.end].into_iter().any(Option::is_some)
+    }
+
     /// The range; all keys if nothing is said.
     pub(crate) fn range(self) -> Result<KeyRange, Failure> {
         let range = match self.prefix {

@@ -98,7 +98,8 @@ async fn ranges_are_listed_and_deleted(engine: &str) {
     fs::write(&file, "{}").expect("written");
     assert_eq!(run(&cluster, &["batch", &file.to_string_lossy()]).0, 2);
 
-    assert_eq!(run(&cluster, &["delete"]).0, 2);
+    let (code, _, stderr) = run(&cluster, &["delete"]);
+    assert!(code == 2 && stderr.contains("--prefix"), "{stderr}");
     assert_eq!(run(&cluster, &["delete", "--prefix", ""]).0, 2, "never everything by accident");
     assert_eq!(
         run(&cluster, &["delete", "--prefix", "count-"]),

@@ -183,6 +183,7 @@ async fn a_wrong_batch_does_nothing() {
     for (query, headers, body, named) in [
         ("", &[][..], &b"{}"[..], "`operations`"),
         ("", &[], b"put k v", "no batch"),
+        ("", &[], br#"{"operations": [["put", "k", null, "v", null, null, false]]}"#, "an object"),
         ("", &[], all, "operation 0"),
         ("?consistency=stale", &[], put, "linearizable"),
         ("?by=1", &[], put, "`by`"),
@@ -226,6 +227,8 @@ async fn a_key_is_incremented() {
         let (kind, detail) = server.send("POST", path, &[], b"").await.problem();
         assert!(kind == "invalid" && detail.contains(named), "{path}: {detail}");
     }
+    let (kind, detail) = server.send("POST", "/v1/kv/n/increment", &[], b"5").await.problem();
+    assert!(kind == "invalid" && detail.contains("`?by=`"), "{detail}");
     assert_eq!(server.get("/v1/kv/n/increment").await.header("allow"), Some("POST"));
     assert_eq!(server.send("POST", "/v1/kv/a/b/increment", &[], b"").await.status, StatusCode::NOT_FOUND);
     assert!(server.store.asked().is_empty());
