@@ -42,8 +42,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 fn program() -> Result<PathBuf, Box<dyn Error>> {
     let program = std::env::current_exe()?.with_file_name("keevee");
     if !program.exists() {
-        let cargo =
-            std::env::var_os("CARGO").ok_or("keevee is not built: run `cargo build --release` first")?;
+        let cargo = std::env::var_os("CARGO").ok_or("keevee is not built: run `cargo build --release`")?;
         let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
         Command::new(cargo).args(["build", "--bin", "keevee"]).args(profile).status()?;
     }

@@ -8,6 +8,13 @@ use keevee_cluster::{Cluster, free_ports, process, until};
 
 use crate::{PATIENCE, client, get, program, put};
 
+#[test]
+fn sample_programs_fit_on_a_page() {
+    for program in [include_str!("../../src/bin/admin.rs"), include_str!("../../src/bin/client.rs")] {
+        assert!(program.lines().count() < 60);
+    }
+}
+
 /// A `Config.toml` with ports that were free a moment ago, in a folder of its own.
 struct Files {
     folder: tempfile::TempDir,
