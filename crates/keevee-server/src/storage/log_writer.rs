@@ -1,12 +1,14 @@
 //! The log writer: the one thread that writes `log/`, for all shards of a node.
 //!
-//! It takes everything that waits, writes it as one batch with one fsync, and reports each submission in
+//! It takes what waits, writes it as one batch with one fsync, and reports each submission, those of a shard in
 //! order. While one sync runs the next batch gathers, so batches grow with the load and no timer is
-//! needed. After any error the log is poisoned: what a failed fsync left on the disk cannot be known, so
+//! needed. A batch is bounded, and what fits overtakes what does not: else small entries, promises too, would wait for
+//! every large value before them, and leaders seem to have stalled. After any error the log is poisoned: what a failed fsync left on the disk cannot be known, so
 //! nothing is written or tried again. Not here: bounds on what waits (the replica bounds its proposals)
 //! and reading (the log store).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
@@ -18,8 +20,8 @@ use rocksdb::WriteBatch;
 
 use super::{Database, format, options, storage_error};
 
-/// One sync takes no more than this, so that memory and the wait for it stay bounded.
-const BATCH_BYTES_MAX: usize = 16 << 20;
+/// One sync takes no more than this beside the oldest submission: what comes during it waits so long.
+const BATCH_BYTES_MAX: usize = 2 << 20;
 /// What a record counts for besides its bytes.
 const RECORD_BYTES: usize = 32;
 
@@ -135,14 +137,19 @@ struct Writer<S, F: Fn(LogEvent)> {
 
 impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
     fn run(mut self, submissions: &Receiver<Submission>) {
-        while let Ok(first) = submissions.recv() {
+        let mut waiting = VecDeque::new();
+        loop {
+            if waiting.is_empty() {
+                let Ok(first) = submissions.recv() else { return };
+                waiting.push_back(first);
+            }
             if self.is_shared {
                 // Where threads wait for a core, those that are about to submit for other shards go first: else the first
                 // shard would have a sync for itself. One shard alone has nobody to wait for.
                 thread::yield_now();
             }
-            let gathered = gather(first, submissions);
-            if let Err(error) = self.write(gathered) {
+            waiting.extend(submissions.try_iter());
+            if let Err(error) = self.write(take_batch(&mut waiting)) {
                 (self.on_event)(LogEvent::Failed { error });
                 // Whatever waits is dropped with the receiver, and so is whatever is still submitted.
                 return;
@@ -204,16 +211,21 @@ impl<S, F: Fn(LogEvent)> Drop for Writer<S, F> {
     }
 }
 
-/// Everything that waits, up to a bound.
-fn gather(first: Submission, submissions: &Receiver<Submission>) -> Vec<Submission> {
-    let mut bytes = first.bytes;
-    let mut gathered = vec![first];
-    while bytes < BATCH_BYTES_MAX {
-        let Ok(next) = submissions.try_recv() else { break };
-        bytes += next.bytes;
-        gathered.push(next);
+/// The oldest submission, however large, and whatever fits beside it. Those of one shard stay in order.
+fn take_batch(waiting: &mut VecDeque<Submission>) -> Vec<Submission> {
+    let mut batch: Vec<Submission> = waiting.pop_front().into_iter().collect();
+    let (mut bytes, mut passed_over) = (0, BTreeSet::new());
+    for submission in mem::take(waiting) {
+        let fits = bytes + submission.bytes <= BATCH_BYTES_MAX;
+        if fits && !passed_over.contains(&submission.shard) {
+            bytes += submission.bytes;
+            batch.push(submission);
+        } else {
+            passed_over.insert(submission.shard);
+            waiting.push_back(submission);
+        }
     }
-    gathered
+    batch
 }
 
 fn record_bytes(record: &LogRecord) -> usize {

@@ -18,6 +18,8 @@ const MANIFEST_BYTES_MAX: usize = 16 << 20;
 /// walking over what a delete by prefix left.
 const REMOVED_WINDOW_KEYS: usize = 4096;
 const REMOVED_KEYS: usize = 2048;
+/// The disk is given files while they are written, so many bytes at a time.
+const WRITE_BACK_BYTES: u64 = 1 << 20;
 const INFO_LOG_BYTES_MAX: usize = 16 << 20;
 const INFO_LOGS_MAX: usize = 4;
 
@@ -36,6 +38,8 @@ fn shared(create: bool, ordered_prefix_bytes: usize) -> Options {
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     // A reused file has old records behind its end, which look like damage or hide it.
     options.set_recycle_log_file_num(0);
+    // Else the kernel keeps a whole file back until its sync, and the log's next sync waits behind all of it.
+    options.set_bytes_per_sync(WRITE_BACK_BYTES);
     // Each database has one writer.
     options.set_allow_concurrent_memtable_write(false);
     // The write buffer remembers for each prefix where its last key went: shards take turns, so that the place of the

@@ -80,6 +80,27 @@ fn what_waits_during_a_sync_goes_into_one_sync() {
 }
 
 #[test]
+fn small_entries_overtake_large_ones_of_other_shards() {
+    let Gated { writer, handle, arrived, results, events } = start();
+    let large = |index| LogRecord::Entry { index, bytes: Bytes::from(vec![0; BATCH_BYTES_MAX]) };
+    handle.submit(ShardId(1), vec![entry(1)], 1);
+    assert_eq!(arrived.recv(), Ok(1));
+    for (shard, token, record) in
+        [(2, 1, large(1)), (3, 1, large(1)), (3, 2, entry(2)), (4, 1, entry(1)), (2, 2, entry(2))]
+    {
+        handle.submit(ShardId(shard), vec![record], token);
+    }
+    for _ in 0..3 {
+        results.send(Ok(())).unwrap();
+    }
+    drop(handle);
+    // With the oldest, what is small and behind nothing of its own shard.
+    assert_eq!(persisted(&events), [(1, 1), (2, 1), (4, 1), (2, 2), (3, 1), (3, 2)]);
+    assert_eq!(arrived.iter().collect::<Vec<usize>>(), [3, 2]);
+    assert!(writer.join());
+}
+
+#[test]
 fn nothing_is_persisted_before_its_sync_has_returned() {
     let Gated { writer, handle, arrived, results, events } = start();
     handle.submit(ShardId(1), vec![entry(1)], 1);
