@@ -19,6 +19,12 @@ use crate::failure::Failure;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// jemalloc's own default gives every allocation of 8 MiB and more back to the kernel at once: each buffer that a large value
+/// goes through would be cleared and faulted in page by page.
+#[allow(unsafe_code, reason = "jemalloc reads its settings from a symbol of this name")]
+#[unsafe(export_name = "malloc_conf")]
+static ALLOCATOR_SETTINGS: &[u8] = b"oversize_threshold:0\0";
+
 /// A distributed, strongly consistent key-value store.
 #[derive(Parser)]
 #[command(name = "keevee", version, max_term_width = 100, after_help = AFTER_HELP)]
