@@ -69,7 +69,7 @@ struct Parts {
 /// What is written as a JSON object, and as nothing else: serde would take an array for it, too, whose members are its
 /// fields in the order of the source text.
 #[derive(Clone, Debug)]
-struct Object<T>(T);
+pub struct Object<T>(pub T);
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Object<T>, D::Error> {

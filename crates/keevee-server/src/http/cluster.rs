@@ -1,5 +1,6 @@
 //! Everything but keys: the state of the node and its cluster, for people and for what watches them.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use axum::Json;
@@ -11,11 +12,13 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId, StoreId};
+use keevee_core::json::Object;
 use keevee_core::shard_map::change::{Placement, ShardSpec};
 use keevee_core::shard_map::view::{CarpView, ShardView};
-use keevee_core::shard_map::{Consensus, NodeInfo, codec};
+use keevee_core::shard_map::{Consensus, NodeInfo, ShardMap, codec};
 use keevee_core::slot_table::Run;
 use serde::{Deserialize, Serialize};
+use tokio::net::lookup_host;
 use uuid::Uuid;
 
 use super::problem::Problem;
@@ -74,8 +77,8 @@ pub(super) struct ShardWithSlots {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewShard {
     name: Option<String>,
-    #[serde(default)]
-    engine: Consensus,
+    /// Else as the system shard, which is the cluster's.
+    engine: Option<Consensus>,
     /// How many replicas; or `members`.
     replicas: Option<usize>,
     members: Option<Vec<NodeId>>,
@@ -88,7 +91,7 @@ pub(super) async fn add_shard<S: Store>(
     State(api): State<Api<S>>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<ShardView>), Problem> {
-    let asked: NewShard = serde_json::from_slice(&body).map_err(|error| {
+    let Object(asked) = serde_json::from_slice::<Object<NewShard>>(&body).map_err(|error| {
         let shape = r#"{"name": "…", "engine": "paxos", "replicas": 3}"#;
         Problem::invalid(format!("the body must be {shape} as JSON: {error}"))
     })?;
@@ -99,8 +102,12 @@ pub(super) async fn add_shard<S: Store>(
         (Some(members), None) => Placement::Pinned(members),
         (None, replicas) => Placement::Spread { replicas: replicas.unwrap_or(nodes.min(REPLICAS_DEFAULT)) },
     };
-    let spec = ShardSpec { name, load_factor, consensus: engine, placement };
-    let map = api.store.change_map(move |map| map.add_shard(&spec)).await?;
+    let add = move |map: &ShardMap| {
+        let usual = map.shard(ShardId::SYSTEM).map(|system| system.consensus);
+        let consensus = engine.or(usual).unwrap_or_default();
+        map.add_shard(&ShardSpec { name, load_factor, consensus, placement })
+    };
+    let map = api.store.change_map(add).await?;
     let view = map.carp_view(|_| None).shards.pop();
     // A map always has the shard that was just added to it.
     let added = view.ok_or_else(|| Problem::unexpected(&"no shard"))?;
@@ -135,14 +142,35 @@ pub(super) async fn add_node<S: Store>(
     check_secret(headers.get(AUTHORIZATION), authorization)
         .map_err(|refusal| Problem::invalid(refusal.to_string()).with_status(StatusCode::FORBIDDEN))?;
     let malformed = |error| Problem::invalid(format!("the body does not describe a node: {error}"));
-    let Joining { cluster_id: theirs, id, store_id, http, peer } =
+    let Object(Joining { cluster_id: theirs, id, store_id, http, peer }) =
         serde_json::from_slice(&body).map_err(malformed)?;
     if theirs != *cluster_id {
         return Err(Problem::invalid(format!("the node is of cluster {theirs}, this is {cluster_id}")));
     }
+    for other in api.store.nodes().await.iter().filter(|other| other.id != id) {
+        for (own, theirs) in
+            [&http, &peer].into_iter().flat_map(|own| [(own, &other.http), (own, &other.peer)])
+        {
+            if is_same_place(own, theirs).await {
+                let other = other.id;
+                return Err(Problem::invalid(format!(
+                    "{own} leads to node {other}: advertise another address"
+                )));
+            }
+        }
+    }
     let node = NodeInfo { id: NodeId(id), store: StoreId(store_id), peer, http };
     let map = api.store.change_map(move |map| map.set_node(node)).await?;
     Ok(([(CONTENT_TYPE, "application/x-protobuf")], codec::encode(&map)).into_response())
+}
+
+/// True if two addresses lead to one place, by whatever names. Of one that can't be looked up from here nothing is known.
+async fn is_same_place(one: &str, other: &str) -> bool {
+    let places = async |address: &str| -> Vec<SocketAddr> {
+        lookup_host(address).await.map_or_else(|_| Vec::new(), Iterator::collect)
+    };
+    let (one, other) = (places(one).await, places(other).await);
+    one.iter().any(|place| other.contains(place))
 }
 
 /// `GET /v1/explain?key=`

@@ -692,6 +692,11 @@ async fn shards_are_added_without_slots_and_nodes_with_the_secret() {
     assert_eq!(post(nodes, &[], &node(7)).await.0, 403);
     assert_eq!(post(nodes, &[("authorization", "Bearer wrong")], &node(7)).await.0, 403);
     assert_eq!(post(nodes, &right, &node(8)).await.0, 400, "another cluster's");
+    for address in ["h:1", "p:1"] {
+        let another_name = node(7).replace(address, "127.0.0.1:8001");
+        let (status, problem) = post(nodes, &right, &another_name).await;
+        assert!(status == 400 && problem.contains("leads to node 1"), "{problem}");
+    }
     let answer = server.send("POST", nodes, &right, node(7).as_bytes()).await;
     assert_eq!(answer.status, StatusCode::OK);
     let map = keevee_core::shard_map::codec::decode(answer.body).unwrap();

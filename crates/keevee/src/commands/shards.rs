@@ -47,9 +47,9 @@ struct AddArguments {
     /// Its name: letters, digits, '-', '_' and '.'
     #[arg(long)]
     name: String,
-    /// How its replicas agree
-    #[arg(long, value_enum, default_value_t = Consensus::Paxos)]
-    engine: Consensus,
+    /// How its replicas agree [default: as the system shard's]
+    #[arg(long, value_enum)]
+    engine: Option<Consensus>,
     /// How many nodes hold it [default: 3, or all if there are fewer]
     #[arg(long, value_name = "COUNT")]
     replicas: Option<usize>,
@@ -102,7 +102,10 @@ fn shards_table(shards: &[Shard]) -> String {
 async fn add(arguments: AddArguments) -> Result<(), Failure> {
     let client = &arguments.client;
     let api = Api { nodes: &client.nodes.endpoints, timeout: client.timeout };
-    let mut body = json!({ "name": arguments.name, "engine": arguments.engine.name() });
+    let mut body = json!({ "name": arguments.name });
+    if let Some(engine) = arguments.engine {
+        body["engine"] = json!(engine.name());
+    }
     if let Some(replicas) = arguments.replicas {
         body["replicas"] = json!(replicas);
     }
