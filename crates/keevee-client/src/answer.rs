@@ -78,6 +78,8 @@ pub struct Value {
     pub version: u64,
     /// The bytes.
     pub bytes: Bytes,
+    /// When the key is gone by the servers' clocks, in milliseconds since the Unix epoch, if it ever is.
+    pub expires_ms: Option<u64>,
 }
 
 /// One shard's replica on a node.
@@ -198,7 +200,7 @@ impl Answer {
     pub(crate) fn into_value(self) -> Result<Value, Error> {
         let version = self.header(header::ETAG).and_then(parse_etag);
         match version {
-            Some(version) => Ok(Value { version, bytes: self.body }),
+            Some(version) => Ok(Value { version, bytes: self.body, expires_ms: None }),
             None => Err(Error::unreadable("it has no ETag with a version")),
         }
     }

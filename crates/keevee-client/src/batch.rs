@@ -1,7 +1,7 @@
 //! Several operations that happen as one.
 
 use bytes::Bytes;
-use keevee_core::command::{Expect, OperationError};
+use keevee_core::command::{Expect, Expiry, ExpiryOnly, Only, OperationError};
 use keevee_core::kv::{self, operation, operation_result};
 
 use crate::answer::{Error, Value};
@@ -31,11 +31,13 @@ pub struct Batch {
 pub enum OperationResult {
     /// Of a get: what the key holds.
     Value(Option<Value>),
-    /// Of a put.
+    /// Of a put or a change of its expiry.
     Written {
         /// The version that the key has now.
         version: u64,
     },
+    /// Of a put or a change of its expiry: the key was not as it demanded, and nothing was done.
+    Skipped,
     /// Of a delete.
     Deleted {
         /// True if the key held a value.
@@ -43,7 +45,7 @@ pub enum OperationResult {
     },
     /// Of an increment.
     Incremented(Counter),
-    /// Of an append.
+    /// Of an append, or of a write into the value.
     Appended(Appended),
     /// It failed and did nothing, and the batch went on ([`Batch::or_go_on`]).
     Failed(OperationError),
@@ -90,6 +92,34 @@ impl Batch {
         self.and(operation::Action::Put(kv::Put { key: key.into(), value: value.into() }))
     }
 
+    /// Sets a key, if it is as `only` says ([`OperationResult::Skipped`] if not), and says when it is gone. The servers
+    /// count whole milliseconds here.
+    pub fn put_with(
+        self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        expires: Expiry,
+        only: Only,
+    ) -> Batch {
+        if (expires, only) == (Expiry::Never, Only::Always) {
+            return self.put(key, value);
+        }
+        let (key, value, only) = (key.into(), value.into(), kv::Only::from(only).into());
+        self.and(operation::Action::PutWith(kv::PutWith { key, value, expiry: expires.into(), only }))
+    }
+
+    /// Says anew when a key is gone, if it is there and as `only` says ([`OperationResult::Skipped`] if not).
+    pub fn set_expiry(self, key: impl Into<Bytes>, expires: Expiry, only: ExpiryOnly) -> Batch {
+        let (key, only) = (key.into(), kv::ExpiryOnly::from(only).into());
+        self.and(operation::Action::SetExpiry(kv::SetExpiry { key, expiry: expires.into(), only }))
+    }
+
+    /// Writes bytes over those of the value from an offset on; zeros fill what lies between.
+    pub fn set_range(self, key: impl Into<Bytes>, offset: u32, bytes: impl Into<Bytes>) -> Batch {
+        let (key, bytes) = (key.into(), bytes.into());
+        self.and(operation::Action::SetRange(kv::SetRange { key, offset, bytes }))
+    }
+
     /// Removes a key if it is there.
     pub fn delete(self, key: impl Into<Bytes>) -> Batch {
         self.and(operation::Action::Delete(kv::Delete { key: key.into() }))
@@ -127,7 +157,10 @@ impl Batch {
             | operation::Action::Put(kv::Put { key, .. })
             | operation::Action::Delete(kv::Delete { key })
             | operation::Action::Increment(kv::Increment { key, .. })
-            | operation::Action::Append(kv::Append { key, .. }) => Some(key.clone()),
+            | operation::Action::Append(kv::Append { key, .. })
+            | operation::Action::PutWith(kv::PutWith { key, .. })
+            | operation::Action::SetExpiry(kv::SetExpiry { key, .. })
+            | operation::Action::SetRange(kv::SetRange { key, .. }) => Some(key.clone()),
             // A batch has none of these.
             operation::Action::Scan(_) | operation::Action::DeleteRange(_) => None,
         }))
@@ -146,8 +179,8 @@ impl TryFrom<kv::OperationResult> for OperationResult {
         use operation_result::Result;
         let unknown = || Error::unreadable("a result is of a kind that this version does not know");
         Ok(match result.result.ok_or_else(unknown)? {
-            Result::Value(kv::Value { value, version }) => {
-                OperationResult::Value(value.map(|bytes| Value { version, bytes }))
+            Result::Value(kv::Value { value, version, expires_unix_ms: expires_ms }) => {
+                OperationResult::Value(value.map(|bytes| Value { version, bytes, expires_ms }))
             }
             Result::Written(kv::Written { version }) => OperationResult::Written { version },
             Result::Deleted(kv::Deleted { existed }) => OperationResult::Deleted { existed },
@@ -160,6 +193,7 @@ impl TryFrom<kv::OperationResult> for OperationResult {
             Result::Scanned(_) | Result::DeletedRange(_) => {
                 return Err(Error::unreadable("a result is of a range, and none was asked for"));
             }
+            Result::Skipped(kv::Nothing {}) => OperationResult::Skipped,
             Result::Failed(error) => OperationResult::Failed(failure(error).ok_or_else(unknown)?),
         })
     }

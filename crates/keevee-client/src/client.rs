@@ -159,8 +159,8 @@ impl Client {
         let (consistency, served) = consistency.on_wire();
         let get = kv::GetRequest { key, consistency: consistency.into(), ..kv::GetRequest::default() };
         match self.call(request::Operation::Get(get), keys, Effect::Reads(served)).await {
-            Ok(response::Result::Get(kv::GetResponse { version, value, .. })) => {
-                Ok(Some(Value { version, bytes: value }))
+            Ok(response::Result::Get(kv::GetResponse { version, value, expires_unix_ms, .. })) => {
+                Ok(Some(Value { version, bytes: value, expires_ms: expires_unix_ms }))
             }
             Ok(other) => Err(read_failure(unexpected(&other))),
             // A key that is not there is no error to who reads it.

@@ -115,18 +115,19 @@ impl Client {
             });
             let answers: Vec<_> = answers.buffer_unordered(SHARDS_AT_ONCE).try_collect().await?;
             for (ask, keys, next) in answers {
-                let keys = keys.into_iter().map(|kv::ScannedKey { key, value, version }| ScannedKey {
-                    key,
-                    value: Versioned { version, stamp: 0, value },
+                let keys = keys.into_iter().map(|found| {
+                    let kv::ScannedKey { key, value, version, expires_unix_ms } = found;
+                    let expires = expires_unix_ms.map(|millis| millis.saturating_mul(1_000));
+                    ScannedKey { key, value: Versioned { version, stamp: 0, expires, value } }
                 });
                 let taken = merge.take_in(&ask, keys.collect(), next);
                 taken.map_err(|error| Error::new(ErrorKind::Unavailable, error.to_string()))?;
             }
         }
         let page = merge.finish();
-        let entry = |ScannedKey { key, value: Versioned { version, value: bytes, .. } }| Entry {
-            key,
-            value: Value { version, bytes },
+        let entry = |ScannedKey { key, value }| {
+            let expires_ms = value.expires_unix_ms();
+            Entry { key, value: Value { version: value.version, bytes: value.value, expires_ms } }
         };
         let cursor = page.next.map(|next| scan::cursor(&scan.range, &next));
         Ok(Page { entries: page.keys.into_iter().map(entry).collect(), cursor })

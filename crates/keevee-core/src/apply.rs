@@ -4,6 +4,11 @@
 //! nothing else. **Shard time** is the largest stamp applied so far: stamps of entries need not be in
 //! order, shard time is.
 //!
+//! **Expiry** goes by shard time and nothing else. A key is *gone* for every command of an entry, and for every read, whose
+//! shard time has reached its expiry, whether or not it was removed. [`Action::RemoveExpired`] only makes room: it is no
+//! mutation, takes no version, and no client can tell whether it has happened. Which keys it removes follows from the
+//! state and shard time.
+//!
 //! [`apply`] reads state through a [`StateView`] and writes none: it returns a [`WriteSet`], which the
 //! caller writes in one atomic batch. The [`RequestMemory`] is the exception: it follows the write set
 //! at once, so that it cannot be forgotten. If `apply` returns an error, memory and meta are as they
@@ -22,14 +27,18 @@ use keevee_mutants::{self as mutants, Mutant};
 use crate::chain;
 use crate::codec::encode_outcome;
 use crate::command::{
-    Action, Command, Expect, OnError, OperationError, OperationResult, Outcome, ScannedKey, Versioned,
+    Action, Command, Expect, Expiry, ExpiryOnly, OnError, Only, OperationError, OperationResult, Outcome,
+    ScannedKey, Versioned,
 };
 use crate::ids::Namespace;
-use crate::range::{DELETE_RANGE_BYTES_MAX, DELETE_RANGE_KEYS_MAX, KeyRange, SCAN_BYTES_MAX, SCAN_KEYS_MAX};
+use crate::range::{
+    DELETE_RANGE_BYTES_MAX, DELETE_RANGE_KEYS_MAX, KeyRange, Place, REMOVE_EXPIRED_KEYS_MAX, SCAN_BYTES_MAX,
+    SCAN_KEYS_MAX,
+};
 use crate::requests::{RequestChanges, RequestId, RequestMemory, RequestRecord, payload_hash};
 use crate::slots::{SlotSet, slot};
 
-/// The largest value that an append may make. Replicas diverge if they differ in it: it is no setting.
+/// The largest value that an append, or a write into a value, may make. Replicas diverge if they differ in it: it is no setting.
 pub const VALUE_BYTES_MAX_APPLY: usize = 64 << 20;
 
 /// An entry of the log as the store reads it: independent commands, and the time of its proposer.
@@ -69,12 +78,15 @@ pub struct ShardMeta {
     pub owned: SlotSet,
     /// Request ids issued before this time are refused, in microseconds since the Unix epoch.
     pub request_horizon: u64,
+    /// How many keys have an expiry, those included that are gone and not removed yet. While there are none, a put need
+    /// not look at what it replaces.
+    pub expiring: u64,
 }
 
 impl ShardMeta {
     /// The meta of a shard that has applied nothing yet.
     pub fn new(owned: SlotSet) -> ShardMeta {
-        ShardMeta { applied: 0, time: 0, version: 0, chain: 0, owned, request_horizon: 0 }
+        ShardMeta { applied: 0, time: 0, version: 0, chain: 0, owned, request_horizon: 0, expiring: 0 }
     }
 
     /// True if the shard owns every key that the command names. A range names none: of it, a shard answers for the
@@ -99,21 +111,29 @@ pub trait StateView {
     /// Why a read failed.
     type Error;
 
-    /// What the key holds.
+    /// What was written to the key last, unless it was removed. It may be gone.
     fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, Self::Error>;
 
-    /// Hands the keys of a range that hold values to `take`, in order, until it breaks off.
+    /// Hands the keys of a range that were not removed to `take`, in order, until it breaks off.
     fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), Self::Error>;
+
+    /// Hands the keys that have an expiry up to `latest` to `take`, in order of expiry, then place, until it breaks off.
+    fn expiries(&self, latest: u64, take: &mut TakeExpiry<'_>) -> Result<(), Self::Error>;
 }
 
 /// Is handed one key of a range after the other, until it breaks off.
 pub type Take<'a> = dyn FnMut(Bytes, Versioned) -> ControlFlow<()> + 'a;
 
+/// Is handed one key that expires, and when, after the other, until it breaks off.
+pub type TakeExpiry<'a> = dyn FnMut(u64, Place) -> ControlFlow<()> + 'a;
+
 /// All that one entry changes. Whoever writes it writes all of it in one atomic batch, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteSet {
     /// Keys set (`Some`) and removed (`None`), in key order.
-    pub values: BTreeMap<(Namespace, Bytes), Option<Versioned>>,
+    pub values: BTreeMap<Place, Option<Versioned>>,
+    /// Expiries that hold no longer. Remove these from the index of expiries, then put in those of the values set.
+    pub expiries_removed: Vec<(u64, Place)>,
     /// Request ids remembered by this entry.
     pub requests_added: Vec<RequestRecord>,
     /// Request ids forgotten by this entry. Remove these before writing those added: a free-form id
@@ -126,7 +146,18 @@ pub struct WriteSet {
 impl WriteSet {
     /// Changes the meta and nothing else.
     pub fn of_meta(meta: ShardMeta) -> WriteSet {
-        WriteSet { values: BTreeMap::new(), requests_added: Vec::new(), requests_removed: Vec::new(), meta }
+        WriteSet {
+            values: BTreeMap::new(),
+            expiries_removed: Vec::new(),
+            requests_added: Vec::new(),
+            requests_removed: Vec::new(),
+            meta,
+        }
+    }
+
+    /// The expiries of the values set.
+    pub fn expiries_added(&self) -> impl Iterator<Item = (u64, &Place)> {
+        self.values.iter().filter_map(|(place, value)| Some((value.as_ref()?.expires?, place)))
     }
 }
 
@@ -172,8 +203,10 @@ pub fn apply<V: StateView>(
         }
     }
 
+    let expiries_removed = state.count_expiries();
     let mut write_set = WriteSet {
         values: state.values,
+        expiries_removed,
         requests_added: changes.added.into_values().collect(),
         requests_removed: changes.removed,
         meta: state.meta,
@@ -268,13 +301,15 @@ fn new_record(id: RequestId, shard_time: u64, command: &Command, outcome: &Outco
 }
 
 /// A key, and what the overlay said of it before a write: nothing, or a value or its absence.
-type Undo = ((Namespace, Bytes), Option<Option<Versioned>>);
+type Undo = (Place, Option<Option<Versioned>>);
 
 /// The state as the entry has made it so far: the view, and over it what the entry has written.
 struct Overlay<'a, V> {
     view: &'a V,
     meta: ShardMeta,
-    values: BTreeMap<(Namespace, Bytes), Option<Versioned>>,
+    values: BTreeMap<Place, Option<Versioned>>,
+    /// The expiries that the view has for keys that were read: of every key written that has one.
+    stored_expiries: BTreeMap<Place, u64>,
     /// The writes of the command at hand, oldest first, and the version before them.
     undo: Vec<Undo>,
     version_before: u64,
@@ -283,7 +318,32 @@ struct Overlay<'a, V> {
 impl<'a, V: StateView> Overlay<'a, V> {
     fn new(view: &'a V, meta: ShardMeta) -> Overlay<'a, V> {
         let version_before = meta.version;
-        Overlay { view, meta, values: BTreeMap::new(), undo: Vec::new(), version_before }
+        Overlay {
+            view,
+            meta,
+            values: BTreeMap::new(),
+            stored_expiries: BTreeMap::new(),
+            undo: Vec::new(),
+            version_before,
+        }
+    }
+
+    /// The expiries of the view that hold no longer. Brings their count in the meta up to date.
+    fn count_expiries(&mut self) -> Vec<(u64, Place)> {
+        let mut removed = Vec::new();
+        for (place, value) in &self.values {
+            let before = self.stored_expiries.get(place).copied();
+            let after = value.as_ref().and_then(|value| value.expires);
+            if before == after {
+                continue;
+            }
+            self.meta.expiring += u64::from(after.is_some());
+            if let Some(expires) = before {
+                self.meta.expiring -= 1;
+                removed.push((expires, place.clone()));
+            }
+        }
+        removed
     }
 
     /// Carries out a command: all of it, or nothing.
@@ -331,10 +391,10 @@ impl<'a, V: StateView> Overlay<'a, V> {
     ) -> Result<Result<OperationResult, OperationError>, V::Error> {
         Ok(match action {
             Action::Get { key } => Ok(OperationResult::Value(self.get(namespace, key)?)),
-            Action::Put { key, value } => {
-                let version = self.set(namespace, key, value.clone());
-                Ok(OperationResult::Written { version })
+            Action::Put { key, value, expires, only } => {
+                Ok(self.put(namespace, key, value, *expires, *only)?)
             }
+            Action::SetExpiry { key, expires, only } => Ok(self.set_expiry(namespace, key, *expires, *only)?),
             Action::Delete { key } => {
                 let existed = self.get(namespace, key)?.is_some();
                 if existed {
@@ -345,7 +405,7 @@ impl<'a, V: StateView> Overlay<'a, V> {
             Action::Increment { key, by } => {
                 let current = self.get(namespace, key)?;
                 sum(current.as_ref(), *by).map(|value| {
-                    let version = self.set(namespace, key, value.to_string().into());
+                    let version = self.set(namespace, key, value.to_string().into(), expiry(&current));
                     OperationResult::Incremented { value, version }
                 })
             }
@@ -353,7 +413,19 @@ impl<'a, V: StateView> Overlay<'a, V> {
                 let current = self.get(namespace, key)?;
                 joined(current.as_ref(), suffix).map(|value| {
                     let length = value.len() as u64;
-                    let version = self.set(namespace, key, value);
+                    let version = self.set(namespace, key, value, expiry(&current));
+                    OperationResult::Appended { length, version }
+                })
+            }
+            Action::SetRange { key, offset, bytes } => {
+                let current = self.get(namespace, key)?;
+                overwritten(current.as_ref(), *offset, bytes).map(|value| {
+                    let length = value.len() as u64;
+                    let version = match &current {
+                        Some(current) if bytes.is_empty() => current.version,
+                        None if bytes.is_empty() => 0,
+                        _ => self.set(namespace, key, value, expiry(&current)),
+                    };
                     OperationResult::Appended { length, version }
                 })
             }
@@ -365,12 +437,98 @@ impl<'a, V: StateView> Overlay<'a, V> {
             Action::DeleteRange { range, limit } => {
                 let limit = (*limit).min(DELETE_RANGE_KEYS_MAX);
                 let (keys, next) = self.first_keys(namespace, range, limit, DELETE_RANGE_BYTES_MAX)?;
-                for ScannedKey { key, .. } in &keys {
+                for ScannedKey { key, value } in &keys {
+                    self.note_expiry(namespace, key, value);
                     self.write(namespace, key, |_| None);
                 }
                 Ok(OperationResult::DeletedRange { deleted: keys.len() as u64, next })
             }
+            Action::RemoveExpired { limit } => {
+                let removed = self.remove_expired((*limit).min(REMOVE_EXPIRED_KEYS_MAX))?;
+                Ok(OperationResult::RemovedExpired { removed })
+            }
         })
+    }
+
+    fn put(
+        &mut self,
+        namespace: Namespace,
+        key: &Bytes,
+        value: &Bytes,
+        expires: Expiry,
+        only: Only,
+    ) -> Result<OperationResult, V::Error> {
+        // Most puts need not know what they replace: a read of the state less.
+        let looks = only != Only::Always || expires == Expiry::Keep || self.meta.expiring > 0;
+        let current = if looks { self.get(namespace, key)? } else { None };
+        let is_met = match only {
+            Only::Always => true,
+            Only::IfAbsent => current.is_none(),
+            Only::IfPresent => current.is_some(),
+        };
+        if !is_met {
+            return Ok(OperationResult::Skipped);
+        }
+        let expires = self.resolve(expires, expiry(&current));
+        let version = self.set(namespace, key, value.clone(), expires);
+        Ok(OperationResult::Written { version })
+    }
+
+    fn set_expiry(
+        &mut self,
+        namespace: Namespace,
+        key: &Bytes,
+        expires: Expiry,
+        only: ExpiryOnly,
+    ) -> Result<OperationResult, V::Error> {
+        let Some(current) = self.get(namespace, key)? else { return Ok(OperationResult::Skipped) };
+        let expires = self.resolve(expires, current.expires);
+        let rank = |expires: Option<u64>| expires.unwrap_or(u64::MAX);
+        let is_met = match only {
+            ExpiryOnly::Always => true,
+            ExpiryOnly::IfNone => current.expires.is_none(),
+            ExpiryOnly::IfSome => current.expires.is_some(),
+            ExpiryOnly::IfLater => rank(expires) > rank(current.expires),
+            ExpiryOnly::IfSooner => rank(expires) < rank(current.expires),
+        };
+        if !is_met {
+            return Ok(OperationResult::Skipped);
+        }
+        let version = self.set(namespace, key, current.value, expires);
+        Ok(OperationResult::Written { version })
+    }
+
+    /// The expiry that is meant.
+    fn resolve(&self, expires: Expiry, current: Option<u64>) -> Option<u64> {
+        match expires {
+            Expiry::Never => None,
+            Expiry::Keep => current,
+            Expiry::At(time) => Some(time),
+            Expiry::After(span) => Some(self.meta.time.saturating_add(span)),
+        }
+    }
+
+    /// Removes the first keys that are gone: no mutation, since to every command they were absent before.
+    fn remove_expired(&mut self, limit: u32) -> Result<u64, V::Error> {
+        let mut due = Vec::new();
+        let written = &self.values;
+        self.view.expiries(self.meta.time, &mut |expires, place| {
+            if due.len() == limit as usize {
+                return ControlFlow::Break(());
+            }
+            // What this entry has written is not gone, or it was removed.
+            if !written.contains_key(&place) {
+                due.push((expires, place));
+            }
+            ControlFlow::Continue(())
+        })?;
+        let removed = due.len() as u64;
+        for (expires, place) in due {
+            self.stored_expiries.insert(place.clone(), expires);
+            self.values.insert(place.clone(), None);
+            self.undo.push((place, None));
+        }
+        Ok(removed)
     }
 
     /// The first keys of a range that this shard owns, and the one that follows them. Only with room for a page is a
@@ -401,13 +559,13 @@ impl<'a, V: StateView> Overlay<'a, V> {
         Ok((keys, next))
     }
 
-    /// As [`StateView::scan`], of the view and what the entry has written over it.
+    /// The keys of a range that hold values, of the view and what the entry has written over it.
     fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), V::Error> {
         let written = self.values.range(range.bounds(namespace));
         let mut written = written.map(|((_, key), value)| (key, value)).peekable();
         let mut hand = |key: &Bytes, value: &Option<Versioned>| match value {
-            Some(value) => take(key.clone(), value.clone()),
-            None => ControlFlow::Continue(()),
+            Some(value) if !value.is_gone(self.meta.time) => take(key.clone(), value.clone()),
+            _ => ControlFlow::Continue(()),
         };
         let mut flow = ControlFlow::Continue(());
         self.view.scan(namespace, range, &mut |key, value| {
@@ -432,19 +590,42 @@ impl<'a, V: StateView> Overlay<'a, V> {
         Ok(())
     }
 
-    fn get(&self, namespace: Namespace, key: &Bytes) -> Result<Option<Versioned>, V::Error> {
-        match self.values.get(&(namespace, key.clone())) {
-            Some(written) => Ok(written.clone()),
-            None => self.view.get(namespace, key),
+    /// What the key holds, unless it is gone.
+    fn get(&mut self, namespace: Namespace, key: &Bytes) -> Result<Option<Versioned>, V::Error> {
+        let place = (namespace, key.clone());
+        let found = match self.values.get(&place) {
+            Some(written) => written.clone(),
+            None => {
+                let stored = self.view.get(namespace, key)?;
+                if let Some(expires) = expiry(&stored) {
+                    self.stored_expiries.insert(place, expires);
+                }
+                stored
+            }
+        };
+        Ok(found.filter(|value| !value.is_gone(self.meta.time)))
+    }
+
+    /// Notes what a scan found out about a key that is to be written.
+    fn note_expiry(&mut self, namespace: Namespace, key: &Bytes, value: &Versioned) {
+        let place = (namespace, key.clone());
+        if let Some(expires) = value.expires
+            && !self.values.contains_key(&place)
+        {
+            self.stored_expiries.insert(place, expires);
         }
     }
 
-    fn set(&mut self, namespace: Namespace, key: &Bytes, value: Bytes) -> u64 {
+    /// Sets a key; what would be gone at once is not kept.
+    fn set(&mut self, namespace: Namespace, key: &Bytes, value: Bytes, expires: Option<u64>) -> u64 {
         let stamp = self.meta.time;
-        self.write(namespace, key, |version| Some(Versioned { version, stamp, value }))
+        self.write(namespace, key, |version| {
+            Some(Versioned { version, stamp, expires, value }).filter(|value| !value.is_gone(stamp))
+        })
     }
 
-    /// One mutation: every write comes through here, so each gets a version of its own.
+    /// One mutation: every write of a command comes through here, so each gets a version of its own. Where the shard has
+    /// keys that expire, this one was read before.
     fn write(
         &mut self,
         namespace: Namespace,
@@ -467,6 +648,10 @@ fn holds(expect: Expect, version: Option<u64>) -> bool {
         Expect::Present => version.is_some(),
         Expect::Version(expected) => version == Some(expected),
     }
+}
+
+fn expiry(value: &Option<Versioned>) -> Option<u64> {
+    value.as_ref()?.expires
 }
 
 fn sum(current: Option<&Versioned>, by: i64) -> Result<i64, OperationError> {
@@ -499,6 +684,23 @@ fn joined(current: Option<&Versioned>, suffix: &Bytes) -> Result<Bytes, Operatio
     value.extend_from_slice(current);
     value.extend_from_slice(suffix);
     Ok(value.freeze())
+}
+
+/// The value with bytes written over it.
+fn overwritten(current: Option<&Versioned>, offset: u32, bytes: &Bytes) -> Result<Bytes, OperationError> {
+    let current = current.map_or_else(Bytes::new, |versioned| versioned.value.clone());
+    if bytes.is_empty() {
+        return Ok(current);
+    }
+    let offset = offset as usize;
+    let end = offset.saturating_add(bytes.len());
+    if end > VALUE_BYTES_MAX_APPLY {
+        return Err(OperationError::ValueTooLarge);
+    }
+    let mut value = vec![0; end.max(current.len())];
+    value[..current.len()].copy_from_slice(&current);
+    value[offset..end].copy_from_slice(bytes);
+    Ok(value.into())
 }
 
 #[cfg(test)]

@@ -12,14 +12,15 @@
 //! 2. the entry's index;
 //! 3. a byte: 0 for an entry without commands; else 1, then the entry's stamp;
 //! 4. the list of values, in order of namespace, then key: namespace, key, and a byte: 0 if the key was
-//!    removed; else 1, version, stamp, value;
+//!    removed; else 1, version, stamp, value; of one that expires 2, version, stamp, expiry, value;
 //! 5. the list of requests remembered, in order of time, then id: time, a byte for the kind of id (1
 //!    timed, 2 free), the id (128 bits), payload hash (128 bits), encoded outcome;
 //! 6. the list of requests forgotten, in the order in which they were: the same fields;
 //! 7. the meta after the entry: applied index, time, version, request horizon, and the owned slots: a
 //!    byte (0 none, 1 all, 2 some), then as a byte string the bitmap if some, else nothing.
 //!
-//! It leaves out outcomes that are not remembered: they follow from the state before.
+//! It leaves out outcomes that are not remembered, the index of expiries and their count: they follow from the state
+//! before.
 
 use crate::apply::WriteSet;
 use crate::digest::Digest;
@@ -53,9 +54,12 @@ fn add_values(digest: &mut Digest, write_set: &WriteSet) {
         match value {
             None => digest.tag(0),
             Some(versioned) => {
-                digest.tag(1);
+                digest.tag(if versioned.expires.is_some() { 2 } else { 1 });
                 digest.number(versioned.version);
                 digest.number(versioned.stamp);
+                if let Some(expires) = versioned.expires {
+                    digest.number(expires);
+                }
                 digest.bytes(&versioned.value);
             }
         }
@@ -97,10 +101,11 @@ mod tests {
     }
 
     fn sample() -> WriteSet {
-        let value = Versioned { version: 9, stamp: 1_000, value: "value".into() };
+        let value = Versioned { version: 9, stamp: 1_000, expires: None, value: "value".into() };
         let values = [((Namespace(0), "gone".into()), None), ((Namespace(0), "key".into()), Some(value))];
         WriteSet {
             values: values.into_iter().collect(),
+            expiries_removed: vec![],
             requests_added: vec![record(RequestId::Timed(7))],
             requests_removed: vec![record(RequestId::Free(8))],
             meta: ShardMeta {
@@ -110,6 +115,7 @@ mod tests {
                 chain: 0,
                 owned: SlotSet::all(),
                 request_horizon: 4,
+                expiring: 0,
             },
         }
     }
@@ -133,6 +139,8 @@ mod tests {
             |set| _ = set.values.insert((Namespace(0), "gone".into()), sample_value(9)),
             |set| _ = set.values.insert((Namespace(0), "key".into()), sample_value(8)),
             |set| _ = set.values.insert((Namespace(1), "gone".into()), None),
+            |set| _ = set.values.insert((Namespace(0), "key".into()), sample_expiring(2_000)),
+            |set| _ = set.values.insert((Namespace(0), "key".into()), sample_expiring(2_001)),
             |set| set.requests_added.clear(),
             |set| set.requests_removed.clear(),
             |set| std::mem::swap(&mut set.requests_added, &mut set.requests_removed),
@@ -166,7 +174,11 @@ mod tests {
     }
 
     fn sample_value(version: u64) -> Option<Versioned> {
-        Some(Versioned { version, stamp: 1_000, value: "value".into() })
+        Some(Versioned { version, stamp: 1_000, expires: None, value: "value".into() })
+    }
+
+    fn sample_expiring(expires: u64) -> Option<Versioned> {
+        sample_value(9).map(|value| Versioned { expires: Some(expires), ..value })
     }
 
     #[test]

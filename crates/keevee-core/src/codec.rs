@@ -17,8 +17,8 @@ use prost::Message;
 
 use crate::apply::{Entry, ProposalId, ShardMeta};
 use crate::command::{
-    Action, Command, Expect, OnError, Operation, OperationError, OperationResult, Outcome, Precondition,
-    ScannedKey, Versioned,
+    Action, Command, Expect, Expiry, ExpiryOnly, OnError, Only, Operation, OperationError, OperationResult,
+    Outcome, Precondition, ScannedKey, Versioned,
 };
 use crate::ids::Namespace;
 use crate::range::KeyRange;
@@ -141,6 +141,7 @@ pub fn encode_meta(meta: &ShardMeta) -> Bytes {
         version: meta.version,
         chain: wide_to_bytes(meta.chain),
         request_horizon: meta.request_horizon,
+        expiring: meta.expiring,
     };
     message.encode_to_vec().into()
 }
@@ -156,6 +157,7 @@ pub fn decode_meta(bytes: Bytes, owned: SlotSet) -> Result<ShardMeta, DecodeErro
             chain: wide_from_bytes(&message.chain, "chain hash")?,
             owned,
             request_horizon: message.request_horizon,
+            expiring: message.expiring,
         })
     })
 }
@@ -265,7 +267,12 @@ fn operation_to_proto(operation: &Operation) -> proto::Operation {
     use proto::operation::Action as Kind;
     let action = match &operation.action {
         Action::Get { key } => Kind::Get(proto::Get { key: key.clone() }),
-        Action::Put { key, value } => Kind::Put(proto::Put { key: key.clone(), value: value.clone() }),
+        Action::Put { key, value, expires, only } => Kind::Put(proto::Put {
+            key: key.clone(),
+            value: value.clone(),
+            expires: expiry_to_proto(*expires),
+            only: only_to_proto(*only).into(),
+        }),
         Action::Delete { key } => Kind::Delete(proto::Delete { key: key.clone() }),
         Action::Increment { key, by } => Kind::Increment(proto::Increment { key: key.clone(), by: *by }),
         Action::Append { key, suffix } => {
@@ -278,6 +285,15 @@ fn operation_to_proto(operation: &Operation) -> proto::Operation {
         Action::DeleteRange { range, limit } => {
             Kind::DeleteRange(proto::DeleteRange { range: Some(range_to_proto(range)), limit: *limit })
         }
+        Action::SetExpiry { key, expires, only } => Kind::SetExpiry(proto::SetExpiry {
+            key: key.clone(),
+            expires: expiry_to_proto(*expires),
+            only: expiry_only_to_proto(*only).into(),
+        }),
+        Action::SetRange { key, offset, bytes } => {
+            Kind::SetRange(proto::SetRange { key: key.clone(), offset: *offset, bytes: bytes.clone() })
+        }
+        Action::RemoveExpired { limit } => Kind::RemoveExpired(proto::RemoveExpired { limit: *limit }),
     };
     let continue_on_error = operation.on_error == OnError::Continue;
     proto::Operation { action: Some(action), continue_on_error }
@@ -287,7 +303,10 @@ fn operation_from_proto(message: proto::Operation) -> Result<Operation, DecodeEr
     use proto::operation::Action as Kind;
     let action = match message.action.ok_or(DecodeError::UnknownKind("operation"))? {
         Kind::Get(get) => Action::Get { key: get.key },
-        Kind::Put(put) => Action::Put { key: put.key, value: put.value },
+        Kind::Put(proto::Put { key, value, expires, only }) => {
+            let (expires, only) = (expiry_from_proto(expires)?, only_from_proto(only)?);
+            Action::Put { key, value, expires, only }
+        }
         Kind::Delete(delete) => Action::Delete { key: delete.key },
         Kind::Increment(increment) => Action::Increment { key: increment.key, by: increment.by },
         Kind::Append(append) => Action::Append { key: append.key, suffix: append.suffix },
@@ -297,9 +316,74 @@ fn operation_from_proto(message: proto::Operation) -> Result<Operation, DecodeEr
         Kind::DeleteRange(proto::DeleteRange { range, limit }) => {
             Action::DeleteRange { range: range_from_proto(range)?, limit }
         }
+        Kind::SetExpiry(proto::SetExpiry { key, expires, only }) => {
+            let (expires, only) = (expiry_from_proto(expires)?, expiry_only_from_proto(only)?);
+            Action::SetExpiry { key, expires, only }
+        }
+        Kind::SetRange(proto::SetRange { key, offset, bytes }) => Action::SetRange { key, offset, bytes },
+        Kind::RemoveExpired(proto::RemoveExpired { limit }) => Action::RemoveExpired { limit },
     };
     let on_error = if message.continue_on_error { OnError::Continue } else { OnError::Abort };
     Ok(Operation { action, on_error })
+}
+
+fn expiry_to_proto(expires: Expiry) -> Option<proto::Expiry> {
+    use proto::expiry::When;
+    let when = match expires {
+        Expiry::Never => return None,
+        Expiry::Keep => When::Keep(proto::Nothing {}),
+        Expiry::At(time) => When::At(time),
+        Expiry::After(span) => When::After(span),
+    };
+    Some(proto::Expiry { when: Some(when) })
+}
+
+fn expiry_from_proto(message: Option<proto::Expiry>) -> Result<Expiry, DecodeError> {
+    use proto::expiry::When;
+    let Some(proto::Expiry { when }) = message else { return Ok(Expiry::Never) };
+    Ok(match when.ok_or(DecodeError::UnknownKind("expiry"))? {
+        When::Keep(proto::Nothing {}) => Expiry::Keep,
+        When::At(time) => Expiry::At(time),
+        When::After(span) => Expiry::After(span),
+    })
+}
+
+fn only_to_proto(only: Only) -> proto::Only {
+    match only {
+        Only::Always => proto::Only::Always,
+        Only::IfAbsent => proto::Only::IfAbsent,
+        Only::IfPresent => proto::Only::IfPresent,
+    }
+}
+
+fn only_from_proto(only: i32) -> Result<Only, DecodeError> {
+    match proto::Only::try_from(only) {
+        Ok(proto::Only::Always) => Ok(Only::Always),
+        Ok(proto::Only::IfAbsent) => Ok(Only::IfAbsent),
+        Ok(proto::Only::IfPresent) => Ok(Only::IfPresent),
+        Err(_) => Err(DecodeError::UnknownKind("condition of a put")),
+    }
+}
+
+fn expiry_only_to_proto(only: ExpiryOnly) -> proto::ExpiryOnly {
+    match only {
+        ExpiryOnly::Always => proto::ExpiryOnly::Always,
+        ExpiryOnly::IfNone => proto::ExpiryOnly::IfNone,
+        ExpiryOnly::IfSome => proto::ExpiryOnly::IfSome,
+        ExpiryOnly::IfLater => proto::ExpiryOnly::IfLater,
+        ExpiryOnly::IfSooner => proto::ExpiryOnly::IfSooner,
+    }
+}
+
+fn expiry_only_from_proto(only: i32) -> Result<ExpiryOnly, DecodeError> {
+    match proto::ExpiryOnly::try_from(only) {
+        Ok(proto::ExpiryOnly::Always) => Ok(ExpiryOnly::Always),
+        Ok(proto::ExpiryOnly::IfNone) => Ok(ExpiryOnly::IfNone),
+        Ok(proto::ExpiryOnly::IfSome) => Ok(ExpiryOnly::IfSome),
+        Ok(proto::ExpiryOnly::IfLater) => Ok(ExpiryOnly::IfLater),
+        Ok(proto::ExpiryOnly::IfSooner) => Ok(ExpiryOnly::IfSooner),
+        Err(_) => Err(DecodeError::UnknownKind("condition of an expiry")),
+    }
 }
 
 fn range_to_proto(range: &KeyRange) -> proto::KeyRange {
@@ -378,6 +462,8 @@ fn result_to_proto(result: &OperationResult) -> proto::OperationResult {
         OperationResult::DeletedRange { deleted, next } => {
             Kind::DeletedRange(proto::DeletedRange { deleted: *deleted, next: next.clone() })
         }
+        OperationResult::Skipped => Kind::Skipped(proto::Nothing {}),
+        OperationResult::RemovedExpired { removed } => Kind::RemovedExpired(*removed),
         OperationResult::Failed(error) => Kind::Failed(error_to_proto(*error)),
     };
     proto::OperationResult { kind: Some(kind) }
@@ -403,18 +489,20 @@ fn result_from_proto(message: proto::OperationResult) -> Result<OperationResult,
         Kind::DeletedRange(proto::DeletedRange { deleted, next }) => {
             OperationResult::DeletedRange { deleted, next }
         }
+        Kind::Skipped(proto::Nothing {}) => OperationResult::Skipped,
+        Kind::RemovedExpired(removed) => OperationResult::RemovedExpired { removed },
         Kind::Failed(error) => OperationResult::Failed(error_from_proto(error)?),
     })
 }
 
 fn versioned_to_proto(versioned: &Versioned) -> proto::Versioned {
-    let Versioned { version, stamp, value } = versioned;
-    proto::Versioned { version: *version, stamp: *stamp, value: value.clone() }
+    let Versioned { version, stamp, expires, value } = versioned;
+    proto::Versioned { version: *version, stamp: *stamp, value: value.clone(), expires: *expires }
 }
 
 fn versioned_from_proto(versioned: proto::Versioned) -> Versioned {
-    let proto::Versioned { version, stamp, value } = versioned;
-    Versioned { version, stamp, value }
+    let proto::Versioned { version, stamp, value, expires } = versioned;
+    Versioned { version, stamp, expires, value }
 }
 
 fn error_to_proto(error: OperationError) -> i32 {

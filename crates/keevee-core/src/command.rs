@@ -97,31 +97,55 @@ pub enum Action {
         /// The key.
         key: Bytes,
     },
-    /// Sets the key.
+    /// Sets the key, if it is as `only` says.
     Put {
         /// The key.
         key: Bytes,
         /// Its new value.
         value: Bytes,
+        /// When it is gone.
+        expires: Expiry,
+        /// Otherwise nothing is done ([`OperationResult::Skipped`]).
+        only: Only,
     },
     /// Removes the key if it is there.
     Delete {
         /// The key.
         key: Bytes,
     },
-    /// Adds to a decimal integer (absent counts as 0); the value is kept as decimal text.
+    /// Says anew when a key is gone; a time that has come removes it. Nothing is done if the key is absent, or not as
+    /// `only` says ([`OperationResult::Skipped`]).
+    SetExpiry {
+        /// The key.
+        key: Bytes,
+        /// When it is gone.
+        expires: Expiry,
+        /// Otherwise nothing is done.
+        only: ExpiryOnly,
+    },
+    /// Adds to a decimal integer (absent counts as 0); the value is kept as decimal text, and its expiry is kept.
     Increment {
         /// The key.
         key: Bytes,
         /// What to add; may be negative.
         by: i64,
     },
-    /// Appends bytes (absent counts as empty).
+    /// Appends bytes (absent counts as empty); the expiry is kept.
     Append {
         /// The key.
         key: Bytes,
         /// The bytes to append.
         suffix: Bytes,
+    },
+    /// Writes bytes over those of the value from an offset on (absent counts as empty; zeros fill what lies between);
+    /// the expiry is kept. No bytes change nothing.
+    SetRange {
+        /// The key.
+        key: Bytes,
+        /// Where the first byte goes.
+        offset: u32,
+        /// The bytes to write.
+        bytes: Bytes,
     },
     /// Reads the first keys of a range that the shard holds.
     Scan {
@@ -141,9 +165,63 @@ pub enum Action {
         /// How many at most; never more than [`crate::range::DELETE_RANGE_KEYS_MAX`].
         limit: u32,
     },
+    /// Removes keys that are gone already, those first that have been for longest. A leader's own: no client may send
+    /// it, and none can tell whether it has happened.
+    RemoveExpired {
+        /// How many at most; never more than [`crate::range::REMOVE_EXPIRED_KEYS_MAX`].
+        limit: u32,
+    },
+}
+
+/// When a key is gone. Time is shard time ([`crate::apply`]), in microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expiry {
+    /// Never, whatever was said before.
+    #[default]
+    Never,
+    /// As was said before; never, if the key was absent.
+    Keep,
+    /// From this time on.
+    At(u64),
+    /// So many microseconds after the shard time at which it is applied.
+    After(u64),
+}
+
+/// What a put demands of the key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Only {
+    /// Nothing.
+    #[default]
+    Always,
+    /// That it is absent.
+    IfAbsent,
+    /// That it is there.
+    IfPresent,
+}
+
+/// What a change of its expiry demands of a key that is there. No expiry counts as the latest of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExpiryOnly {
+    /// Nothing.
+    #[default]
+    Always,
+    /// That it has no expiry.
+    IfNone,
+    /// That it has one.
+    IfSome,
+    /// That the new one is later.
+    IfLater,
+    /// That the new one is sooner.
+    IfSooner,
 }
 
 impl Action {
+    /// Sets the key, whatever it holds, to a value that stays.
+    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Action {
+        let (key, value) = (key.into(), value.into());
+        Action::Put { key, value, expires: Expiry::Never, only: Only::Always }
+    }
+
     /// True if it changes nothing, whatever the state.
     pub fn is_read(&self) -> bool {
         matches!(self, Action::Get { .. } | Action::Scan { .. })
@@ -155,9 +233,11 @@ impl Action {
             Action::Get { key }
             | Action::Put { key, .. }
             | Action::Delete { key }
+            | Action::SetExpiry { key, .. }
             | Action::Increment { key, .. }
-            | Action::Append { key, .. } => Some(key),
-            Action::Scan { .. } | Action::DeleteRange { .. } => None,
+            | Action::Append { key, .. }
+            | Action::SetRange { key, .. } => Some(key),
+            Action::Scan { .. } | Action::DeleteRange { .. } | Action::RemoveExpired { .. } => None,
         }
     }
 
@@ -204,11 +284,13 @@ pub enum Outcome {
 pub enum OperationResult {
     /// Of a get: what the key holds.
     Value(Option<Versioned>),
-    /// Of a put: the version that the key has now.
+    /// Of a put or a change of its expiry: the version that the key has now, or would have if it were not gone at once.
     Written {
         /// The shard's mutation counter at this write.
         version: u64,
     },
+    /// Of a put or a change of its expiry: the key was not as it demanded, and nothing was done.
+    Skipped,
     /// Of a delete.
     Deleted {
         /// True if the key held a value.
@@ -221,11 +303,11 @@ pub enum OperationResult {
         /// The version that the key has now.
         version: u64,
     },
-    /// Of an append.
+    /// Of an append, or of a write into the value.
     Appended {
         /// The length in bytes that the value has now.
         length: u64,
-        /// The version that the key has now.
+        /// The version that the key has now; 0 if it is absent, since no bytes were to be written.
         version: u64,
     },
     /// Of a scan.
@@ -241,6 +323,11 @@ pub enum OperationResult {
         deleted: u64,
         /// The first key of the range that is left, if there are more.
         next: Option<Bytes>,
+    },
+    /// Of a removal of keys that are gone.
+    RemovedExpired {
+        /// How many keys were removed.
+        removed: u64,
     },
     /// The operation failed and did nothing ([`OnError::Continue`]).
     Failed(OperationError),
@@ -283,6 +370,20 @@ pub struct Versioned {
     pub version: u64,
     /// The shard time of the write, in microseconds since the Unix epoch.
     pub stamp: u64,
+    /// The shard time from which on the key is gone, in microseconds since the Unix epoch, if it ever is.
+    pub expires: Option<u64>,
     /// The value's bytes.
     pub value: Bytes,
+}
+
+impl Versioned {
+    /// True if the key is gone at this shard time, whether or not it was removed.
+    pub fn is_gone(&self, shard_time: u64) -> bool {
+        self.expires.is_some_and(|expires| expires <= shard_time)
+    }
+
+    /// The expiry as clients are told it: in milliseconds, rounded up.
+    pub fn expires_unix_ms(&self) -> Option<u64> {
+        self.expires.map(|micros| micros.div_ceil(1_000))
+    }
 }

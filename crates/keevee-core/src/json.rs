@@ -8,8 +8,14 @@
 //!  "operations": [{"action": "put", "key": "{order-7}state", "value": "paid"},
 //!                 {"action": "increment", "key": "{order-7}payments", "by": 2, "continue_on_error": true},
 //!                 {"action": "append", "key": "{order-7}log", "value": "paid\n"},
-//!                 {"action": "get", "key": "{order-7}items"}, {"action": "delete", "key": "{order-7}draft"}]}
+//!                 {"action": "get", "key": "{order-7}items"}, {"action": "delete", "key": "{order-7}draft"},
+//!                 {"action": "put", "key": "{order-7}lock", "value": "me", "ttl_ms": 30000, "only": "if_absent"},
+//!                 {"action": "set_expiry", "key": "{order-7}cart", "expires_ms": 1767225600000, "only": "if_later"},
+//!                 {"action": "set_range", "key": "{order-7}flags", "offset": 4, "value": "x"}]}
 //! ```
+//!
+//! A put, and `set_expiry`, say when the key is gone: `ttl_ms` after the write, at `expires_ms` since the Unix epoch, or with
+//! `keep_expiry` as before. Without any of these the key stays.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -21,7 +27,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, Deserializer, MapAccess};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{self, Action, Command, Expect, OnError, OperationResult};
+use crate::command::{self, Action, Command, Expect, Expiry, ExpiryOnly, OnError, Only, OperationResult};
 
 /// A key that a scan found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,13 +41,15 @@ pub struct Entry {
     value: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_ms: Option<u64>,
 }
 
 impl Entry {
-    /// A key, its version and its value.
-    pub fn new(key: &[u8], version: u64, value: &[u8]) -> Entry {
+    /// A key, its version and its value, and when it is gone, if ever.
+    pub fn new(key: &[u8], version: u64, value: &[u8], expires_ms: Option<u64>) -> Entry {
         let ((key, key_base64), (value, value_base64)) = (forms(key), forms(value));
-        Entry { key, key_base64, version, value, value_base64 }
+        Entry { key, key_base64, version, value, value_base64, expires_ms }
     }
 }
 
@@ -121,18 +129,38 @@ struct Operation {
     value: Option<String>,
     value_base64: Option<String>,
     by: Option<i64>,
+    offset: Option<u32>,
+    ttl_ms: Option<u64>,
+    expires_ms: Option<u64>,
+    #[serde(default)]
+    keep_expiry: bool,
+    only: Option<Demand>,
     #[serde(default)]
     continue_on_error: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 enum Name {
     Get,
     Put,
     Delete,
     Increment,
     Append,
+    SetExpiry,
+    SetRange,
+}
+
+/// What a put, or a change of its expiry, demands of the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Demand {
+    IfAbsent,
+    IfPresent,
+    IfNone,
+    IfSome,
+    IfLater,
+    IfSooner,
 }
 
 /// What is wrong with a batch that is of the right form.
@@ -182,17 +210,68 @@ impl Operation {
         if self.by.is_some() && self.action != Name::Increment {
             return Err("`by` is of `increment`");
         }
+        if self.offset.is_some() && self.action != Name::SetRange {
+            return Err("`offset` is of `set_range`");
+        }
+        let expires = expiry(self.ttl_ms, self.expires_ms, self.keep_expiry)?;
+        if expires != Expiry::Never && !matches!(self.action, Name::Put | Name::SetExpiry) {
+            return Err("an expiry is of `put` and `set_expiry`");
+        }
+        if self.only.is_some() && !matches!(self.action, Name::Put | Name::SetExpiry) {
+            return Err("`only` is of `put` and `set_expiry`");
+        }
         let action = match (self.action, value) {
-            (Name::Put, Some(value)) => Action::Put { key, value },
+            (Name::Put, Some(value)) => Action::Put { key, value, expires, only: only(self.only)? },
             (Name::Append, Some(suffix)) => Action::Append { key, suffix },
-            (Name::Put | Name::Append, None) => return Err("`value` or `value_base64` is missing"),
-            (_, Some(_)) => return Err("`value` is of `put` and `append`"),
+            (Name::SetRange, Some(bytes)) => {
+                let offset = self.offset.ok_or("`offset` is missing")?;
+                Action::SetRange { key, offset, bytes }
+            }
+            (Name::Put | Name::Append | Name::SetRange, None) => {
+                return Err("`value` or `value_base64` is missing");
+            }
+            (_, Some(_)) => return Err("`value` is of `put`, `append` and `set_range`"),
+            (Name::SetExpiry, None) => Action::SetExpiry { key, expires, only: expiry_only(self.only)? },
             (Name::Get, None) => Action::Get { key },
             (Name::Delete, None) => Action::Delete { key },
             (Name::Increment, None) => Action::Increment { key, by: self.by.unwrap_or(1) },
         };
         let on_error = if self.continue_on_error { OnError::Continue } else { OnError::Abort };
         Ok(command::Operation { action, on_error })
+    }
+}
+
+fn expiry(
+    ttl_ms: Option<u64>,
+    expires_ms: Option<u64>,
+    keep: bool,
+) -> std::result::Result<Expiry, &'static str> {
+    match (ttl_ms, expires_ms, keep) {
+        (None, None, false) => Ok(Expiry::Never),
+        (Some(span), None, false) => Ok(Expiry::After(span.saturating_mul(1_000))),
+        (None, Some(time), false) => Ok(Expiry::At(time.saturating_mul(1_000))),
+        (None, None, true) => Ok(Expiry::Keep),
+        _ => Err("of `ttl_ms`, `expires_ms` and `keep_expiry` there may be one"),
+    }
+}
+
+fn only(demand: Option<Demand>) -> std::result::Result<Only, &'static str> {
+    match demand {
+        None => Ok(Only::Always),
+        Some(Demand::IfAbsent) => Ok(Only::IfAbsent),
+        Some(Demand::IfPresent) => Ok(Only::IfPresent),
+        Some(_) => Err("`only` of a put is \"if_absent\" or \"if_present\""),
+    }
+}
+
+fn expiry_only(demand: Option<Demand>) -> std::result::Result<ExpiryOnly, &'static str> {
+    match demand {
+        None => Ok(ExpiryOnly::Always),
+        Some(Demand::IfNone) => Ok(ExpiryOnly::IfNone),
+        Some(Demand::IfSome) => Ok(ExpiryOnly::IfSome),
+        Some(Demand::IfLater) => Ok(ExpiryOnly::IfLater),
+        Some(Demand::IfSooner) => Ok(ExpiryOnly::IfSooner),
+        Some(_) => Err("`only` of `set_expiry` is \"if_none\", \"if_some\", \"if_later\" or \"if_sooner\""),
     }
 }
 
@@ -229,9 +308,15 @@ pub struct Result {
     /// Of a get: what the key holds, if it is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value_base64: Option<String>,
-    /// Of an append: the length that the value has now.
+    /// Of an append, or of a write into the value: the length that it has now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
+    /// Of a get: when the key is gone, in milliseconds since the Unix epoch, if it ever is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// Of a put or a change of its expiry: the key was not as it demanded, and nothing was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<bool>,
     /// Of an operation that failed alone: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -255,7 +340,8 @@ impl From<OperationResult> for Result {
             OperationResult::Value(Some(held)) => {
                 let (value, value_base64) = forms(&held.value);
                 let value = value.map(Held::Text);
-                Result { found: Some(true), version: Some(held.version), value, value_base64, ..nothing }
+                let (version, expires_ms) = (Some(held.version), held.expires_unix_ms());
+                Result { found: Some(true), version, value, value_base64, expires_ms, ..nothing }
             }
             OperationResult::Written { version } => Result { version: Some(version), ..nothing },
             OperationResult::Deleted { existed } => Result { deleted: Some(existed), ..nothing },
@@ -265,6 +351,8 @@ impl From<OperationResult> for Result {
             OperationResult::Appended { length, version } => {
                 Result { length: Some(length), version: Some(version), ..nothing }
             }
+            OperationResult::Skipped => Result { skipped: Some(true), ..nothing },
+            OperationResult::RemovedExpired { .. } => unreachable!("no client can ask for it"),
             OperationResult::Failed(error) => Result { error: Some(error.to_string()), ..nothing },
             OperationResult::Scanned { .. } | OperationResult::DeletedRange { .. } => {
                 unreachable!("a batch has no ranges")
@@ -298,19 +386,34 @@ mod tests {
                                {"action": "put", "key": "p", "value_base64": "/wA="},
                                {"action": "delete", "key": "d"}, {"action": "increment", "key": "i"},
                                {"action": "increment", "key": "i", "by": -7, "continue_on_error": true},
-                               {"action": "append", "key": "x", "value": ""}]}"#,
+                               {"action": "append", "key": "x", "value": ""},
+                               {"action": "put", "key": "p", "value": "v", "ttl_ms": 3, "only": "if_absent"},
+                               {"action": "put", "key": "p", "value": "v", "keep_expiry": true},
+                               {"action": "set_expiry", "key": "e", "expires_ms": 4, "only": "if_later"},
+                               {"action": "set_expiry", "key": "e"},
+                               {"action": "set_range", "key": "r", "offset": 5, "value": "v"}]}"#,
         );
         let expects = read.preconditions.iter().map(|one| one.expect);
         assert!(expects.eq([Expect::Absent, Expect::Present, Expect::Version(3)]));
         assert_eq!(read.preconditions[2].key, &[0xff][..]);
         let actions = [
             Action::Get { key: "g".into() },
-            Action::Put { key: "p".into(), value: "v".into() },
-            Action::Put { key: "p".into(), value: Bytes::from_static(&[0xff, 0]) },
+            Action::put("p", "v"),
+            Action::put("p", Bytes::from_static(&[0xff, 0])),
             Action::Delete { key: "d".into() },
             Action::Increment { key: "i".into(), by: 1 },
             Action::Increment { key: "i".into(), by: -7 },
             Action::Append { key: "x".into(), suffix: Bytes::new() },
+            Action::Put {
+                key: "p".into(),
+                value: "v".into(),
+                expires: Expiry::After(3_000),
+                only: Only::IfAbsent,
+            },
+            Action::Put { key: "p".into(), value: "v".into(), expires: Expiry::Keep, only: Only::Always },
+            Action::SetExpiry { key: "e".into(), expires: Expiry::At(4_000), only: ExpiryOnly::IfLater },
+            Action::SetExpiry { key: "e".into(), expires: Expiry::Never, only: ExpiryOnly::Always },
+            Action::SetRange { key: "r".into(), offset: 5, bytes: "v".into() },
         ];
         assert!(read.operations.iter().map(|operation| operation.action.clone()).eq(actions));
         let continues = |operation: &command::Operation| operation.on_error == OnError::Continue;
@@ -330,6 +433,22 @@ mod tests {
             (r#"{"operations": [{"action": "put", "key": "k"}]}"#, "`value` or"),
             (r#"{"operations": [{"action": "get", "key": "k", "value": "v"}]}"#, "`value` is of"),
             (r#"{"operations": [{"action": "delete", "key": "k", "by": 1}]}"#, "`by`"),
+            (r#"{"operations": [{"action": "get", "key": "k", "ttl_ms": 1}]}"#, "an expiry is of"),
+            (r#"{"operations": [{"action": "get", "key": "k", "only": "if_none"}]}"#, "`only` is of"),
+            (r#"{"operations": [{"action": "get", "key": "k", "offset": 1}]}"#, "`offset` is of"),
+            (r#"{"operations": [{"action": "set_range", "key": "k", "value": "v"}]}"#, "`offset` is missing"),
+            (
+                r#"{"operations": [{"action": "put", "key": "k", "value": "", "only": "if_later"}]}"#,
+                "`only` of a put",
+            ),
+            (
+                r#"{"operations": [{"action": "set_expiry", "key": "k", "only": "if_absent"}]}"#,
+                "`only` of `set_expiry`",
+            ),
+            (
+                r#"{"operations": [{"action": "set_expiry", "key": "k", "ttl_ms": 1, "expires_ms": 1}]}"#,
+                "there may be one",
+            ),
             (r#"{"operations": [{"action": "get", "key": "k", "key_base64": "aw=="}]}"#, "twice"),
             (r#"{"operations": [{"action": "get", "key_base64": "?"}]}"#, "base64"),
             (r#"{"preconditions": [{"key": "k", "expect": "there"}], "operations": []}"#, "`expect` is"),
@@ -348,7 +467,7 @@ mod tests {
 
     #[test]
     fn results_and_entries_are_written_plainly() {
-        let held = |value| Versioned { version: 3, stamp: 1, value };
+        let held = |value| Versioned { version: 3, stamp: 1, expires: None, value };
         for (result, json) in [
             (OperationResult::Value(None), r#"{"found":false}"#),
             (OperationResult::Value(Some(held("v".into()))), r#"{"found":true,"version":3,"value":"v"}"#),
@@ -356,6 +475,11 @@ mod tests {
                 OperationResult::Value(Some(held(Bytes::from_static(&[0xff])))),
                 r#"{"found":true,"version":3,"value_base64":"/w=="}"#,
             ),
+            (
+                OperationResult::Value(Some(Versioned { expires: Some(1_001), ..held("v".into()) })),
+                r#"{"found":true,"version":3,"value":"v","expires_ms":2}"#,
+            ),
+            (OperationResult::Skipped, r#"{"skipped":true}"#),
             (OperationResult::Written { version: 4 }, r#"{"version":4}"#),
             (OperationResult::Deleted { existed: true }, r#"{"deleted":true}"#),
             (OperationResult::Incremented { value: -7, version: 5 }, r#"{"version":5,"value":-7}"#),
@@ -365,9 +489,9 @@ mod tests {
         }
         let failed = Result::from(OperationResult::Failed(OperationError::NotAnInteger));
         assert!(serde_json::to_string(&failed).unwrap().starts_with(r#"{"error":"the value is not"#));
-        let entry = serde_json::to_string(&Entry::new(b"k", 3, &[0xff])).unwrap();
-        assert_eq!(entry, r#"{"key":"k","version":3,"value_base64":"/w=="}"#);
-        let entry = serde_json::to_string(&Entry::new(&[0xff], 3, b"v")).unwrap();
+        let entry = serde_json::to_string(&Entry::new(b"k", 3, &[0xff], Some(4))).unwrap();
+        assert_eq!(entry, r#"{"key":"k","version":3,"value_base64":"/w==","expires_ms":4}"#);
+        let entry = serde_json::to_string(&Entry::new(&[0xff], 3, b"v", None)).unwrap();
         assert_eq!(entry, r#"{"key_base64":"/w==","version":3,"value":"v"}"#);
     }
 }

@@ -45,7 +45,7 @@ impl TryFrom<PutRequest> for Command {
         let PutRequest { key, value, condition, idempotency_key } = request;
         let preconditions = conditions(&key, condition)?;
         let request_id = request_id(idempotency_key)?;
-        Ok(Command { request_id, preconditions, ..Command::single(Action::Put { key, value }) })
+        Ok(Command { request_id, preconditions, ..Command::single(Action::put(key, value)) })
     }
 }
 
@@ -98,7 +98,7 @@ impl TryFrom<ExecuteRequest> for Command {
 fn operation_of(position: usize, operation: Operation) -> Result<command::Operation, NoCommand> {
     let action = match operation.action.ok_or(NoCommand::UnknownAction(position))? {
         operation::Action::Get(Get { key }) => Action::Get { key },
-        operation::Action::Put(Put { key, value }) => Action::Put { key, value },
+        operation::Action::Put(Put { key, value }) => Action::put(key, value),
         operation::Action::Delete(Delete { key }) => Action::Delete { key },
         operation::Action::Increment(Increment { key, by }) => Action::Increment { key, by },
         operation::Action::Append(Append { key, suffix }) => Action::Append { key, suffix },
@@ -111,9 +111,79 @@ fn operation_of(position: usize, operation: Operation) -> Result<command::Operat
             let limit = told_or(limit, DELETE_RANGE_KEYS_MAX);
             Action::DeleteRange { range: KeyRange { start, end }, limit }
         }
+        operation::Action::PutWith(PutWith { key, value, expiry, only }) => {
+            let only = match Only::try_from(only) {
+                Ok(Only::Always) => command::Only::Always,
+                Ok(Only::IfAbsent) => command::Only::IfAbsent,
+                Ok(Only::IfPresent) => command::Only::IfPresent,
+                Err(_) => return Err(NoCommand::UnknownAction(position)),
+            };
+            let expires = expiry_of(expiry).ok_or(NoCommand::UnknownAction(position))?;
+            Action::Put { key, value, expires, only }
+        }
+        operation::Action::SetExpiry(SetExpiry { key, expiry, only }) => {
+            let only = match ExpiryOnly::try_from(only) {
+                Ok(ExpiryOnly::Always) => command::ExpiryOnly::Always,
+                Ok(ExpiryOnly::IfNone) => command::ExpiryOnly::IfNone,
+                Ok(ExpiryOnly::IfSome) => command::ExpiryOnly::IfSome,
+                Ok(ExpiryOnly::IfLater) => command::ExpiryOnly::IfLater,
+                Ok(ExpiryOnly::IfSooner) => command::ExpiryOnly::IfSooner,
+                Err(_) => return Err(NoCommand::UnknownAction(position)),
+            };
+            let expires = expiry_of(expiry).ok_or(NoCommand::UnknownAction(position))?;
+            Action::SetExpiry { key, expires, only }
+        }
+        operation::Action::SetRange(SetRange { key, offset, bytes }) => {
+            Action::SetRange { key, offset, bytes }
+        }
     };
     let on_error = if operation.continue_on_error { OnError::Continue } else { OnError::Abort };
     Ok(command::Operation { action, on_error })
+}
+
+/// `None` if this version does not know what is meant.
+fn expiry_of(expiry: Option<Expiry>) -> Option<command::Expiry> {
+    let Some(Expiry { when }) = expiry else { return Some(command::Expiry::Never) };
+    Some(match when? {
+        expiry::When::Keep(Nothing {}) => command::Expiry::Keep,
+        expiry::When::AtUnixMs(time) => command::Expiry::At(time.saturating_mul(1_000)),
+        expiry::When::AfterMs(span) => command::Expiry::After(span.saturating_mul(1_000)),
+    })
+}
+
+/// In milliseconds, rounded up: nothing goes early that is written back with the expiry that was read.
+impl From<command::Expiry> for Option<Expiry> {
+    fn from(expires: command::Expiry) -> Option<Expiry> {
+        let when = match expires {
+            command::Expiry::Never => return None,
+            command::Expiry::Keep => expiry::When::Keep(Nothing {}),
+            command::Expiry::At(time) => expiry::When::AtUnixMs(time.div_ceil(1_000)),
+            command::Expiry::After(span) => expiry::When::AfterMs(span.div_ceil(1_000)),
+        };
+        Some(Expiry { when: Some(when) })
+    }
+}
+
+impl From<command::Only> for Only {
+    fn from(only: command::Only) -> Only {
+        match only {
+            command::Only::Always => Only::Always,
+            command::Only::IfAbsent => Only::IfAbsent,
+            command::Only::IfPresent => Only::IfPresent,
+        }
+    }
+}
+
+impl From<command::ExpiryOnly> for ExpiryOnly {
+    fn from(only: command::ExpiryOnly) -> ExpiryOnly {
+        match only {
+            command::ExpiryOnly::Always => ExpiryOnly::Always,
+            command::ExpiryOnly::IfNone => ExpiryOnly::IfNone,
+            command::ExpiryOnly::IfSome => ExpiryOnly::IfSome,
+            command::ExpiryOnly::IfLater => ExpiryOnly::IfLater,
+            command::ExpiryOnly::IfSooner => ExpiryOnly::IfSooner,
+        }
+    }
 }
 
 /// A limit of 0 is one that was left out.
@@ -149,7 +219,8 @@ impl From<command::OperationResult> for OperationResult {
         let result = match result {
             command::OperationResult::Value(None) => Result::Value(Value::default()),
             command::OperationResult::Value(Some(found)) => {
-                Result::Value(Value { value: Some(found.value), version: found.version })
+                let expires_unix_ms = found.expires_unix_ms();
+                Result::Value(Value { value: Some(found.value), version: found.version, expires_unix_ms })
             }
             command::OperationResult::Written { version } => Result::Written(Written { version }),
             command::OperationResult::Deleted { existed } => Result::Deleted(Deleted { existed }),
@@ -161,14 +232,17 @@ impl From<command::OperationResult> for OperationResult {
             }
             command::OperationResult::Scanned { keys, next } => {
                 let key = |found: command::ScannedKey| {
+                    let expires_unix_ms = found.value.expires_unix_ms();
                     let command::Versioned { version, value, .. } = found.value;
-                    ScannedKey { key: found.key, value, version }
+                    ScannedKey { key: found.key, value, version, expires_unix_ms }
                 };
                 Result::Scanned(Scanned { keys: keys.into_iter().map(key).collect(), next })
             }
             command::OperationResult::DeletedRange { deleted, next } => {
                 Result::DeletedRange(DeletedRange { deleted, next })
             }
+            command::OperationResult::Skipped => Result::Skipped(Nothing {}),
+            command::OperationResult::RemovedExpired { .. } => unreachable!("no client can ask for it"),
             command::OperationResult::Failed(error) => Result::Failed(OperationError::from(error).into()),
         };
         OperationResult { result: Some(result) }

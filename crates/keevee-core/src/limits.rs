@@ -47,6 +47,9 @@ pub enum Invalid {
     /// Nothing could ever come of it.
     #[error("the limit of a scan or a delete of a range is 0: ask for one key at least")]
     NoKeys,
+    /// A leader's own.
+    #[error("expired keys are removed by the shard's leader: a client need not, and may not, ask for it")]
+    NotForClients,
     /// A key must have at least one byte.
     #[error("a key is empty: a key has at least one byte")]
     EmptyKey,
@@ -96,9 +99,11 @@ impl Invalid {
     /// The kind of error that the caller is told.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Invalid::NoOperations | Invalid::EmptyKey | Invalid::RangeNotAlone | Invalid::NoKeys => {
-                ErrorKind::Invalid
-            }
+            Invalid::NoOperations
+            | Invalid::EmptyKey
+            | Invalid::RangeNotAlone
+            | Invalid::NoKeys
+            | Invalid::NotForClients => ErrorKind::Invalid,
             _ => ErrorKind::TooLarge,
         }
     }
@@ -118,10 +123,13 @@ impl Command {
         if count > max {
             return Err(Invalid::TooManyPreconditions { count, max });
         }
+        if self.operations.iter().any(|one| matches!(one.action, Action::RemoveExpired { .. })) {
+            return Err(Invalid::NotForClients);
+        }
         if self.has_range() {
             return self.validate_range(limits);
         }
-        // No sum overflows: all these bytes are in memory.
+        // No sum overflows: values are checked one by one first, and there are few of them.
         let mut total = 0;
         for key in self.keys() {
             total += check_key(key.len(), limits)?;
@@ -174,8 +182,12 @@ fn value_bytes(action: &Action) -> usize {
     match action {
         Action::Put { value, .. } => value.len(),
         Action::Append { suffix, .. } => suffix.len(),
+        // The zeros before the bytes are written too.
+        Action::SetRange { offset, bytes, .. } => (*offset as usize).saturating_add(bytes.len()),
         Action::Get { .. }
         | Action::Delete { .. }
+        | Action::SetExpiry { .. }
+        | Action::RemoveExpired { .. }
         | Action::Increment { .. }
         | Action::Scan { .. }
         | Action::DeleteRange { .. } => 0,
@@ -190,7 +202,7 @@ mod tests {
     use crate::command::{Expect, OnError, Operation, Precondition};
 
     fn put(key: &'static str, value_bytes: usize) -> Action {
-        Action::Put { key: key.into(), value: vec![0; value_bytes].into() }
+        Action::put(key, vec![0; value_bytes])
     }
 
     fn small() -> Limits {

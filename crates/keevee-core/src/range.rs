@@ -21,6 +21,8 @@ pub const DELETE_RANGE_KEYS_MAX: u32 = 1000;
 /// Bytes of keys and values that one delete of a range removes at most, unless the first key alone has more: they are
 /// read for it, while the shard does nothing else.
 pub const DELETE_RANGE_BYTES_MAX: usize = 16 << 20;
+/// Keys that one removal of expired keys removes at most.
+pub const REMOVE_EXPIRED_KEYS_MAX: u32 = 1000;
 
 /// A key in its namespace, as an ordered map has it.
 pub type Place = (Namespace, Bytes);

@@ -31,7 +31,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::apply::ShardMeta;
 use crate::codec::{DecodeError, decode_outcome};
-use crate::command::{Action, Command, Expect, OnError, Outcome};
+use crate::command::{Action, Command, Expect, Expiry, ExpiryOnly, OnError, Only, Outcome};
 use crate::digest::Digest;
 use crate::ids::ShardId;
 use crate::range::KeyRange;
@@ -180,12 +180,17 @@ pub fn payload_hash(command: &Command) -> u128 {
 fn add_action(digest: &mut Digest, action: &Action) {
     digest.tag(match action {
         Action::Get { .. } => 1,
-        Action::Put { .. } => 2,
+        Action::Put { expires: Expiry::Never, only: Only::Always, .. } => 2,
+        // What puts could say from the beginning is hashed as it was then.
+        Action::Put { .. } => 8,
         Action::Delete { .. } => 3,
         Action::Increment { .. } => 4,
         Action::Append { .. } => 5,
         Action::Scan { .. } => 6,
         Action::DeleteRange { .. } => 7,
+        Action::SetExpiry { .. } => 9,
+        Action::SetRange { .. } => 10,
+        Action::RemoveExpired { .. } => 11,
     });
     if let Some(key) = action.key() {
         digest.bytes(key);
@@ -197,15 +202,49 @@ fn add_action(digest: &mut Digest, action: &Action) {
     }
     match action {
         Action::Get { .. } | Action::Delete { .. } => {}
-        Action::Put { value, .. } => digest.bytes(value),
+        Action::Put { value, expires: Expiry::Never, only: Only::Always, .. } => digest.bytes(value),
+        Action::Put { value, expires, only, .. } => {
+            digest.bytes(value);
+            add_expiry(digest, *expires);
+            digest.tag(match only {
+                Only::Always => 0,
+                Only::IfAbsent => 1,
+                Only::IfPresent => 2,
+            });
+        }
+        Action::SetExpiry { expires, only, .. } => {
+            add_expiry(digest, *expires);
+            digest.tag(match only {
+                ExpiryOnly::Always => 0,
+                ExpiryOnly::IfNone => 1,
+                ExpiryOnly::IfSome => 2,
+                ExpiryOnly::IfLater => 3,
+                ExpiryOnly::IfSooner => 4,
+            });
+        }
+        Action::SetRange { offset, bytes, .. } => {
+            digest.number((*offset).into());
+            digest.bytes(bytes);
+        }
         Action::Increment { by, .. } => digest.number(*by as u64),
         Action::Append { suffix, .. } => digest.bytes(suffix),
         Action::Scan { limit, bytes_max, .. } => {
             digest.number((*limit).into());
             digest.number((*bytes_max).into());
         }
-        Action::DeleteRange { limit, .. } => digest.number((*limit).into()),
+        Action::DeleteRange { limit, .. } | Action::RemoveExpired { limit } => digest.number((*limit).into()),
     }
+}
+
+fn add_expiry(digest: &mut Digest, expires: Expiry) {
+    let (tag, micros) = match expires {
+        Expiry::Never => (0, 0),
+        Expiry::Keep => (1, 0),
+        Expiry::At(time) => (2, time),
+        Expiry::After(span) => (3, span),
+    };
+    digest.tag(tag);
+    digest.number(micros);
 }
 
 /// The records of one shard, by id and by time.

@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use keevee_core::apply::{Entry, ProposalId, ShardMeta, StateView, Take, WriteSet, apply, apply_noop, read};
+use keevee_core::apply::{
+    Entry, ProposalId, ShardMeta, StateView, Take, TakeExpiry, WriteSet, apply, apply_noop, read,
+};
 use keevee_core::codec;
 use keevee_core::command::{
-    Action, Command, Expect, OnError, Operation, OperationError, OperationResult, Outcome, Precondition,
-    ScannedKey, Versioned,
+    Action, Command, Expect, Expiry, ExpiryOnly, OnError, Only, Operation, OperationError, OperationResult,
+    Outcome, Precondition, ScannedKey, Versioned,
 };
 use keevee_core::ids::Namespace;
 use keevee_core::range::KeyRange;
@@ -112,7 +114,7 @@ impl Model {
 
     fn execute(&mut self, command: &Command) -> Outcome {
         for (precondition, Precondition { key, expect }) in command.preconditions.iter().enumerate() {
-            let version = self.values.get(&(command.namespace, key.clone())).map(|value| value.version);
+            let version = self.held(&(command.namespace, key.clone())).map(|value| value.version);
             let holds = match expect {
                 Expect::Absent => version.is_none(),
                 Expect::Present => version.is_some(),
@@ -137,16 +139,58 @@ impl Model {
     }
 
     fn perform(&mut self, key: Key, action: &Action) -> Result<OperationResult, OperationError> {
-        let current = self.values.get(&key).cloned();
+        let current = self.held(&key);
+        let expires = current.as_ref().and_then(|versioned| versioned.expires);
         let bytes = current.as_ref().map(|versioned| versioned.value.to_vec());
         match action {
             Action::Get { .. } => Ok(OperationResult::Value(current)),
-            Action::Put { value, .. } => {
-                Ok(OperationResult::Written { version: self.set(key, value.to_vec()) })
+            Action::Put { only: Only::IfAbsent, .. } if current.is_some() => Ok(OperationResult::Skipped),
+            Action::Put { only: Only::IfPresent, .. } if current.is_none() => Ok(OperationResult::Skipped),
+            Action::Put { value, expires: said, .. } => {
+                let expires = self.resolve(*said, expires);
+                Ok(OperationResult::Written { version: self.set(key, value.to_vec(), expires) })
+            }
+            Action::SetExpiry { expires: said, only, .. } => {
+                let after = self.resolve(*said, expires);
+                // No expiry comes after all others.
+                let order = [after, expires].map(|expires| (expires.is_none(), expires));
+                let is_met = match only {
+                    ExpiryOnly::Always => true,
+                    ExpiryOnly::IfNone => expires.is_none(),
+                    ExpiryOnly::IfSome => expires.is_some(),
+                    ExpiryOnly::IfLater => order[0] > order[1],
+                    ExpiryOnly::IfSooner => order[0] < order[1],
+                };
+                match bytes.filter(|_| is_met) {
+                    None => Ok(OperationResult::Skipped),
+                    Some(bytes) => Ok(OperationResult::Written { version: self.set(key, bytes, after) }),
+                }
+            }
+            Action::SetRange { offset, bytes: written, .. } => {
+                let mut value = bytes.unwrap_or_default();
+                let mut version = current.map_or(0, |versioned| versioned.version);
+                if !written.is_empty() {
+                    let end = *offset as usize + written.len();
+                    value.resize(value.len().max(end), 0);
+                    value.splice(*offset as usize..end, written.to_vec());
+                    version = self.set(key, value.clone(), expires);
+                }
+                Ok(OperationResult::Appended { length: value.len() as u64, version })
+            }
+            Action::RemoveExpired { limit } => {
+                let keys = self.values.iter().map(|(key, value)| (value.expires, key.clone()));
+                let mut gone: Vec<_> = keys.filter(|(_, key)| self.held(key).is_none()).collect();
+                gone.sort_unstable();
+                gone.truncate(*limit as usize);
+                gone.iter().for_each(|(_, key)| _ = self.values.remove(key));
+                Ok(OperationResult::RemovedExpired { removed: gone.len() as u64 })
             }
             Action::Delete { .. } => {
-                let existed = self.values.remove(&key).is_some();
-                self.version += u64::from(existed);
+                let existed = current.is_some();
+                if existed {
+                    self.values.remove(&key);
+                    self.version += 1;
+                }
                 Ok(OperationResult::Deleted { existed })
             }
             Action::Increment { by, .. } => {
@@ -154,13 +198,13 @@ impl Model {
                 let number = text.ok().and_then(|text| text.parse::<i64>().ok());
                 let value = number.ok_or(OperationError::NotAnInteger)?;
                 let value = value.checked_add(*by).ok_or(OperationError::Overflow)?;
-                let version = self.set(key, value.to_string().into());
+                let version = self.set(key, value.to_string().into(), expires);
                 Ok(OperationResult::Incremented { value, version })
             }
             Action::Append { suffix, .. } => {
                 let value = [bytes.unwrap_or_default(), suffix.to_vec()].concat();
                 let length = value.len() as u64;
-                Ok(OperationResult::Appended { length, version: self.set(key, value) })
+                Ok(OperationResult::Appended { length, version: self.set(key, value, expires) })
             }
             Action::Scan { range, limit, bytes_max } => {
                 let (mut keys, mut bytes) = (vec![], 0);
@@ -188,13 +232,32 @@ impl Model {
     }
 
     fn keys_in(&self, namespace: Namespace, range: &KeyRange) -> Vec<(Bytes, Versioned)> {
-        let all = self.values.iter().filter(|((of, key), _)| *of == namespace && range.contains(key));
-        all.map(|((_, key), value)| (key.clone(), value.clone())).collect()
+        let all = self.values.keys().filter(|(of, key)| *of == namespace && range.contains(key));
+        all.filter_map(|key| Some((key.1.clone(), self.held(key)?))).collect()
     }
 
-    fn set(&mut self, key: Key, value: Vec<u8>) -> u64 {
+    /// What the key holds, unless it is gone.
+    fn held(&self, key: &Key) -> Option<Versioned> {
+        let value = self.values.get(key)?;
+        value.expires.is_none_or(|expires| self.time < expires).then(|| value.clone())
+    }
+
+    fn resolve(&self, expires: Expiry, current: Option<u64>) -> Option<u64> {
+        match expires {
+            Expiry::Never => None,
+            Expiry::Keep => current,
+            Expiry::At(time) => Some(time),
+            Expiry::After(span) => Some(self.time + span),
+        }
+    }
+
+    fn set(&mut self, key: Key, value: Vec<u8>, expires: Option<u64>) -> u64 {
         self.version += 1;
-        let versioned = Versioned { version: self.version, stamp: self.time, value: value.into() };
+        if expires.is_some_and(|expires| expires <= self.time) {
+            self.values.remove(&key);
+            return self.version;
+        }
+        let versioned = Versioned { version: self.version, stamp: self.time, expires, value: value.into() };
         self.values.insert(key, versioned);
         self.version
     }
@@ -212,6 +275,7 @@ struct Replica {
 #[derive(Default)]
 struct Disk {
     values: BTreeMap<Key, Versioned>,
+    expiries: BTreeSet<(u64, Key)>,
     requests: BTreeMap<RequestId, Bytes>,
     meta: Bytes,
 }
@@ -228,10 +292,20 @@ impl StateView for Disk {
         let _ = found.try_for_each(|((_, key), value)| take(key.clone(), value.clone()));
         Ok(())
     }
+
+    fn expiries(&self, latest: u64, take: &mut TakeExpiry<'_>) -> Result<(), Self::Error> {
+        let mut due = self.expiries.iter().take_while(|(expires, _)| *expires <= latest);
+        let _ = due.try_for_each(|(expires, key)| take(*expires, key.clone()));
+        Ok(())
+    }
 }
 
 impl Disk {
     fn write(&mut self, write_set: WriteSet) {
+        for expiry in &write_set.expiries_removed {
+            assert!(self.expiries.remove(expiry), "only what is stored is removed");
+        }
+        self.expiries.extend(write_set.expiries_added().map(|(expires, key)| (expires, key.clone())));
         for (key, value) in write_set.values {
             match value {
                 Some(value) => self.values.insert(key, value),
@@ -379,7 +453,7 @@ impl Generator {
 
     fn operation(&mut self) -> Operation {
         let key = self.key();
-        let action = match self.random.below(8) {
+        let action = match self.random.below(13) {
             6 => Action::Scan {
                 range: self.range(),
                 limit: 1 + self.random.below(4) as u32,
@@ -387,13 +461,38 @@ impl Generator {
             },
             7 => Action::DeleteRange { range: self.range(), limit: 1 + self.random.below(3) as u32 },
             0 => Action::Get { key },
-            1 | 2 => Action::Put { key, value: self.value() },
+            1 => Action::put(key, self.value()),
+            2 | 8 | 9 => {
+                let only = [Only::Always, Only::Always, Only::IfAbsent, Only::IfPresent];
+                let only = only[self.random.below(4) as usize];
+                Action::Put { key, value: self.value(), expires: self.expiry(), only }
+            }
+            10 => {
+                use ExpiryOnly::{Always, IfLater, IfNone, IfSome, IfSooner};
+                let only = [Always, IfNone, IfSome, IfLater, IfSooner][self.random.below(5) as usize];
+                Action::SetExpiry { key, expires: self.expiry(), only }
+            }
+            11 => Action::SetRange { key, offset: self.random.below(20) as u32, bytes: self.value() },
+            12 => Action::RemoveExpired { limit: self.random.below(4) as u32 },
             3 => Action::Delete { key },
             4 => Action::Increment { key, by: self.number() },
             _ => Action::Append { key, suffix: self.value() },
         };
         let on_error = if self.random.chance(30) { OnError::Continue } else { OnError::Abort };
         Operation { action, on_error }
+    }
+
+    fn expiry(&mut self) -> Expiry {
+        match self.random.below(8) {
+            0 => Expiry::Never,
+            1 => Expiry::Keep,
+            2 => Expiry::After(0),
+            3 | 4 => Expiry::After(self.random.below(2 * MINUTE)),
+            5 => Expiry::At(self.clock - self.random.below(SECOND)),
+            // Many keys of one time.
+            6 => Expiry::At(self.clock / (10 * SECOND) * 10 * SECOND + 20 * SECOND),
+            _ => Expiry::At(self.clock + self.random.below(MINUTE)),
+        }
     }
 
     fn range(&mut self) -> KeyRange {
@@ -431,12 +530,22 @@ fn kind(outcome: &Outcome) -> &'static str {
     }
 }
 
+fn removals(outcome: &Outcome) -> u64 {
+    let Outcome::Done(results) = outcome else { return 0 };
+    let of_one = |result: &OperationResult| match result {
+        OperationResult::RemovedExpired { removed } => *removed,
+        _ => 0,
+    };
+    results.iter().map(of_one).sum()
+}
+
 // ---- The tests ----
 
 #[test]
 fn random_entries_do_what_the_model_does() {
     let mut kinds = BTreeSet::new();
     let mut has_horizon_risen = false;
+    let (mut gone, mut removed) = (0, 0);
     for seed in 0..40 {
         let limit = [6, 40, 1_000_000][seed as usize % 3];
         let mut generator = Generator::new(seed);
@@ -450,15 +559,21 @@ fn random_entries_do_what_the_model_does() {
             assert_eq!(outcomes, expected, "seed {seed}, step {step}");
             check_state(&model, &replica, &format!("seed {seed}, step {step}"));
             kinds.extend(outcomes.iter().map(kind));
+            gone += model.values.keys().filter(|key| model.held(key).is_none()).count();
+            removed += outcomes.iter().map(removals).sum::<u64>();
         }
         has_horizon_risen |= model.horizon > 0;
     }
     assert_eq!(kinds.len(), 7, "the generator no longer reaches every outcome: {kinds:?}");
     assert!(has_horizon_risen);
+    assert!(gone > 1_000 && removed > 100, "{gone} gone keys met, {removed} removed");
 }
 
 fn check_state(model: &Model, replica: &Replica, place: &str) {
     assert_eq!(replica.disk.values, model.values, "{place}");
+    let expiries = model.values.iter().filter_map(|(key, value)| Some((value.expires?, key.clone())));
+    assert_eq!(replica.disk.expiries, expiries.collect(), "{place}");
+    assert_eq!(replica.meta.expiring, replica.disk.expiries.len() as u64, "{place}");
     let meta = &replica.meta;
     let fields = (meta.version, meta.time, meta.request_horizon);
     assert_eq!(fields, (model.version, model.time, model.horizon), "{place}");

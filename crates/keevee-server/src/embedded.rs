@@ -9,7 +9,7 @@
 //!
 //! let cluster = EmbeddedCluster::start("./tmp/three".as_ref(), 3, &[]).await?;
 //! let within = || Context::until(Instant::now() + Duration::from_secs(5));
-//! let put = Action::Put { key: "color".into(), value: "green".into() };
+//! let put = Action::put("color", "green");
 //! cluster.node(1).execute(within(), Command::single(put)).await?;
 //! let get = Action::Get { key: "color".into() };
 //! println!("{:?}", cluster.node(2).execute(within(), Command::single(get)).await?);

@@ -89,7 +89,7 @@ async fn read(node: &Node, consistency: Consistency) -> Result<Option<(ShardMap,
 
 /// Writes the system shard's map: false if it is not as expected any more.
 async fn write(node: &Node, map: &ShardMap, expect: Expect) -> Result<bool, MapError> {
-    let action = Action::Put { key: KEY.into(), value: codec::encode(map) };
+    let action = Action::put(KEY, codec::encode(map));
     let command = Command {
         request_id: Some(RequestId::Timed(Uuid::now_v7().as_u128())),
         preconditions: vec![Precondition { key: KEY.into(), expect }],

@@ -14,7 +14,7 @@ fn within() -> Context {
 async fn three_nodes_in_one_test() {
     let folder = tempfile::tempdir().unwrap();
     let cluster = EmbeddedCluster::start(folder.path(), 3, &[]).await.unwrap();
-    let put = Action::Put { key: "color".into(), value: "green".into() };
+    let put = Action::put("color", "green");
     cluster.node(1).execute(within(), Command::single(put)).await.unwrap();
     for id in 1..=3 {
         let get = Command::single(Action::Get { key: "color".into() });

@@ -70,7 +70,7 @@ fn log_file(folder: &Path) -> PathBuf {
 }
 
 fn value(index: u64) -> Versioned {
-    Versioned { version: index, stamp: index, value: format!("value {index}").into() }
+    Versioned { version: index, stamp: index, expires: None, value: format!("value {index}").into() }
 }
 
 fn request(index: u64) -> RequestRecord {
@@ -86,6 +86,7 @@ fn write_set(index: u64) -> WriteSet {
     let values = values.into_iter().map(|(key, value)| ((Namespace::DEFAULT, key), value));
     WriteSet {
         values: values.collect(),
+        expiries_removed: Vec::new(),
         requests_added: vec![request(index)],
         requests_removed: if index > 3 { vec![request(index - 3)] } else { Vec::new() },
         meta: ShardMeta {
@@ -95,6 +96,7 @@ fn write_set(index: u64) -> WriteSet {
             chain: index.into(),
             owned: SlotSet::all(),
             request_horizon: 0,
+            expiring: 0,
         },
     }
 }

@@ -247,7 +247,7 @@ pub(crate) fn written(version: u64) -> Step {
 
 pub(crate) fn found(version: u64, value: impl Into<Bytes>) -> Step {
     let value = value.into();
-    Step::Answer(response::Result::Get(kv::GetResponse { version, value, not_modified: false }))
+    Step::Answer(response::Result::Get(kv::GetResponse { version, value, ..kv::GetResponse::default() }))
 }
 
 pub(crate) fn fails(kind: ErrorKind) -> Step {

@@ -13,7 +13,7 @@ fn carries_out(request: &kv::Request) -> Step {
     use kv::operation::Action;
     let Some(request::Operation::Execute(execute)) = &request.operation else { panic!("a command") };
     let result = |operation: &kv::Operation| match operation.action.as_ref().expect("an action") {
-        Action::Get(_) => operation_result::Result::Value(kv::Value { value: None, version: 0 }),
+        Action::Get(_) => operation_result::Result::Value(kv::Value::default()),
         Action::Put(_) => operation_result::Result::Written(kv::Written { version: 5 }),
         Action::Delete(_) => operation_result::Result::Deleted(kv::Deleted { existed: true }),
         Action::Increment(kv::Increment { by, .. }) => {
@@ -25,6 +25,12 @@ fn carries_out(request: &kv::Request) -> Step {
         }
         Action::Append(kv::Append { suffix, .. }) => {
             operation_result::Result::Appended(kv::Appended { length: suffix.len() as u64, version: 7 })
+        }
+        Action::PutWith(_) => operation_result::Result::Skipped(kv::Nothing {}),
+        Action::SetExpiry(_) => operation_result::Result::Written(kv::Written { version: 8 }),
+        Action::SetRange(kv::SetRange { offset, bytes, .. }) => {
+            let length = u64::from(*offset) + bytes.len() as u64;
+            operation_result::Result::Appended(kv::Appended { length, version: 9 })
         }
         Action::Scan(_) | Action::DeleteRange(_) => unreachable!("a batch has no ranges"),
     };

@@ -28,8 +28,12 @@ fn serves(shard: u32, held: &Held, request: &kv::Request) -> Step {
     let result = match execute.operations[0].action.as_ref().expect("an action") {
         operation::Action::Scan(kv::Scan { start, end, .. }) => {
             let keys = found(start, end);
-            let key =
-                |key: &String| kv::ScannedKey { key: key.clone().into(), value: "v".into(), version: 3 };
+            let key = |key: &String| kv::ScannedKey {
+                key: key.clone().into(),
+                value: "v".into(),
+                version: 3,
+                expires_unix_ms: None,
+            };
             let next = next(&keys);
             operation_result::Result::Scanned(kv::Scanned {
                 keys: keys.iter().take(2).map(key).collect(),

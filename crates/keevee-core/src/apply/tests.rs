@@ -39,6 +39,15 @@ impl StateView for View {
         let _ = found.try_for_each(|((_, key), value)| take(key.clone(), value.clone()));
         Ok(())
     }
+
+    fn expiries(&self, latest: u64, take: &mut TakeExpiry<'_>) -> Result<(), &'static str> {
+        let mut due: Vec<_> =
+            self.values.iter().filter_map(|(place, value)| Some((value.expires?, place.clone()))).collect();
+        due.sort_unstable();
+        let mut due = due.into_iter().take_while(|(expires, _)| *expires <= latest);
+        let _ = due.try_for_each(|(expires, place)| take(expires, place));
+        Ok(())
+    }
 }
 
 impl Shard {
@@ -65,6 +74,8 @@ impl Shard {
             };
         }
         self.meta = write_set.meta;
+        let expiring = self.view.values.values().filter(|value| value.expires.is_some()).count();
+        assert_eq!(self.meta.expiring, expiring as u64);
         outcomes
     }
 
@@ -83,7 +94,7 @@ impl Shard {
 }
 
 fn put(key: &'static str, value: &'static str) -> Command {
-    Command::single(Action::Put { key: key.into(), value: value.into() })
+    Command::single(Action::put(key, value))
 }
 
 fn get(key: &'static str) -> Command {
@@ -137,7 +148,7 @@ fn incremented(value: i64, version: u64) -> Outcome {
 }
 
 fn found(version: u64, value: &'static str) -> OperationResult {
-    OperationResult::Value(Some(Versioned { version, stamp: NOW, value: value.into() }))
+    OperationResult::Value(Some(Versioned { version, stamp: NOW, expires: None, value: value.into() }))
 }
 
 fn range(start: &'static str, end: &'static str) -> KeyRange {
@@ -298,8 +309,8 @@ fn appends_grow_a_value_up_to_the_largest_size() {
     assert_eq!(outcomes[1], Outcome::Done(vec![appended]));
     assert_eq!(shard.value("a"), Some(&b"onetwo"[..]));
 
-    let value = vec![0; VALUE_BYTES_MAX_APPLY - 1].into();
-    shard.apply_one(Command::single(Action::Put { key: "big".into(), value }));
+    let value = vec![0; VALUE_BYTES_MAX_APPLY - 1];
+    shard.apply_one(Command::single(Action::put("big", value)));
     let error = OperationError::ValueTooLarge;
     assert_eq!(shard.apply_one(append("big", "xy")), Outcome::Aborted { operation: 0, error });
     assert!(matches!(shard.apply_one(append("big", "x")), Outcome::Done(_)));
@@ -319,20 +330,19 @@ fn a_scan_shows_the_first_keys_of_a_range_in_order() {
 #[test]
 fn a_scan_names_a_first_key_that_does_not_fit_and_shows_it_when_asked_for_a_page() {
     let mut shard = Shard::new();
-    let large = Command::single(Action::Put { key: "b".into(), value: vec![0; 200].into() });
+    let large = Command::single(Action::put("b", vec![0; 200]));
     shard.apply(&[put("a", "1"), large, put("c", "1")]);
     let from = |start| read(&shard.view, &shard.meta, &scan(range(start, "z"), 9)).unwrap();
     assert_eq!(scanned(&from("a")), "a:1 then b");
     assert_eq!(scanned(&from("b")), "then b");
     let page = |key_bytes: usize| {
-        let put = Action::Put { key: "b".into(), value: vec![0; key_bytes].into() };
-        shard.apply_one(Command::single(put));
+        shard.apply_one(Command::single(Action::put("b", vec![0; key_bytes])));
         let action = Action::Scan { range: range("b", "z"), limit: 9, bytes_max: SCAN_BYTES_MAX };
         scanned(&read(&shard.view, &shard.meta, &Command::single(action)).unwrap())
     };
     assert_eq!([1 << 10, 2 << 20].map(page), ["b:4 c:3", "b:5 then c"]);
-    let one = vec![0; DELETE_RANGE_BYTES_MAX].into();
-    shard.apply_one(Command::single(Action::Put { key: "b".into(), value: one }));
+    let one = vec![0; DELETE_RANGE_BYTES_MAX];
+    shard.apply_one(Command::single(Action::put("b", one)));
     assert_eq!(shard.apply_one(delete_range(range("a", "z"), 9)), deleted_range(1, Some("b")));
     assert_eq!(shard.apply_one(delete_range(range("b", "z"), 9)), deleted_range(1, Some("c")));
 }
@@ -643,3 +653,5 @@ fn every_shard_owns_a_command_without_keys() {
     meta.owned.insert(Slot(slot(b"a").0));
     assert!(meta.owns(&get("a")));
 }
+
+mod expiry;

@@ -17,7 +17,7 @@ fn sample_command() -> Command {
         ],
         operations: vec![
             operation(Action::Get { key: "g".into() }),
-            operation(Action::Put { key: "p".into(), value: "value".into() }),
+            operation(Action::put("p", "value")),
             operation(Action::Delete { key: "d".into() }),
             Operation { action: Action::Increment { key: "i".into(), by: -7 }, on_error: OnError::Continue },
             operation(Action::Append { key: "x".into(), suffix: "suffix".into() }),
@@ -26,7 +26,7 @@ fn sample_command() -> Command {
 }
 
 fn sample_entry() -> Entry {
-    let mut free = Command::single(Action::Put { key: "k".into(), value: Bytes::new() });
+    let mut free = Command::single(Action::put("k", Bytes::new()));
     free.request_id = Some(RequestId::Free(u128::MAX));
     Entry {
         stamp: 1_700_000_000_000_000,
@@ -37,7 +37,7 @@ fn sample_entry() -> Entry {
 
 /// An outcome with every kind of result and error.
 fn sample_done() -> Outcome {
-    let versioned = Versioned { version: 9, stamp: 1_700_000_000_000_000, value: "v".into() };
+    let versioned = Versioned { version: 9, stamp: 1_700_000_000_000_000, expires: None, value: "v".into() };
     Outcome::Done(vec![
         OperationResult::Value(None),
         OperationResult::Value(Some(versioned)),
@@ -62,13 +62,44 @@ fn sample_range_command() -> Command {
 }
 
 fn sample_range_outcome() -> Outcome {
-    let value = Versioned { version: 9, stamp: 1_700_000_000_000_000, value: "v".into() };
+    let value = Versioned { version: 9, stamp: 1_700_000_000_000_000, expires: None, value: "v".into() };
     let keys = vec![ScannedKey { key: "a".into(), value }];
     Outcome::Done(vec![
         OperationResult::Scanned { keys, next: Some("b".into()) },
         OperationResult::Scanned { keys: vec![], next: None },
         OperationResult::DeletedRange { deleted: 300, next: Some("c".into()) },
         OperationResult::DeletedRange { deleted: 0, next: None },
+    ])
+}
+
+/// Kinds and fields that came with expiry.
+fn sample_expiry_command() -> Command {
+    let put = |expires, only| Action::Put { key: "p".into(), value: "v".into(), expires, only };
+    let set_expiry = |expires, only| Action::SetExpiry { key: "e".into(), expires, only };
+    let actions = [
+        put(Expiry::Keep, Only::Always),
+        put(Expiry::At(1_700_000_000_000_000), Only::IfAbsent),
+        put(Expiry::After(300), Only::IfPresent),
+        put(Expiry::After(0), Only::Always),
+        set_expiry(Expiry::Never, ExpiryOnly::Always),
+        set_expiry(Expiry::Keep, ExpiryOnly::IfNone),
+        set_expiry(Expiry::At(0), ExpiryOnly::IfSome),
+        set_expiry(Expiry::After(1), ExpiryOnly::IfLater),
+        set_expiry(Expiry::Never, ExpiryOnly::IfSooner),
+        Action::SetRange { key: "r".into(), offset: 300, bytes: "bytes".into() },
+        Action::RemoveExpired { limit: 300 },
+    ];
+    let operations = actions.map(operation).to_vec();
+    Command { operations, ..Command::single(Action::Get { key: Bytes::new() }) }
+}
+
+fn sample_expiry_outcome() -> Outcome {
+    let expires = Some(1_800_000_000_000_000);
+    let value = Versioned { version: 9, stamp: 1_700_000_000_000_000, expires, value: "v".into() };
+    Outcome::Done(vec![
+        OperationResult::Value(Some(value)),
+        OperationResult::Skipped,
+        OperationResult::RemovedExpired { removed: 300 },
     ])
 }
 
@@ -103,6 +134,7 @@ fn sample_meta() -> ShardMeta {
         chain: 0x0123_4567_89ab_cdef,
         owned: SlotSet::all(),
         request_horizon: 1_600_000_000_000_000,
+        expiring: 0,
     }
 }
 
@@ -111,11 +143,12 @@ fn everything_survives_its_encoding() {
     assert_eq!(decode_entry(encode_entry(&sample_entry())), Ok(sample_entry()));
     assert_eq!(decode_command(encode_command(&sample_command())), Ok(sample_command()));
     assert_eq!(decode_command(encode_command(&sample_range_command())), Ok(sample_range_command()));
-    for outcome in sample_outcomes().into_iter().chain([sample_range_outcome()]) {
+    assert_eq!(decode_command(encode_command(&sample_expiry_command())), Ok(sample_expiry_command()));
+    for outcome in sample_outcomes().into_iter().chain([sample_range_outcome(), sample_expiry_outcome()]) {
         assert_eq!(decode_outcome(encode_outcome(&outcome)), Ok(outcome));
     }
     assert_eq!(decode_request(encode_request(&sample_record())), Ok(sample_record()));
-    let meta = sample_meta();
+    let meta = ShardMeta { expiring: 300, ..sample_meta() };
     assert_eq!(decode_meta(encode_meta(&meta), meta.owned.clone()), Ok(meta));
 }
 
@@ -147,6 +180,13 @@ mod format_1 {
     const RANGE_OUTCOME: &str = "0a2e0a1a3a180a130a0161120e08091100401e18240a06001a01761201620a023a000a08420608ac021201630a\
         024200";
 
+    const EXPIRY_COMMAND: &str = "220c120a0a01701201761a020a00221512130a01701201761a091100401e18240a06002001220f120d0a0170\
+        1201761a0318ac022002220c120a0a01701201761a021800220542030a0165220b42090a016512020a001801\
+        221242100a016512091100000000000000001802220b42090a0165120218011803220742050a01651804220f\
+        4a0d0a017210ac021a0562797465732205520308ac02";
+    const EXPIRY_OUTCOME: &str =
+        "0a260a1b0a190a1708091100401e18240a06001a01762100809828176506000a024a000a0350ac02";
+
     fn from_hex(text: &str) -> Bytes {
         let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
         (0..text.len()).step_by(2).map(digits).collect::<Vec<u8>>().into()
@@ -165,6 +205,8 @@ mod format_1 {
         assert_eq!(others, OTHER_OUTCOMES);
         assert_eq!(to_hex(&encode_command(&sample_range_command())), RANGE_COMMAND);
         assert_eq!(to_hex(&encode_outcome(&sample_range_outcome())), RANGE_OUTCOME);
+        assert_eq!(to_hex(&encode_command(&sample_expiry_command())), EXPIRY_COMMAND);
+        assert_eq!(to_hex(&encode_outcome(&sample_expiry_outcome())), EXPIRY_OUTCOME);
         assert_eq!(to_hex(&encode_request(&sample_record())), RECORD);
         assert_eq!(to_hex(&encode_meta(&sample_meta())), META);
     }
@@ -178,6 +220,8 @@ mod format_1 {
         }
         assert_eq!(decode_command(from_hex(RANGE_COMMAND)), Ok(sample_range_command()));
         assert_eq!(decode_outcome(from_hex(RANGE_OUTCOME)), Ok(sample_range_outcome()));
+        assert_eq!(decode_command(from_hex(EXPIRY_COMMAND)), Ok(sample_expiry_command()));
+        assert_eq!(decode_outcome(from_hex(EXPIRY_OUTCOME)), Ok(sample_expiry_outcome()));
         assert_eq!(decode_request(from_hex(RECORD)), Ok(sample_record()));
         assert_eq!(decode_meta(from_hex(META), sample_meta().owned), Ok(sample_meta()));
     }
@@ -185,7 +229,8 @@ mod format_1 {
 
 #[test]
 fn a_commands_size_is_known_without_encoding_it() {
-    for command in sample_entry().commands.into_iter().chain([sample_range_command()]) {
+    let later = [sample_range_command(), sample_expiry_command()];
+    for command in sample_entry().commands.into_iter().chain(later) {
         assert_eq!(command_size(&command), encode_command(&command).len());
     }
 }
@@ -193,7 +238,7 @@ fn a_commands_size_is_known_without_encoding_it() {
 #[test]
 fn decoding_copies_no_values() {
     let value = Bytes::from(vec![7; 100_000]);
-    let put = Action::Put { key: "k".into(), value };
+    let put = Action::put("k", value);
     let entry = Entry { stamp: 1, proposal: ProposalId::default(), commands: vec![Command::single(put)] };
     let bytes = encode_entry(&entry);
     let decoded = decode_entry(bytes.clone()).unwrap();
@@ -242,6 +287,15 @@ fn an_unknown_kind_asks_for_an_upgrade() {
     assert_eq!(decode_command(precondition.into()), expected);
     let request_id = [&[0x12, 2][..], &unknown].concat();
     assert_eq!(decode_command(request_id.into()), Err(DecodeError::UnknownKind("request id")));
+    // A put's expiry of field 14; then 99 as what a put, and a change of an expiry, demand.
+    for (operation, what) in [
+        (&[0x12, 4, 0x1a, 2, 0x72, 0][..], "expiry"),
+        (&[0x12, 2, 0x20, 99], "condition of a put"),
+        (&[0x42, 2, 0x18, 99], "condition of an expiry"),
+    ] {
+        let command = [&[0x22, operation.len() as u8][..], operation].concat();
+        assert_eq!(decode_command(command.into()), Err(DecodeError::UnknownKind(what)));
+    }
     let error = decode_outcome(vec![0x1a, 2, 0x10, 99].into());
     assert_eq!(error, Err(DecodeError::UnknownKind("operation error")));
 }
@@ -266,11 +320,12 @@ fn a_request_id_has_16_bytes() {
 #[test]
 fn damaged_bytes_never_panic_and_never_decode_to_something_shorter() {
     let mut entry = sample_entry();
-    entry.commands.push(sample_range_command());
+    entry.commands.extend([sample_range_command(), sample_expiry_command()]);
     let samples = [
         encode_entry(&entry),
         encode_outcome(&sample_done()),
         encode_outcome(&sample_range_outcome()),
+        encode_outcome(&sample_expiry_outcome()),
         encode_request(&sample_record()),
         encode_meta(&sample_meta()),
     ];

@@ -70,7 +70,7 @@ fn sample_execute() -> ExecuteRequest {
 fn sample_executed() -> ExecuteResponse {
     let results = [
         CoreResult::Value(None),
-        CoreResult::Value(Some(Versioned { version: 9, stamp: 5, value: "v".into() })),
+        CoreResult::Value(Some(Versioned { version: 9, stamp: 5, expires: None, value: "v".into() })),
         CoreResult::Written { version: 10 },
         CoreResult::Deleted { existed: true },
         CoreResult::Incremented { value: i64::MIN, version: 11 },
@@ -121,7 +121,7 @@ fn sample_range_requests() -> Vec<Request> {
 }
 
 fn sample_range_response() -> Response {
-    let versioned = Versioned { version: 9, stamp: 5, value: "v".into() };
+    let versioned = Versioned { version: 9, stamp: 5, expires: None, value: "v".into() };
     let keys = vec![command::ScannedKey { key: "a".into(), value: versioned }];
     let results = [
         CoreResult::Scanned { keys, next: Some("b".into()) },
@@ -133,7 +133,7 @@ fn sample_range_response() -> Response {
 
 fn sample_responses() -> Vec<Response> {
     let response = |result| Response { sequence: 300, result: Some(result), epoch: 0 };
-    let found = GetResponse { version: 9, value: "value".into(), not_modified: true };
+    let found = GetResponse { version: 9, value: "value".into(), not_modified: true, expires_unix_ms: None };
     vec![
         response(response::Result::Error(sample_error())),
         response(response::Result::Put(PutResponse { version: 9 })),
@@ -213,7 +213,7 @@ fn requests_become_commands() {
     let expecting = |expect| vec![command::Precondition { key: "k".into(), expect }];
 
     let put = Command::try_from(sample_put()).unwrap();
-    let action = Action::Put { key: "k".into(), value: "value".into() };
+    let action = Action::put("k", "value");
     let expected = Command { preconditions: expecting(Expect::Version(300)), ..Command::single(action) };
     assert_eq!(put, Command { request_id: Some(id), ..expected });
 
@@ -237,7 +237,7 @@ fn a_command_is_what_execute_says() {
     let actions: Vec<Action> = command.operations.iter().map(|operation| operation.action.clone()).collect();
     let expected = [
         Action::Get { key: "g".into() },
-        Action::Put { key: "p".into(), value: "value".into() },
+        Action::put("p", "value"),
         Action::Delete { key: "d".into() },
         Action::Increment { key: "i".into(), by: -7 },
         Action::Append { key: "x".into(), suffix: "suffix".into() },

@@ -89,7 +89,7 @@ fn a_step_has_an_id_of_its_own_that_follows_from_the_requests() {
 fn the_payload_hash_covers_every_field() {
     use crate::command::{Operation, Precondition};
     use crate::ids::Namespace;
-    let base = || Command::single(Action::Put { key: "k".into(), value: "v".into() });
+    let base = || Command::single(Action::put("k", "v"));
     let with_action = |action| Command::single(action);
     let with_condition = |expect| {
         let preconditions = vec![Precondition { key: "k".into(), expect }];
@@ -105,7 +105,7 @@ fn the_payload_hash_covers_every_field() {
         Command { operations: vec![], ..base() },
         Command { operations: twice, ..base() },
         Command { operations: vec![continuing], ..base() },
-        with_action(Action::Put { key: "kv".into(), value: "".into() }),
+        with_action(Action::put("kv", "")),
         with_action(Action::Append { key: "k".into(), suffix: "v".into() }),
         with_action(Action::Get { key: "k".into() }),
         with_action(Action::Delete { key: "k".into() }),

@@ -5,7 +5,7 @@ use crate::command::Versioned;
 use crate::tests::Random;
 
 fn scanned(key: &str, value_bytes: usize) -> ScannedKey {
-    let value = Versioned { version: 1, stamp: 1, value: vec![0; value_bytes].into() };
+    let value = Versioned { version: 1, stamp: 1, expires: None, value: vec![0; value_bytes].into() };
     ScannedKey { key: Bytes::copy_from_slice(key.as_bytes()), value }
 }
 

@@ -20,7 +20,7 @@ use crate::storage::{LogRecord, LogStore};
 use crate::{Bounds, ChainHash, Engine, Failure, Refusal, ReplicaMessage, Role};
 
 fn put(key: &str, value: &str) -> Command {
-    Command::single(Action::Put { key: key.to_owned().into(), value: value.to_owned().into() })
+    Command::single(Action::put(key.to_owned(), value.to_owned()))
 }
 
 fn get(key: &str) -> Command {
@@ -194,10 +194,7 @@ pub fn a_failed_precondition_changes_nothing<M: Maker>(maker: &M) {
     cluster.run(leader, put("a", "1")).expect("written");
     let conditional = Command {
         preconditions: vec![Precondition { key: "a".into(), expect: Expect::Absent }],
-        operations: vec![Operation {
-            action: Action::Put { key: "a".into(), value: "2".into() },
-            on_error: OnError::Abort,
-        }],
+        operations: vec![Operation { action: Action::put("a", "2"), on_error: OnError::Abort }],
         ..put("a", "2")
     };
     let conflict = Ok(Outcome::Conflict { precondition: 0, version: Some(1) });

@@ -1,13 +1,13 @@
 //! Storage in memory: what tests and simulations run on. A log keeps what was submitted apart from what is
 //! synced, so that a crash can lose the difference.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use keevee_core::apply::{ShardMeta, StateView, Take, WriteSet};
+use keevee_core::apply::{ShardMeta, StateView, Take, TakeExpiry, WriteSet};
 use keevee_core::command::Versioned;
 use keevee_core::ids::Namespace;
-use keevee_core::range::KeyRange;
+use keevee_core::range::{KeyRange, Place};
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::slots::SlotSet;
 use keevee_mutants::{self as mutants, Mutant};
@@ -119,8 +119,12 @@ pub struct MemoryState {
 impl MemoryState {
     /// An empty state that owns these slots.
     pub fn new(owned: SlotSet) -> MemoryState {
-        let tables =
-            Tables { values: BTreeMap::new(), requests: BTreeMap::new(), meta: ShardMeta::new(owned) };
+        let tables = Tables {
+            values: BTreeMap::new(),
+            expiries: BTreeSet::new(),
+            requests: BTreeMap::new(),
+            meta: ShardMeta::new(owned),
+        };
         MemoryState { current: tables.clone(), flushed: tables, unflushed: VecDeque::new() }
     }
 
@@ -180,6 +184,12 @@ impl StateView for MemoryState {
         let _ = found.try_for_each(|((_, key), value)| take(key.clone(), value.clone()));
         Ok(())
     }
+
+    fn expiries(&self, latest: u64, take: &mut TakeExpiry<'_>) -> Result<(), StorageError> {
+        let mut due = self.current.expiries.iter().take_while(|(expires, _)| *expires <= latest);
+        let _ = due.try_for_each(|(expires, place)| take(*expires, place.clone()));
+        Ok(())
+    }
 }
 
 impl StateStore for MemoryState {
@@ -204,13 +214,18 @@ impl StateStore for MemoryState {
 
 #[derive(Clone, Debug)]
 struct Tables {
-    values: BTreeMap<(Namespace, Bytes), Versioned>,
+    values: BTreeMap<Place, Versioned>,
+    expiries: BTreeSet<(u64, Place)>,
     requests: BTreeMap<RequestId, RequestRecord>,
     meta: ShardMeta,
 }
 
 impl Tables {
     fn write(&mut self, write_set: WriteSet) {
+        for expiry in &write_set.expiries_removed {
+            self.expiries.remove(expiry);
+        }
+        self.expiries.extend(write_set.expiries_added().map(|(expires, place)| (expires, place.clone())));
         for (key, value) in write_set.values {
             match value {
                 Some(value) => self.values.insert(key, value),
@@ -233,9 +248,11 @@ mod tests {
     use super::*;
 
     fn put(index: u64, key: &'static str) -> WriteSet {
-        let value = Versioned { version: index, stamp: index, value: Bytes::from_static(b"value") };
+        let value =
+            Versioned { version: index, stamp: index, expires: None, value: Bytes::from_static(b"value") };
         WriteSet {
             values: [((Namespace(0), Bytes::from_static(key.as_bytes())), Some(value))].into(),
+            expiries_removed: Vec::new(),
             requests_added: Vec::new(),
             requests_removed: Vec::new(),
             meta: ShardMeta { applied: index, ..ShardMeta::new(SlotSet::all()) },

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use keevee_core::command::{Command, OperationResult, Versioned};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::ShardId;
@@ -48,11 +49,14 @@ async fn get<S: Store>(api: &Api<S>, request: GetRequest, context: Context) -> R
     let known = request.known_version;
     let context = Context { consistency: consistency(request.consistency)?, ..context };
     match only_result(api, request.try_into()?, context).await? {
-        OperationResult::Value(Some(Versioned { version, .. })) if known == Some(version) => {
-            Ok(GetResponse { version, not_modified: true, ..GetResponse::default() })
+        OperationResult::Value(Some(found)) if known == Some(found.version) => {
+            let (version, expires_unix_ms) = (found.version, found.expires_unix_ms());
+            Ok(GetResponse { version, value: Bytes::new(), not_modified: true, expires_unix_ms })
         }
-        OperationResult::Value(Some(Versioned { version, value, .. })) => {
-            Ok(GetResponse { version, value, not_modified: false })
+        OperationResult::Value(Some(found)) => {
+            let expires_unix_ms = found.expires_unix_ms();
+            let Versioned { version, value, .. } = found;
+            Ok(GetResponse { version, value, not_modified: false, expires_unix_ms })
         }
         OperationResult::Value(None) => Err(Problem::new(ErrorKind::NotFound, "the key is absent").into()),
         other => Err(Problem::unexpected(&other).into()),

@@ -161,7 +161,7 @@ where
             value
         }
     };
-    let command = Command { request_id, preconditions, ..Command::single(Action::Put { key, value }) };
+    let command = Command { request_id, preconditions, ..Command::single(Action::put(key, value)) };
     match execute(api, options, command).await? {
         OperationResult::Written { version } => {
             let mut response = json(format!("{{\"version\":{version}}}"));

@@ -128,8 +128,9 @@ fn page_json(range: &KeyRange, page: &Page) -> String {
         entries: Vec<Entry>,
         cursor: Option<String>,
     }
-    let entries =
-        page.keys.iter().map(|ScannedKey { key, value }| Entry::new(key, value.version, &value.value));
+    let entries = page.keys.iter().map(|ScannedKey { key, value }| {
+        Entry::new(key, value.version, &value.value, value.expires_unix_ms())
+    });
     let cursor = page.next.as_ref().map(|next| scan::cursor(range, next));
     // Strings and numbers only: this can't fail.
     serde_json::to_string(&PageJson { entries: entries.collect(), cursor }).unwrap_or_default()

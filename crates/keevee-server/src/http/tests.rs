@@ -87,10 +87,13 @@ impl FakeState {
         }
         let results = command.operations.iter().map(|operation| match &operation.action {
             Action::Get { key } => OperationResult::Value(self.values.get(key).cloned()),
-            Action::Put { key, value } => {
+            Action::Put { key, value, .. } => {
                 self.version += 1;
                 let version = self.version;
-                self.values.insert(key.clone(), Versioned { version, stamp: 0, value: value.clone() });
+                self.values.insert(
+                    key.clone(),
+                    Versioned { version, stamp: 0, expires: None, value: value.clone() },
+                );
                 OperationResult::Written { version }
             }
             Action::Delete { key } => OperationResult::Deleted { existed: self.values.remove(key).is_some() },
@@ -102,7 +105,7 @@ impl FakeState {
                 self.version += 1;
                 let (version, value) = (self.version, value + by);
                 let text = value.to_string().into();
-                self.values.insert(key.clone(), Versioned { version, stamp: 0, value: text });
+                self.values.insert(key.clone(), Versioned { version, stamp: 0, expires: None, value: text });
                 OperationResult::Incremented { value, version }
             }
             Action::Scan { range, limit, .. } => {
@@ -335,7 +338,7 @@ async fn keys_and_values_are_bytes() {
     ] {
         assert_eq!(server.put(path, b"").await.status, StatusCode::OK, "{path}");
         let (_, command) = server.store.asked().pop().unwrap();
-        let put = Action::Put { key: key.to_owned().into(), value: value.to_owned().into() };
+        let put = Action::put(key.to_owned(), value.to_owned());
         assert_eq!(command.operations[0].action, put, "{path}");
     }
 }

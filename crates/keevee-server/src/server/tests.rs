@@ -217,7 +217,7 @@ async fn a_command_of_a_range_goes_where_its_caller_says() {
     let node = &server.node;
     ready(node).await;
     let until = || Context::until(Instant::now() + DEADLINE);
-    let put = Command::single(Action::Put { key: "k".into(), value: "v".into() });
+    let put = Command::single(Action::put("k", "v"));
     node.execute(until(), put.clone()).await.unwrap();
     let range = || KeyRange::of_prefix("k");
     let scan = Command::single(Action::Scan { range: range(), limit: 9, bytes_max: 9 });

@@ -9,7 +9,7 @@ use keevee_core::apply::ShardMeta;
 use keevee_core::codec::{self, DecodeError};
 use keevee_core::command::Versioned;
 use keevee_core::ids::{Incarnation, Namespace, NodeId, ShardId, StoreId};
-use keevee_core::range::KeyRange;
+use keevee_core::range::{KeyRange, Place};
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::shard_map::Consensus;
 use keevee_core::slots::SlotSet;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 /// The version of all layouts in this file. Written into both databases when a folder is formatted and
 /// compared at every open.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Stands where a shard's number stands in keys that belong to the node; no shard has this number.
 const NODE_PREFIX: u32 = u32::MAX;
@@ -59,7 +59,7 @@ pub enum LogKind {
 pub enum DataKind {
     /// Namespace 0, no more key. Value: the shard's meta.
     Meta = 1,
-    /// `[user key]`. Value: `[version u64][stamp u64][value]`.
+    /// `[user key]`. Value: `[version u64][stamp u64][expiry u64][value]`; expiry 0: never.
     Value = 2,
     /// Namespace 0, `[time u64][id kind u8][id u128]`: in the order in which they are forgotten. Value:
     /// the request's record.
@@ -72,6 +72,9 @@ pub enum DataKind {
     SnapshotMark = 6,
     /// Namespace 0, no more key. Value: the slots that the shard owns.
     Owned = 7,
+    /// Namespace 0, `[expiry u64][namespace u32][user key]`: the keys that expire, in the order in which they do. No
+    /// value.
+    Expiry = 8,
 }
 
 /// Kinds of request ids within a [`DataKind::Request`] key.
@@ -234,9 +237,43 @@ pub fn request_bounds(shard: ShardId, incarnation: Incarnation) -> (Vec<u8>, Vec
     (from.to_vec(), end.to_vec())
 }
 
+/// The key of an expiry in `data/`.
+pub fn expiry_key(
+    shard: ShardId,
+    incarnation: Incarnation,
+    expires: u64,
+    (namespace, user_key): &Place,
+) -> Vec<u8> {
+    let prefix = data_prefix(shard, incarnation, DataKind::Expiry, Namespace(0));
+    [prefix.as_slice(), &expires.to_be_bytes(), &namespace.0.to_be_bytes(), user_key].concat()
+}
+
+/// The bounds of a shard's expiries up to a time in `data/`: the first key, and the first behind them.
+pub fn expiry_bounds(shard: ShardId, incarnation: Incarnation, latest: u64) -> (Vec<u8>, Vec<u8>) {
+    let from = data_prefix(shard, incarnation, DataKind::Expiry, Namespace(0));
+    let mut end = from;
+    match latest.checked_add(1) {
+        Some(behind) => (from.to_vec(), [end.as_slice(), &behind.to_be_bytes()].concat()),
+        None => {
+            end[8] += 1;
+            (from.to_vec(), end.to_vec())
+        }
+    }
+}
+
+/// Reads a key made by [`expiry_key`].
+pub fn decode_expiry(key: &[u8]) -> Result<(u64, Place), StorageError> {
+    let mut reader = Reader { bytes: key.get(13..).unwrap_or_default(), what: "the key of an expiry" };
+    let expires = reader.u64()?;
+    let namespace = Namespace(reader.u32()?);
+    Ok((expires, (namespace, Bytes::copy_from_slice(reader.bytes))))
+}
+
 /// A value as [`DataKind::Value`] keeps it.
 pub fn encode_value(value: &Versioned) -> Vec<u8> {
-    [&value.version.to_be_bytes(), &value.stamp.to_be_bytes(), value.value.as_ref()].concat()
+    // No value is stored whose expiry has come, so none has 0.
+    let expires = value.expires.unwrap_or(0).to_be_bytes();
+    [&value.version.to_be_bytes(), &value.stamp.to_be_bytes(), &expires, value.value.as_ref()].concat()
 }
 
 /// Reads what [`encode_value`] wrote.
@@ -244,7 +281,8 @@ pub fn decode_value(bytes: &[u8]) -> Result<Versioned, StorageError> {
     let mut reader = Reader { bytes, what: "a value's record" };
     let version = reader.u64()?;
     let stamp = reader.u64()?;
-    Ok(Versioned { version, stamp, value: Bytes::copy_from_slice(reader.bytes) })
+    let expires = Some(reader.u64()?).filter(|expires| *expires > 0);
+    Ok(Versioned { version, stamp, expires, value: Bytes::copy_from_slice(reader.bytes) })
 }
 
 /// Reads a shard's meta, all but the slots that it owns.

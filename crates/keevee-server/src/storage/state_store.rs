@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use keevee_core::apply::{ShardMeta, StateView, Take, WriteSet};
+use keevee_core::apply::{ShardMeta, StateView, Take, TakeExpiry, WriteSet};
 use keevee_core::codec;
 use keevee_core::command::Versioned;
 use keevee_core::ids::{Incarnation, Namespace, ShardId};
@@ -81,6 +81,20 @@ impl StateView for RocksState {
         }
         keys.status().map_err(|error| storage_error(READING, error))
     }
+
+    fn expiries(&self, latest: u64, take: &mut TakeExpiry<'_>) -> Result<(), StorageError> {
+        let (from, end) = format::expiry_bounds(self.shard, self.incarnation, latest);
+        let mut keys = self.data.raw_iterator_opt(options::range(from, end));
+        keys.seek_to_first();
+        while let Some(key) = keys.key() {
+            let (expires, place) = format::decode_expiry(key)?;
+            if take(expires, place).is_break() {
+                return Ok(());
+            }
+            keys.next();
+        }
+        keys.status().map_err(|error| storage_error(READING, error))
+    }
 }
 
 impl StateStore for RocksState {
@@ -106,6 +120,13 @@ impl StateStore for RocksState {
                 Some(value) => batch.put(key, format::encode_value(value)),
                 None => batch.delete(key),
             }
+        }
+        // Before those added, as `WriteSet` asks.
+        for (expires, place) in &write_set.expiries_removed {
+            batch.delete(format::expiry_key(self.shard, self.incarnation, *expires, place));
+        }
+        for (expires, place) in write_set.expiries_added() {
+            batch.put(format::expiry_key(self.shard, self.incarnation, expires, place), b"");
         }
         // Before those added, as `WriteSet` asks: an id may be in both. What an entry has added and forgotten
         // again is in neither.

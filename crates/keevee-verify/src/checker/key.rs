@@ -38,7 +38,7 @@ const VALUE_BYTES_MAX: usize = 64 << 20;
 /// use keevee_verify::checker::{Operation, check, key::Key};
 ///
 /// let put = |value: &'static str, version, called, returned| Operation {
-///     input: Command::single(Action::Put { key: "color".into(), value: value.into() }),
+///     input: Command::single(Action::put("color", value)),
 ///     output: Some(Outcome::Done(vec![OperationResult::Written { version }])),
 ///     called,
 ///     returned: Some(returned),
@@ -132,6 +132,8 @@ impl Model for Key {
             | OperationResult::Appended { version, .. } => Some(write(*version)),
             OperationResult::Value(value) => value.as_ref().map(|value| read(value.version)),
             OperationResult::Deleted { .. }
+            | OperationResult::Skipped
+            | OperationResult::RemovedExpired { .. }
             | OperationResult::Scanned { .. }
             | OperationResult::DeletedRange { .. }
             | OperationResult::Failed(_) => None,
@@ -265,6 +267,9 @@ impl KeyState {
     fn perform(&mut self, action: &Action) -> Result<Effect, OperationError> {
         match action {
             Action::Scan { .. } | Action::DeleteRange { .. } => unreachable!("histories are of one key"),
+            Action::SetExpiry { .. } | Action::SetRange { .. } | Action::RemoveExpired { .. } => {
+                unreachable!("no client of a simulated cluster does this")
+            }
             Action::Get { .. } => Ok(Effect::Read),
             Action::Put { value, .. } => {
                 self.mutate(Some(value.clone()));

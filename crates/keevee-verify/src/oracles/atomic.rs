@@ -77,12 +77,12 @@ mod tests {
             operations: keys.map(|key| Operation { action: action(key), on_error: OnError::Abort }).to_vec(),
             ..Command::single(action("a"))
         };
-        let put = command(|key| Action::Put { key: key.into(), value: "1".into() });
+        let put = command(|key| Action::put(key, "1"));
         let get = command(|key| Action::Get { key: key.into() });
         let check = |read: [u64; 2]| {
             let mut history = History::default();
             let written = [5, 6].map(|version| OperationResult::Written { version }).to_vec();
-            let value = |version| Versioned { version, stamp: 0, value: "1".into() };
+            let value = |version| Versioned { version, stamp: 0, expires: None, value: "1".into() };
             let read = read.map(|version| OperationResult::Value(Some(value(version)))).to_vec();
             for (command, results) in [(&put, written), (&get, read)] {
                 let number = history.begin(0, 1, command.clone(), false);

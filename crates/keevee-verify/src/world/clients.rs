@@ -121,7 +121,7 @@ impl Client {
     }
 
     fn register(&self, name: Bytes, number: u64, random: &mut Random) -> Command {
-        let put = |suffix: &str| Action::Put { key: name.clone(), value: format!("{number}{suffix}").into() };
+        let put = |suffix: &str| Action::put(name.clone(), format!("{number}{suffix}"));
         let mut command = Command::single(put(""));
         match random.below(10) {
             0 => command = Command::single(Action::Delete { key: name }),
@@ -187,6 +187,8 @@ impl Client {
                     self.list_bytes.insert(key, 0);
                 }
                 OperationResult::Failed(_)
+                | OperationResult::Skipped
+                | OperationResult::RemovedExpired { .. }
                 | OperationResult::Scanned { .. }
                 | OperationResult::DeletedRange { .. } => {}
             }
@@ -202,7 +204,7 @@ fn operation(action: Action) -> Operation {
 fn plain(key: u64, number: u64) -> Action {
     let name = key_name(key);
     match key % 3 {
-        0 => Action::Put { key: name, value: number.to_string().into() },
+        0 => Action::put(name, number.to_string()),
         1 => Action::Increment { key: name, by: 1 },
         _ => Action::Append { key: name, suffix: format!("{number},").into() },
     }
@@ -234,11 +236,12 @@ fn describe(command: &Command) -> String {
     };
     let action = |operation: &Operation| match &operation.action {
         Action::Get { key } => format!("get {}", text(key)),
-        Action::Put { key, value } => format!("put {} = {}", text(key), text(value)),
+        Action::Put { key, value, .. } => format!("put {} = {}", text(key), text(value)),
         Action::Delete { key } => format!("delete {}", text(key)),
         Action::Increment { key, by } => format!("add {by} to {}", text(key)),
         Action::Append { key, suffix } => format!("append {} to {}", text(suffix), text(key)),
         Action::Scan { range, .. } | Action::DeleteRange { range, .. } => format!("range {range:?}"),
+        other => format!("{other:?}"),
     };
     let parts = command.preconditions.iter().map(condition).chain(command.operations.iter().map(action));
     let id = command.request_id.map(|id| match id {
@@ -429,7 +432,7 @@ impl World {
             let now = self.now;
             let request = self.history.next_number();
             let action = match reads_percent {
-                0 => Action::Put { key: key.clone(), value: request.to_string().into() },
+                0 => Action::put(key.clone(), request.to_string()),
                 _ => Action::Get { key: key.clone() },
             };
             let command = Command::single(action);
@@ -468,8 +471,7 @@ impl World {
     pub(crate) fn write_at(&mut self, shard: ShardId, leader: u64, number: u64) {
         let now = self.nodes[&leader].clock.read(self.now).monotonic;
         let request = self.history.next_number();
-        let action =
-            Action::Put { key: self.groups[shard].progress_key.clone(), value: request.to_string().into() };
+        let action = Action::put(self.groups[shard].progress_key.clone(), request.to_string());
         let command = Command::single(action);
         self.history.begin(self.now, 0, command.clone(), false);
         let owner = Owner::Demand { shard, number, request };

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use keevee_core::apply::{ShardMeta, StateView, Take, WriteSet};
+use keevee_core::apply::{ShardMeta, StateView, Take, TakeExpiry, WriteSet};
 use keevee_core::command::Versioned;
 use keevee_core::ids::{Namespace, ShardId};
 use keevee_core::range::KeyRange;
@@ -337,6 +337,10 @@ impl StateView for SharedState {
 
     fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), StorageError> {
         self.read(|state| state.memory.scan(namespace, range, take))
+    }
+
+    fn expiries(&self, latest: u64, take: &mut TakeExpiry<'_>) -> Result<(), StorageError> {
+        self.read(|state| state.memory.expiries(latest, take))
     }
 }
 

@@ -147,7 +147,8 @@ fn possible_after(
     let mut after = BTreeSet::new();
     for used_up in *version..=version_max {
         let mut shard = Shard::new();
-        shard.value = value.clone().map(|value| Versioned { version: *version, stamp: 0, value });
+        shard.value =
+            value.clone().map(|value| Versioned { version: *version, stamp: 0, expires: None, value });
         shard.meta.version = used_up;
         let outcome = shard.execute(input);
         if output.is_none_or(|told| *told == outcome) {

@@ -487,7 +487,7 @@ fn get() -> Command {
 }
 
 fn put(value: &'static str) -> Command {
-    Command::single(Action::Put { key: KEY, value: value.into() })
+    Command::single(Action::put(KEY, value))
 }
 
 fn delete() -> Command {
@@ -553,5 +553,5 @@ fn aborted(operation: usize, error: OperationError) -> Outcome {
 }
 
 fn versioned(value: &'static str, version: u64) -> Versioned {
-    Versioned { version, stamp: 0, value: value.into() }
+    Versioned { version, stamp: 0, expires: None, value: value.into() }
 }

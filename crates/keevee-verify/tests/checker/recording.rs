@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use keevee_core::apply::{Entry, ProposalId, ShardMeta, StateView, Take, apply};
+use keevee_core::apply::{Entry, ProposalId, ShardMeta, StateView, Take, TakeExpiry, apply};
 use keevee_core::command::{
     Action, Command, Expect, OnError, Operation as Asked, Outcome, Precondition, Versioned,
 };
@@ -113,6 +113,10 @@ impl StateView for Shard {
     fn scan(&self, _: Namespace, _: &KeyRange, _: &mut Take<'_>) -> Result<(), Infallible> {
         unimplemented!("histories are of one key")
     }
+
+    fn expiries(&self, _: u64, _: &mut TakeExpiry<'_>) -> Result<(), Infallible> {
+        unimplemented!("nobody removes expired keys here")
+    }
 }
 
 impl Shard {
@@ -196,7 +200,7 @@ fn action(style: Style, index: usize, random: &mut Random) -> Action {
     let value: Bytes = if style.has_few_values { few.into() } else { format!("<{index}>").into() };
     match random.below(20) {
         0..10 => Action::Get { key: KEY },
-        10..15 => Action::Put { key: KEY, value },
+        10..15 => Action::put(KEY, value),
         15 => Action::Delete { key: KEY },
         16..18 => Action::Increment { key: KEY, by: random.between(1, 3) as i64 },
         _ => Action::Append { key: KEY, suffix: value },

@@ -75,7 +75,11 @@ fn name(operation: &command::Operation) -> [String; 2] {
         Action::Delete { .. } => "delete",
         Action::Increment { .. } => "increment",
         Action::Append { .. } => "append",
-        Action::Scan { .. } | Action::DeleteRange { .. } => unreachable!("a batch has no ranges"),
+        Action::SetExpiry { .. } => "set_expiry",
+        Action::SetRange { .. } => "set_range",
+        Action::Scan { .. } | Action::DeleteRange { .. } | Action::RemoveExpired { .. } => {
+            unreachable!("a batch has none of these")
+        }
     };
     let key = operation.action.key().map(|key| key.escape_ascii().to_string());
     [name.to_owned(), key.unwrap_or_default()]
@@ -88,11 +92,15 @@ fn batch_of(command: Command) -> Batch {
     command.operations.into_iter().fold(batch, |batch, operation| {
         let batch = match operation.action {
             Action::Get { key } => batch.get(key),
-            Action::Put { key, value } => batch.put(key, value),
+            Action::Put { key, value, expires, only } => batch.put_with(key, value, expires, only),
             Action::Delete { key } => batch.delete(key),
             Action::Increment { key, by } => batch.increment(key, by),
             Action::Append { key, suffix } => batch.append(key, suffix),
-            Action::Scan { .. } | Action::DeleteRange { .. } => unreachable!("a batch has no ranges"),
+            Action::SetExpiry { key, expires, only } => batch.set_expiry(key, expires, only),
+            Action::SetRange { key, offset, bytes } => batch.set_range(key, offset, bytes),
+            Action::Scan { .. } | Action::DeleteRange { .. } | Action::RemoveExpired { .. } => {
+                unreachable!("a batch has none of these")
+            }
         };
         if operation.on_error == OnError::Continue { batch.or_go_on() } else { batch }
     })
@@ -104,6 +112,7 @@ fn in_core(result: OperationResult) -> command::OperationResult {
             command::OperationResult::Value(held.map(|held| command::Versioned {
                 version: held.version,
                 stamp: 0,
+                expires: held.expires_ms.map(|millis| millis.saturating_mul(1_000)),
                 value: held.bytes,
             }))
         }
@@ -115,6 +124,7 @@ fn in_core(result: OperationResult) -> command::OperationResult {
         OperationResult::Appended(Appended { length, version }) => {
             command::OperationResult::Appended { length, version }
         }
+        OperationResult::Skipped => command::OperationResult::Skipped,
         OperationResult::Failed(error) => command::OperationResult::Failed(error),
     }
 }

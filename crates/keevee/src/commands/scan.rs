@@ -120,7 +120,7 @@ impl Listing {
                 print!("{}", if is_first { "{\"entries\":[" } else { "" });
                 for (number, Entry { key, value }) in entries.iter().enumerate() {
                     let separator = if self.shown + number == 0 { "" } else { "," };
-                    let entry = json::Entry::new(key, value.version, &value.bytes);
+                    let entry = json::Entry::new(key, value.version, &value.bytes, value.expires_ms);
                     print!("{separator}{}", serde_json::to_string(&entry).map_err(Failure::other)?);
                 }
             }

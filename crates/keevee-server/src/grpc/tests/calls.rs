@@ -40,11 +40,11 @@ async fn a_value_goes_in_and_comes_out() {
     let written = client.put(put("color", "blue")).await.unwrap().into_inner();
     assert_eq!(written, kv::PutResponse { version: 1 });
     let read = client.get(get("color")).await.unwrap().into_inner();
-    assert_eq!(read, kv::GetResponse { version: 1, value: "blue".into(), not_modified: false });
+    assert_eq!(read, kv::GetResponse { version: 1, value: "blue".into(), ..kv::GetResponse::default() });
 
     let known = |version| kv::GetRequest { known_version: Some(version), ..get("color") };
     let unmodified = client.get(known(1)).await.unwrap().into_inner();
-    assert_eq!(unmodified, kv::GetResponse { version: 1, value: Bytes::new(), not_modified: true });
+    assert_eq!(unmodified, kv::GetResponse { version: 1, not_modified: true, ..kv::GetResponse::default() });
     assert_eq!(client.get(known(2)).await.unwrap().into_inner(), read);
 
     for deleted in [true, false] {
@@ -75,11 +75,15 @@ async fn operations_are_carried_out_as_one() {
     let results: Vec<_> = results.into_iter().map(|result| result.result.unwrap()).collect();
     let expected = [
         operation_result::Result::Written(kv::Written { version: 1 }),
-        operation_result::Result::Value(kv::Value { value: Some("v".into()), version: 1 }),
+        operation_result::Result::Value(kv::Value {
+            value: Some("v".into()),
+            version: 1,
+            expires_unix_ms: None,
+        }),
         operation_result::Result::Deleted(kv::Deleted { existed: false }),
         operation_result::Result::Incremented(kv::Incremented { value: -5, version: 2 }),
         operation_result::Result::Appended(kv::Appended { length: 3, version: 3 }),
-        operation_result::Result::Value(kv::Value { value: None, version: 0 }),
+        operation_result::Result::Value(kv::Value::default()),
     ];
     assert_eq!(results, expected);
 
@@ -172,7 +176,7 @@ async fn what_the_caller_wants_reaches_the_store() {
     assert!(asked[4].0.deadline > asked[0].0.deadline + Duration::from_secs(40));
     assert_eq!(asked[4].1.request_id, Some(RequestId::from_idempotency_key(b"once")));
     assert_eq!(asked[0].1.request_id, None);
-    assert_eq!(asked[0].1.operations[0].action, Action::Put { key: "k".into(), value: "v".into() });
+    assert_eq!(asked[0].1.operations[0].action, Action::put("k", "v"));
     assert_eq!(asked[1].1.preconditions, []);
 
     // However long a client would wait, a request ends.
@@ -362,7 +366,7 @@ async fn a_range_is_asked_of_a_shard() {
     request.metadata_mut().insert("keevee-epoch", "2".parse().unwrap());
     let response = client.execute(request).await.unwrap();
     assert_eq!(response.metadata().get("keevee-epoch").unwrap(), &store::EPOCH.to_string());
-    let found = kv::ScannedKey { key: "a1".into(), value: "v".into(), version: 1 };
+    let found = kv::ScannedKey { key: "a1".into(), value: "v".into(), version: 1, expires_unix_ms: None };
     let scanned = kv::Scanned { keys: vec![found], next: Some("a2".into()) };
     let result = Some(operation_result::Result::Scanned(scanned));
     assert_eq!(response.into_inner().results, [kv::OperationResult { result }]);

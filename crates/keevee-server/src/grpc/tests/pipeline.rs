@@ -63,7 +63,7 @@ async fn each_operation_has_its_answer_and_the_stream_its_end() {
     assert_eq!(stream.next().await, (u64::MAX, written(1)));
     // A sequence is the client's alone: any number, any number of times.
     stream.send(0, Operation::Get(get("k"))).await;
-    let found = kv::GetResponse { version: 1, value: "v".into(), not_modified: false };
+    let found = kv::GetResponse { version: 1, value: "v".into(), ..kv::GetResponse::default() };
     assert_eq!(stream.next().await, (0, Answer::Get(found)));
     stream.send(0, Operation::Delete(delete("k"))).await;
     assert_eq!(stream.next().await, (0, Answer::Delete(kv::DeleteResponse { deleted: true })));

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use keevee_core::apply::{self, Entry, ProposalId, ShardMeta, StateView, Take};
+use keevee_core::apply::{self, Entry, ProposalId, ShardMeta, StateView, Take, TakeExpiry};
 use keevee_core::command::{Command, Outcome, Versioned};
 use keevee_core::ids::{Namespace, ShardId};
 use keevee_core::range::KeyRange;
@@ -51,6 +51,15 @@ impl StateView for Values {
     fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), Infallible> {
         let mut found = self.0.range(range.bounds(namespace));
         let _ = found.try_for_each(|((_, key), value)| take(key.clone(), value.clone()));
+        Ok(())
+    }
+
+    fn expiries(&self, latest: u64, take: &mut TakeExpiry<'_>) -> Result<(), Infallible> {
+        let mut due: Vec<_> =
+            self.0.iter().filter_map(|(place, value)| Some((value.expires?, place.clone()))).collect();
+        due.sort_unstable();
+        let mut due = due.into_iter().take_while(|(expires, _)| *expires <= latest);
+        let _ = due.try_for_each(|(expires, place)| take(expires, place));
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The bytes on disk, as version 1 writes them. A change here is a change of the format: such a folder
+//! The bytes on disk, as version 2 writes them. A change here is a change of the format: such a folder
 //! must be refused or converted, so raise the version.
 
 use keevee_core::slots::Slot;
@@ -21,7 +21,7 @@ fn request(time: u64, id: RequestId) -> RequestRecord {
 }
 
 #[test]
-fn keys_of_the_log_are_as_in_version_1() {
+fn keys_of_the_log_are_as_in_version_2() {
     assert_eq!(hex(hard_state_key(SHARD)), "0102030401");
     assert_eq!(hex(entry_key(SHARD, 0x0708)), "01020304020000000000000708");
     assert_eq!(hex(entries_end(SHARD)), "0102030403");
@@ -31,7 +31,7 @@ fn keys_of_the_log_are_as_in_version_1() {
 }
 
 #[test]
-fn keys_of_the_state_are_as_in_version_1() {
+fn keys_of_the_state_are_as_in_version_2() {
     assert_eq!(hex(meta_key(SHARD, INCARNATION)), "01020304000000050100000000");
     assert_eq!(hex(owned_key(SHARD, INCARNATION)), "01020304000000050700000000");
     let key = value_key(SHARD, INCARNATION, Namespace(6), b"key");
@@ -42,6 +42,21 @@ fn keys_of_the_state_are_as_in_version_1() {
     assert_eq!(hex(request_key(SHARD, INCARNATION, &timed)), expected);
     let free = request(7, RequestId::Free(8));
     assert_eq!(hex(&request_key(SHARD, INCARNATION, &free)[13..22]), "000000000000000702");
+}
+
+#[test]
+fn an_expiry_is_as_in_version_2() {
+    let place = (Namespace(6), Bytes::from_static(b"key"));
+    let key = expiry_key(SHARD, INCARNATION, 7, &place);
+    assert_eq!(hex(&key), "01020304000000050800000000000000000000000700000006".to_owned() + "6b6579");
+    assert_eq!(decode_expiry(&key), Ok((7, place.clone())));
+    assert!(matches!(decode_expiry(&key[..24]), Err(StorageError::Corrupt { .. })));
+    for (latest, is_in) in [(6, false), (7, true), (u64::MAX, true)] {
+        let (from, end) = expiry_bounds(SHARD, INCARNATION, latest);
+        assert_eq!(from <= key && key < end, is_in, "{latest}");
+    }
+    let (_, end) = expiry_bounds(SHARD, INCARNATION, u64::MAX);
+    assert!(expiry_key(SHARD, INCARNATION, u64::MAX, &place) < end);
 }
 
 #[test]
@@ -70,21 +85,32 @@ fn reserved_kinds_keep_their_numbers() {
 }
 
 #[test]
-fn a_value_is_as_in_version_1() {
-    let value = Versioned { version: 1, stamp: 2, value: Bytes::from_static(b"v") };
+fn a_value_is_as_in_version_2() {
+    let value = Versioned { version: 1, stamp: 2, expires: None, value: Bytes::from_static(b"v") };
     let bytes = encode_value(&value);
-    assert_eq!(hex(&bytes), "0000000000000001000000000000000276");
+    assert_eq!(hex(&bytes), "00000000000000010000000000000002000000000000000076");
+    assert_eq!(decode_value(&bytes), Ok(value.clone()));
+    let value = Versioned { expires: Some(3), ..value };
+    let bytes = encode_value(&value);
+    assert_eq!(hex(&bytes), "00000000000000010000000000000002000000000000000376");
     assert_eq!(decode_value(&bytes), Ok(value));
-    assert!(matches!(decode_value(&bytes[..15]), Err(StorageError::Corrupt { .. })));
+    assert!(matches!(decode_value(&bytes[..23]), Err(StorageError::Corrupt { .. })));
 }
 
 #[test]
-fn a_meta_record_is_as_in_version_1() {
-    let meta =
-        ShardMeta { applied: 1, time: 2, version: 3, chain: 4, owned: SlotSet::all(), request_horizon: 5 };
+fn a_meta_record_is_as_in_version_2() {
+    let meta = ShardMeta {
+        applied: 1,
+        time: 2,
+        version: 3,
+        chain: 4,
+        owned: SlotSet::all(),
+        request_horizon: 5,
+        expiring: 6,
+    };
     let bytes = codec::encode_meta(&meta);
     let expected = "0801100119020000000000000020032a10000000000000000000000000000000";
-    assert_eq!(hex(&bytes), format!("{expected}04390500000000000000"));
+    assert_eq!(hex(&bytes), format!("{expected}043905000000000000004006"));
     assert_eq!(decode_meta(&bytes, SlotSet::all()), Ok(meta));
     assert!(matches!(decode_meta(b"\xff", SlotSet::all()), Err(StorageError::Corrupt { .. })));
 }
@@ -99,7 +125,7 @@ fn owned_slots_are_there_and_whole() {
 }
 
 #[test]
-fn a_request_record_is_as_in_version_1() {
+fn a_request_record_is_as_in_version_2() {
     let record = request(7, RequestId::Timed(8));
     let bytes = codec::encode_request(&record);
     let expected = "08011107000000000000001a120a100000000000000000000000000000000822";
@@ -110,20 +136,20 @@ fn a_request_record_is_as_in_version_1() {
 }
 
 #[test]
-fn an_identity_is_as_in_version_1() {
+fn an_identity_is_as_in_version_2() {
     let cluster_id = Uuid::from_bytes([0xcc; 16]);
     let identity = Identity { cluster_id, node_id: NodeId(2), store_id: store(0xdd) };
     let bytes = encode_identity(&identity);
     let (cluster, store) = ("cc".repeat(16), "dd".repeat(16));
-    assert_eq!(hex(&bytes), format!("00000001{cluster}0000000000000002{store}"));
-    assert_eq!(identity_version(&bytes), Ok(1));
+    assert_eq!(hex(&bytes), format!("00000002{cluster}0000000000000002{store}"));
+    assert_eq!(identity_version(&bytes), Ok(2));
     assert_eq!(decode_identity(&bytes), Ok(identity));
     assert!(decode_identity(&bytes[..43]).is_err());
     assert!(decode_identity(&[bytes.as_slice(), &[0]].concat()).is_err());
 }
 
 #[test]
-fn first_members_are_as_in_version_1() {
+fn first_members_are_as_in_version_2() {
     let members = [(NodeId(1), store(0xaa)), (NodeId(2), store(0xbb))];
     let bytes = encode_first_members(&members);
     let (a, b) = ("aa".repeat(16), "bb".repeat(16));
