@@ -44,6 +44,15 @@ impl Command {
         conditions.chain(self.operations.iter().filter_map(|operation| operation.action.key()))
     }
 
+    /// Bytes that it makes of values when it is applied, and that are not in it.
+    pub fn bytes_made(&self) -> usize {
+        let of_one = |operation: &Operation| match operation.action {
+            Action::SetRange { offset, .. } => offset as usize,
+            _ => 0,
+        };
+        self.operations.iter().map(of_one).fold(0, usize::saturating_add)
+    }
+
     /// True if it asks for a range of keys: then it does not say by itself which shard it is for.
     pub fn has_range(&self) -> bool {
         self.operations.iter().any(|operation| operation.action.range().is_some())

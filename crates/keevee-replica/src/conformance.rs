@@ -67,6 +67,17 @@ macro_rules! conformance {
             a_follower_that_wakes_wakes_the_leader
             a_shard_is_not_quiesced_while_a_member_lacks_something
             a_quiesced_log_is_dropped_once_all_is_flushed
+            a_read_shows_nothing_that_is_due_by_the_clock
+            a_stale_read_goes_by_shard_time
+            a_read_from_a_follower_waits_until_the_leaders_clock_is_there
+            a_read_that_waits_for_shard_time_in_vain_is_refused
+            a_write_sees_nothing_that_is_due_by_the_leaders_clock
+            keys_that_are_gone_are_removed_in_bounded_batches
+            removals_go_with_the_commands_of_clients
+            a_quiesced_shard_wakes_to_remove_what_is_due
+            keys_that_are_gone_stay_gone_after_a_failover_to_a_clock_that_is_behind
+            a_leader_whose_clock_is_off_stamps_nothing_and_hands_over
+            writes_of_far_offsets_do_not_share_an_entry
         }
     };
     (@ $maker:expr; $($case:ident)*) => {
@@ -134,6 +145,8 @@ struct Node<M: Maker> {
     log: SharedLog,
     /// Its disk does not sync.
     is_stalled: bool,
+    /// How far its wall clock is ahead of the true time.
+    skew: i64,
 }
 
 /// Nodes on a perfect network, with disks that sync when they are told to.
@@ -178,7 +191,7 @@ impl<'a, M: Maker> Cluster<'a, M> {
         let members: BTreeSet<NodeId> = (1..=self.size).map(NodeId).collect();
         let shard = Shard::new(ShardId(1), NodeId(id), members, boot, engine, state, self.bounds);
         let shard = shard.expect("a good state");
-        self.nodes.insert(id, Node { shard, log, is_stalled: false });
+        self.nodes.insert(id, Node { shard, log, is_stalled: false, skew: 0 });
     }
 
     fn led(maker: &'a M, size: u64, bounds: Bounds) -> (Cluster<'a, M>, u64) {
@@ -187,12 +200,19 @@ impl<'a, M: Maker> Cluster<'a, M> {
         (cluster, leader)
     }
 
-    fn now(&self) -> Now {
-        Now { monotonic: self.now, wall_micros: 1_700_000_000_000_000 + self.now.as_micros() as u64 }
+    /// The time, as a node's clocks tell it.
+    fn now_of(&self, id: u64) -> Now {
+        let skew = self.nodes.get(&id).map_or(0, |node| node.skew);
+        Now { monotonic: self.now, wall_micros: self.wall().saturating_add_signed(skew) }
+    }
+
+    /// The true time.
+    fn wall(&self) -> u64 {
+        1_700_000_000_000_000 + self.now.as_micros() as u64
     }
 
     fn advance(&mut self, id: u64) -> Result<(), Failure> {
-        let now = self.now();
+        let now = self.now_of(id);
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let Effects { send, replies } = node.shard.advance(now)?;
         self.network.extend(send.into_iter().map(|(to, message)| (id, to.0, message)));
@@ -263,10 +283,14 @@ impl<'a, M: Maker> Cluster<'a, M> {
 
     /// Hands a command to a node without letting anything else happen.
     fn submit(&mut self, id: u64, command: Command) -> u64 {
+        self.submit_as(id, command, false)
+    }
+
+    fn submit_as(&mut self, id: u64, command: Command, stale: bool) -> u64 {
         self.tickets += 1;
         let deadline = self.now + Duration::from_secs(5);
-        let request = Request { ticket: self.tickets, command, deadline, stale: false };
-        let now = self.now();
+        let request = Request { ticket: self.tickets, command, deadline, stale };
+        let now = self.now_of(id);
         self.nodes.get_mut(&id).expect("it exists").shard.submit(now, vec![request]).expect("it goes on");
         self.advance(id).expect("it goes on");
         self.tickets

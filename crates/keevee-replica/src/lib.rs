@@ -22,7 +22,7 @@ pub mod storage;
 pub use attempts::{Attempt, Attempts};
 pub use engine::{Engine, EngineStatus, Events, EventsFailure, Role};
 pub use hashes::ChainHash;
-pub use neighbours::Neighbours;
+pub use neighbours::{CLOCK_DIFFERENCE_MAX, Neighbours};
 pub use paxos::PaxosEngine;
 pub use request::{Bounds, Now, Refusal, Reply, Request};
 pub use route::{Heard, Route};

@@ -23,8 +23,10 @@ use crate::hashes::{ChainHash, Hashes};
 use crate::request::{Bounds, Now, Refusal, Reply, Request};
 use crate::storage::{StateStore, StorageError};
 
+mod expiry;
 mod quiescence;
 
+use self::expiry::Expiries;
 use self::quiescence::Quiescence;
 
 /// What the replicas of a shard say to each other.
@@ -41,6 +43,12 @@ pub enum ReplicaMessage<M> {
     },
     /// The sender is not quiesced: the leader shall not be either.
     Wake,
+    /// The sender has reads that would show what is due by its clock: the leader shall let shard time come so far once
+    /// its own clock is there.
+    AdvanceTime {
+        /// Microseconds since the Unix epoch.
+        to: u64,
+    },
 }
 
 /// What a shard wants done.
@@ -136,6 +144,9 @@ pub struct Shard<E: Engine, S> {
     read_count: u64,
     hashes: Hashes,
     quiescence: Quiescence,
+    expiries: Expiries,
+    /// True while this node's clock is not to be trusted.
+    is_clock_off: bool,
     /// The flushed index that the engine was told.
     told_flushed: u64,
     effects: Effects<E::Message>,
@@ -158,6 +169,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         memory.load(state.requests()?).map_err(|error| corrupt(error.to_string()))?;
         let mut clock = HybridClock::new();
         clock.observe(meta.time);
+        let expiries = Expiries::open(&state)?;
         Ok(Shard {
             id,
             engine,
@@ -176,6 +188,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             read_count: 0,
             hashes: Hashes::new(node, members),
             quiescence: Quiescence::default(),
+            expiries,
+            is_clock_off: false,
             told_flushed: 0,
             effects: Effects::default(),
         })
@@ -227,8 +241,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             if !request.command.is_read_only() {
                 self.enqueue(request);
             } else if request.stale {
-                self.answer_read(request)?;
-            } else if self.reads_waiting >= self.bounds.waiting_commands_max {
+                self.serve_read(request, None)?;
+            } else if self.reads_waiting + self.expiries.held() >= self.bounds.waiting_commands_max {
                 self.refuse(request.ticket, Refusal::Unavailable("too many reads are waiting"));
             } else {
                 self.reads_waiting += 1;
@@ -261,6 +275,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             ReplicaMessage::ChainHash(hash) => self.compare_hash(from, hash)?,
             ReplicaMessage::Quiesce { index } => self.quiesce_with(now, from, index),
             ReplicaMessage::Wake => self.wake(now, Some(from)),
+            ReplicaMessage::AdvanceTime { to } => {
+                self.wake(now, Some(from));
+                self.expiries.want(to);
+            }
         }
         Ok(true)
     }
@@ -325,11 +343,13 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                     self.apply(index, payload)?;
                 }
                 self.engine.applied(self.time(now.monotonic), self.meta.applied);
+                self.serve_held()?;
             }
+            let as_of = (!self.is_clock_off).then_some(now.wall_micros);
             for read in events.reads_ready {
                 for request in self.reads.remove(&read).unwrap_or_default() {
                     self.reads_waiting -= 1;
-                    self.answer_read(request)?;
+                    self.serve_read(request, as_of)?;
                 }
             }
             if done {
@@ -372,12 +392,16 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             }
         }
         expired.into_iter().for_each(|(ticket, refusal)| self.refuse(ticket, refusal));
+        self.look_after_held(|request| late(request.deadline));
     }
 
     /// True while an answer is owed.
     pub fn is_busy(&self) -> bool {
         let owed = |proposed: &Proposed| proposed.waiters.iter().any(Option::is_some);
-        !self.waiting.is_empty() || !self.reads.is_empty() || self.proposed.values().any(owed)
+        !self.waiting.is_empty()
+            || !self.reads.is_empty()
+            || self.expiries.held() > 0
+            || self.proposed.values().any(owed)
     }
 
     /// The engine's time.
@@ -405,22 +429,19 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         self.effects.replies.push(Reply { ticket, result: Err(refusal) });
     }
 
-    fn answer_read(&mut self, request: Request) -> Result<(), Failure> {
-        let outcome = apply::read(&self.state, &self.meta, &request.command)?;
-        self.effects.replies.push(Reply { ticket: request.ticket, result: Ok(outcome) });
-        Ok(())
-    }
-
-    /// Cuts waiting commands into entries, as many as may be on their way.
+    /// Cuts waiting commands into entries, as many as may be on their way; and entries that are due without any.
     fn propose(&mut self, now: Now) {
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && !self.expiries.has_work() {
             return;
         }
         let leader = self.engine.leader();
         if leader != Some(self.own()) {
             return self.turn_away(leader);
         }
-        while !self.waiting.is_empty()
+        if self.is_clock_off {
+            return self.turn_away(None);
+        }
+        while (!self.waiting.is_empty() || self.is_entry_due(now.wall_micros))
             && self.engine.unsynced() < self.bounds.unsynced_entries_max
             && self.proposed.len() < self.bounds.unchosen_entries_max
             && self.proposed_bytes < self.bounds.unchosen_bytes_max
@@ -442,6 +463,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     }
 
     fn turn_away(&mut self, leader: Option<NodeId>) {
+        self.expiries.forget_wishes();
         self.waiting_bytes = 0;
         for request in mem::take(&mut self.waiting) {
             self.refuse(request.ticket, Refusal::NotLeader(leader));
@@ -449,12 +471,14 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     }
 
     fn cut(&mut self, wall_micros: u64) -> (Entry, Vec<Waiter>) {
-        let mut bytes = 0;
+        let (mut bytes, mut bytes_made) = (0, 0);
         let mut commands = Vec::new();
         let mut waiters = Vec::new();
         while let Some(request) = self.waiting.front() {
             let size = codec::command_size(&request.command);
-            if !commands.is_empty() && bytes + size > self.bounds.entry_bytes_max {
+            // Zeros that a write into a value makes do not travel, and are there when it is applied.
+            let made = request.command.bytes_made();
+            if !commands.is_empty() && bytes + size + bytes_made + made > self.bounds.entry_bytes_max {
                 break;
             }
             // A delete of a range does more than its size tells: no other shares its entry.
@@ -463,10 +487,12 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             }
             let Some(request) = self.waiting.pop_front() else { break };
             bytes += size;
+            bytes_made += made;
             waiters.push(Waiter { ticket: request.ticket, deadline: request.deadline });
             commands.push(request.command);
         }
         self.waiting_bytes -= bytes;
+        self.expiries.add_removal(&mut commands);
         let stamp = self.clock.tick(wall_micros);
         (Entry { stamp, proposal: self.next_proposal, commands }, waiters)
     }
@@ -491,6 +517,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             (None, None) => apply::apply_noop(&self.meta, index),
         };
         self.meta = applied.write_set.meta.clone();
+        self.expiries.applied(&applied.write_set);
+        if own.is_some() {
+            self.expiries.answered(&applied.outcomes);
+        }
         if mutants::is_active(Mutant::AppliedIndexApart) {
             self.state.write(WriteSet::of_meta(self.meta.clone()))?;
         }

@@ -50,6 +50,7 @@ impl From<ReplicaMessage<EngineMessage>> for PeerMessage {
             ReplicaMessage::ChainHash(hash) => PeerMessage::ChainHash(hash),
             ReplicaMessage::Quiesce { index } => PeerMessage::Quiesce { index },
             ReplicaMessage::Wake => PeerMessage::Wake,
+            ReplicaMessage::AdvanceTime { to } => PeerMessage::AdvanceTime { to },
         }
     }
 }
@@ -63,6 +64,7 @@ impl PeerMessage {
             PeerMessage::ChainHash(hash) => ReplicaMessage::ChainHash(hash),
             PeerMessage::Quiesce { index } => ReplicaMessage::Quiesce { index },
             PeerMessage::Wake => ReplicaMessage::Wake,
+            PeerMessage::AdvanceTime { to } => ReplicaMessage::AdvanceTime { to },
             PeerMessage::Alive { .. } => return None,
         })
     }

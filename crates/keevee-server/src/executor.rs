@@ -17,7 +17,8 @@ use keevee_core::shard_map::{ShardInfo, ShardMap};
 use keevee_core::slot_table::SlotTable;
 use keevee_replica::storage::StorageError;
 use keevee_replica::{
-    Effects, Failure, Neighbours, Now, Refusal, Request, Role, Shard, ShardStatus as ReplicaStatus,
+    CLOCK_DIFFERENCE_MAX, Effects, Failure, Neighbours, Now, Refusal, Request, Role, Shard,
+    ShardStatus as ReplicaStatus,
 };
 use tokio::sync::oneshot;
 
@@ -150,6 +151,8 @@ pub(crate) struct Executor {
     pub(crate) peer_bytes: Arc<AtomicUsize>,
     pub(crate) refusals: Refusals,
     pub(crate) stop: Option<Instant>,
+    /// True while this node's clock differs from most others'.
+    pub(crate) is_clock_off: bool,
     /// True once this node hands its leaderships over to end.
     pub(crate) is_leaving: bool,
 }
@@ -215,6 +218,7 @@ impl Executor {
                 spreading_at = now + SPREADING;
                 touched.extend(self.spread_leaders());
             }
+            self.check_clock(&mut touched);
             for shard in touched {
                 let is_quiesced = self.advance(shard)?;
                 if !is_quiesced {
@@ -320,9 +324,9 @@ impl Executor {
         let now = self.now().monotonic;
         let (mut refused, mut homeless) = (0, false);
         for message in messages {
-            if let PeerMessage::Alive { boot, leads } = message {
+            if let PeerMessage::Alive { boot, leads, wall_micros } = message {
                 self.led.insert(from, leads as usize);
-                self.heard(from, boot, touched);
+                self.heard(from, boot, wall_micros, touched);
             } else if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard)
                 && let Some(message) = message.for_replica()
             {
@@ -347,9 +351,9 @@ impl Executor {
     }
 
     /// A node is alive: it vouches for what it leads, unless its process is another than before.
-    fn heard(&mut self, node: NodeId, boot: u64, touched: &mut BTreeSet<ShardId>) {
+    fn heard(&mut self, node: NodeId, boot: u64, wall_micros: Option<u64>, touched: &mut BTreeSet<ShardId>) {
         let now = self.now().monotonic;
-        if self.neighbours.heard(now, node, boot) {
+        if self.neighbours.heard(now, node, boot, wall_micros) {
             self.shards.values_mut().for_each(|hosted| hosted.replica.vouch(now, node));
         } else {
             self.disconnected(node, touched);
@@ -382,8 +386,32 @@ impl Executor {
             let others: BTreeSet<NodeId> =
                 self.shards.values().flat_map(|hosted| hosted.replica.others()).collect();
             let leads = u32::try_from(self.leads()).unwrap_or(u32::MAX);
-            let alive = (ShardId::SYSTEM, PeerMessage::Alive { boot: self.boot, leads });
+            let wall_micros = Some(self.now().wall_micros);
+            let alive = (ShardId::SYSTEM, PeerMessage::Alive { boot: self.boot, leads, wall_micros });
             others.into_iter().for_each(|node| self.outgoing.entry(node).or_default().push(alive.clone()));
+        }
+    }
+
+    /// Looks at this node's clock, which may jump at any time, before anything is stamped by it.
+    fn check_clock(&mut self, touched: &mut BTreeSet<ShardId>) {
+        let now = self.now();
+        let is_off = self.neighbours.is_clock_off(now);
+        if is_off == self.is_clock_off {
+            return;
+        }
+        self.is_clock_off = is_off;
+        self.metrics.clock_off.set(i64::from(is_off));
+        if is_off {
+            tracing::warn!(
+                "this node's clock is more than {CLOCK_DIFFERENCE_MAX:?} away from most others': it leads no \
+                 shard until it is set right"
+            );
+        } else {
+            tracing::info!("this node's clock agrees with most others' again");
+        }
+        for (id, Hosted { replica, .. }) in &mut self.shards {
+            replica.mind_clock(now, is_off);
+            touched.insert(*id);
         }
     }
 
@@ -416,14 +444,20 @@ impl Executor {
         checks_flushes: bool,
         touched: &mut BTreeSet<ShardId>,
     ) -> Result<(), FatalError> {
-        let now = self.now().monotonic;
+        let wall = self.now();
+        let now = wall.monotonic;
         for (id, Hosted { replica, metrics, .. }) in &mut self.shards {
             if replica.is_quiesced() && !checks_flushes {
                 continue;
             }
+            let failed = |failure| FatalError::Replica { shard: *id, failure };
+            if self.is_clock_off && checks_flushes {
+                replica.mind_clock(wall, true);
+            }
+            replica.look_after_expiries(wall).map_err(|error| failed(error.into()))?;
             replica.expire(now);
             if checks_flushes {
-                replica.note_flushed(now).map_err(|failure| FatalError::Replica { shard: *id, failure })?;
+                replica.note_flushed(now).map_err(failed)?;
             }
             // Whoever is away must hear of the leader when it is back.
             if replica.others().all(|node| self.neighbours.is_alive(node)) {
@@ -450,11 +484,11 @@ impl Executor {
 
     /// Hands leaderships to nodes that lead less, so that all do about equally much.
     fn spread_leaders(&mut self) -> Vec<ShardId> {
-        if self.is_leaving {
+        if self.is_leaving || self.is_clock_off {
             return Vec::new();
         }
         let map = self.directory.map();
-        let (now, own) = (self.now().monotonic, self.node);
+        let (now, own) = (self.now(), self.node);
         // As the nodes say: of shards without a replica here this one does not know who leads.
         let mut led = self.led.clone();
         led.insert(own, self.leads());
@@ -472,7 +506,10 @@ impl Executor {
                 let mut known = status.acknowledged.iter();
                 known.any(|(other, index)| other == node && index + LAG_MAX >= status.last)
             };
-            let is_there = |node| self.neighbours.is_alive(node) && self.transport.is_reachable(node);
+            let is_there = |node| {
+                let is_alive = self.neighbours.is_alive(node) && self.transport.is_reachable(node);
+                is_alive && !self.neighbours.differs(now, node)
+            };
             let may_lead = |node: &&NodeId| is_there(**node) && keeps_up(node);
             // Whoever is alive has said how many it leads.
             let load = |node: &NodeId| led[node];
@@ -485,7 +522,7 @@ impl Executor {
             }
             *led.entry(to).or_default() += 1;
             *led.entry(own).or_default() -= 1;
-            replica.transfer_leadership(now, Some(to));
+            replica.transfer_leadership(now.monotonic, Some(to));
             moved.push(*id);
         }
         moved

@@ -99,6 +99,8 @@ pub struct Metrics {
     sent: IntCounterVec,
     sent_bytes: IntCounterVec,
     forwards: IntCounterVec,
+    /// 1 while this node's clock differs from most others' and it therefore leads nothing, else 0.
+    pub clock_off: IntGauge,
     /// What was refused of peers.
     pub refusals: RefusalMetrics,
 }
@@ -279,6 +281,10 @@ impl Metrics {
                 "Batches of commands handed to a leader, by what the connection said: ok, not_sent, no_answer.",
                 &["peer", "result"],
             ),
+            clock_off: register.add(IntGauge::new(
+                "keevee_clock_off",
+                "1 while this node's clock differs from most others', so that it leads nothing, else 0.",
+            )),
             refusals: refusal_metrics(&register),
             registry,
         }

@@ -202,6 +202,7 @@ impl Server {
             peer_bytes: Arc::clone(&peer_bytes),
             refusals: Refusals::new(&metrics),
             stop: None,
+            is_clock_off: false,
             is_leaving: false,
         };
         // The last that can fail.

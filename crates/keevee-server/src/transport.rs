@@ -96,6 +96,13 @@ pub enum PeerMessage {
         boot: u64,
         /// How many shards it leads.
         leads: u32,
+        /// Its wall clock, in microseconds since the Unix epoch; an older version does not tell.
+        wall_micros: Option<u64>,
+    },
+    /// The leader shall let shard time come so far, for the sender's reads.
+    AdvanceTime {
+        /// Microseconds since the Unix epoch.
+        to: u64,
     },
 }
 

@@ -1,5 +1,6 @@
 //! The cases. Each panics unless what its name says holds.
 
+mod expiry;
 mod quiescence;
 
 use std::collections::BTreeSet;
@@ -13,6 +14,7 @@ use keevee_core::ids::NodeId;
 use keevee_core::range::KeyRange;
 use keevee_core::requests::RequestId;
 
+pub use expiry::*;
 pub use quiescence::*;
 
 use super::{Cluster, Maker, Node, SharedLog};

@@ -143,6 +143,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         !self.waiting.is_empty()
             || !self.reads.is_empty()
             || !self.proposed.is_empty()
+            || self.expiries.has_work()
             || self.engine.unsynced() > 0
     }
 }

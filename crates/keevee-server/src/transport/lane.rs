@@ -60,6 +60,7 @@ impl LaneKind {
             )
             | PeerMessage::Quiesce { .. }
             | PeerMessage::Wake
+            | PeerMessage::AdvanceTime { .. }
             | PeerMessage::Alive { .. } => LaneKind::Control,
             _ => LaneKind::Log,
         }

@@ -134,6 +134,7 @@ kinds! {
     Quiesce "/quiesce"
     Wake "/wake"
     Alive "/alive"
+    AdvanceTime "/advance_time"
 }
 
 fn read_kind<M: Received>(body: &[u8]) -> Result<(Envelope, Vec<PeerMessage>), WireError> {
@@ -307,7 +308,10 @@ impl From<PeerMessage> for Kind {
             }
             PeerMessage::Quiesce { index } => Kind::Quiesce(proto::Quiesce { index }),
             PeerMessage::Wake => Kind::Wake(proto::Wake {}),
-            PeerMessage::Alive { boot, leads } => Kind::Alive(proto::Alive { boot, leads }),
+            PeerMessage::Alive { boot, leads, wall_micros } => {
+                Kind::Alive(proto::Alive { boot, leads, wall_micros })
+            }
+            PeerMessage::AdvanceTime { to } => Kind::AdvanceTime(proto::AdvanceTime { to }),
         }
     }
 }
@@ -449,7 +453,13 @@ impl Received for proto::Wake {
 
 impl Received for proto::Alive {
     fn check(self) -> Result<PeerMessage, WireError> {
-        Ok(PeerMessage::Alive { boot: self.boot, leads: self.leads })
+        Ok(PeerMessage::Alive { boot: self.boot, leads: self.leads, wall_micros: self.wall_micros })
+    }
+}
+
+impl Received for proto::AdvanceTime {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        Ok(PeerMessage::AdvanceTime { to: self.to })
     }
 }
 
@@ -499,14 +509,20 @@ mod tests {
         let rest = [
             PeerMessage::Quiesce { index: 6 },
             PeerMessage::Wake,
-            PeerMessage::Alive { boot: u64::MAX, leads: 2 },
+            PeerMessage::Alive { boot: u64::MAX, leads: 2, wall_micros: None },
         ];
         messages.into_iter().map(PeerMessage::Paxos).chain([chain]).chain(rest).collect()
     }
 
+    /// Kinds and fields that came later.
+    fn later_kinds() -> Vec<PeerMessage> {
+        let alive = PeerMessage::Alive { boot: u64::MAX, leads: 2, wall_micros: Some(300) };
+        vec![alive, PeerMessage::AdvanceTime { to: 300 }]
+    }
+
     #[test]
     fn every_kind_comes_back_from_its_path() {
-        for message in every_kind() {
+        for message in every_kind().into_iter().chain(later_kinds()) {
             let kind = Kind::from(message.clone());
             let path = kind.path();
             assert!(is_message_path(path));
@@ -599,6 +615,7 @@ mod tests {
         vec![
             ("handshake", handshake(Envelope { shard: 0, ..envelope() })),
             ("batch", batch(messages)),
+            ("later_batch", batch(later_kinds().into_iter().map(|message| (ShardId(1), message)).collect())),
             ("forward_request", forward_request(7, forward)),
             ("forward_answer", forward_answer(7, vec![ForwardReply::Outcome("\u{1}".into()), error])),
         ]

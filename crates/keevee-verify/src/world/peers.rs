@@ -82,6 +82,7 @@ impl PeerMessage {
                 ReplicaMessage::ChainHash(hash) => hash.chain as u64,
                 ReplicaMessage::Quiesce { index } => *index,
                 ReplicaMessage::Wake => 1,
+                ReplicaMessage::AdvanceTime { to } => *to,
             },
             PeerMessage::Alive { boot } => *boot,
             PeerMessage::Forward(forward) => forward.number,
@@ -133,7 +134,9 @@ impl World {
                 self.count_raft_message(*shard, from, to, message);
             }
             ReplicaMessage::Wake => self.coverage.note(Counter::Wakes),
-            ReplicaMessage::ChainHash(_) | ReplicaMessage::Quiesce { .. } => {}
+            ReplicaMessage::ChainHash(_)
+            | ReplicaMessage::Quiesce { .. }
+            | ReplicaMessage::AdvanceTime { .. } => {}
         }
     }
 
@@ -165,7 +168,7 @@ impl World {
                 }
             }
             PeerMessage::Alive { boot } => {
-                let is_known = process.neighbours.heard(now.monotonic, sender, boot);
+                let is_known = process.neighbours.heard(now.monotonic, sender, boot, None);
                 for replica in process.touch_all() {
                     if is_known {
                         replica.vouch(now.monotonic, sender);
@@ -196,6 +199,7 @@ pub(crate) fn describe(message: &PeerMessage, marks: bool) -> String {
                 ReplicaMessage::ChainHash(hash) => format!("Hash {} {:08x}", hash.index, hash.chain >> 96),
                 ReplicaMessage::Quiesce { index } => format!("Quiesce {index}"),
                 ReplicaMessage::Wake => "Wake".to_owned(),
+                ReplicaMessage::AdvanceTime { to } => format!("AdvanceTime {to}"),
             };
             marked(shard, text)
         }

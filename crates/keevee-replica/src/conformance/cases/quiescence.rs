@@ -16,14 +16,14 @@ fn quiesced<M: Maker>(maker: &M) -> (Cluster<'_, M>, u64) {
     (cluster, leader)
 }
 
-fn quiesce<M: Maker>(cluster: &mut Cluster<'_, M>, leader: u64) {
+pub(super) fn quiesce<M: Maker>(cluster: &mut Cluster<'_, M>, leader: u64) {
     let now = cluster.now;
     cluster.node(leader).shard.quiesce_if_idle(now, IDLE);
     cluster.advance(leader).expect("it goes on");
     cluster.settle();
 }
 
-fn is_quiesced<M: Maker>(cluster: &Cluster<'_, M>, id: u64) -> bool {
+pub(super) fn is_quiesced<M: Maker>(cluster: &Cluster<'_, M>, id: u64) -> bool {
     cluster.nodes[&id].shard.status().is_quiesced
 }
 
