@@ -21,7 +21,7 @@ fail() {
 start_clusters() {
     {
         cat
-        printf 'http_port = 0\npeer_port = 0\ndata = "data"\n'
+        printf 'http_port = 0\npeer_port = 0\nresp_port = 0\ndata = "data"\n'
     } >"$work/Config.toml"
     tries=0
     until "$keevee" cluster start --config "$work/Config.toml" >"$work/output" 2>&1; do

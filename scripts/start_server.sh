@@ -2,7 +2,7 @@
 # Builds keevee and starts a cluster on this machine. Node i keeps all it has in ./tmp/data/node<i>/.
 #
 # Usage: start_server.sh [--nodes 3] [--shards 1] [--replicas 3] [--consensus paxos|raft] [--data DIR]
-#                        [--http-port 8001] [--peer-port 9001] [--watch]
+#                        [--http-port 8001] [--peer-port 9001] [--resp-port 7001] [--watch]
 #        start_server.sh --config Config.toml [--data DIR] [--watch]
 #
 # The cluster manager does it: see `keevee cluster start --help`, and docs/operations.md for the keys of Config.toml.

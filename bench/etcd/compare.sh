@@ -62,8 +62,8 @@ run() { # run STORE OPERATION CONNECTIONS PORT: operations per second, p50 and p
     wrk -t1 -c"$3" -d"$seconds" -s "$here/load.lua" "http://127.0.0.1:$4" -- "$1" "$2" | tail -n 1
 }
 
-"$keevee" cluster start --data "$folder/paxos" --consensus paxos --http-port 18001 --peer-port 19001 >/dev/null
-"$keevee" cluster start --data "$folder/raft" --consensus raft --http-port 18011 --peer-port 19011 >/dev/null
+"$keevee" cluster start --data "$folder/paxos" --consensus paxos --http-port 18001 --peer-port 19001 --resp-port 17001 >/dev/null
+"$keevee" cluster start --data "$folder/raft" --consensus raft --http-port 18011 --peer-port 19011 --resp-port 17011 >/dev/null
 start_etcd
 etcd_port=$(etcd_leader)
 paxos_port=$(keevee_leader 18001)

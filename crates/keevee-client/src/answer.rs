@@ -130,6 +130,9 @@ pub struct PeerStatus {
     pub http: String,
     /// Its address for peers.
     pub peer: String,
+    /// Its address for clients that speak the Redis protocol, if it listens for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resp: Option<String>,
     /// True if it answers.
     pub reachable: bool,
     /// How many entries it is behind the leader, as far as the asked node knows.

@@ -12,8 +12,9 @@ use tokio::time::timeout;
 use crate::error::ClusterError;
 use crate::folder;
 use crate::plan::Plan;
+use crate::ports::{self, Addresses};
 use crate::wait::until;
-use crate::{ports, process, watch};
+use crate::{process, watch};
 
 /// How long a node that runs takes at most to say how it is.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
@@ -35,6 +36,8 @@ pub struct Node {
     pub http: SocketAddr,
     /// Its address for peers.
     pub peer: SocketAddr,
+    /// Its address for clients that speak the Redis protocol, if it listens for them.
+    pub resp: Option<SocketAddr>,
     folder: PathBuf,
     /// Set if this program started it: a child must be waited for, or it stays as a zombie.
     child: Option<Child>,
@@ -52,8 +55,13 @@ pub enum Ending {
 }
 
 impl Node {
-    pub(crate) fn new(id: u64, folder: PathBuf, http: SocketAddr, peer: SocketAddr) -> Node {
-        Node { id, http, peer, folder, child: None }
+    pub(crate) fn new(id: u64, folder: PathBuf, Addresses { http, peer, resp }: Addresses) -> Node {
+        Node { id, http, peer, resp, folder, child: None }
+    }
+
+    /// Where it listens.
+    pub(crate) fn addresses(&self) -> Addresses {
+        Addresses { http: self.http, peer: self.peer, resp: self.resp }
     }
 
     /// Its configuration file.
@@ -102,7 +110,7 @@ impl Node {
     }
 
     pub(crate) fn spawn(&mut self, program: &Path) -> Result<(), ClusterError> {
-        ports::check(self.id, &[self.http, self.peer])?;
+        ports::check(self.id, &self.addresses())?;
         let config = self.config();
         let child = process::spawn(program, &config, &self.log())
             .map_err(|source| ClusterError::Program { program: program.to_owned(), source })?;
@@ -205,7 +213,7 @@ impl Cluster {
             self.nodes.iter_mut().filter_map(|node| node.pid().is_none().then_some(node)).collect();
         // Before any of them runs.
         for node in &resting {
-            ports::check(node.id, &[node.http, node.peer])?;
+            ports::check(node.id, &node.addresses())?;
         }
         watch::forget_stop(&self.folder)?;
         for node in &mut resting {

@@ -31,6 +31,8 @@ pub struct Config {
     pub http_port: Option<u16>,
     /// Node 1's port for peers; the others' follow.
     pub peer_port: Option<u16>,
+    /// Node 1's port for the Redis protocol; the others' follow.
+    pub resp_port: Option<u16>,
     /// What is chosen for the cluster as a whole.
     pub choices: Choices,
 }
@@ -72,6 +74,7 @@ struct Keys {
     peer_transport: Option<String>,
     http_port: Option<u16>,
     peer_port: Option<u16>,
+    resp_port: Option<u16>,
     data: Option<PathBuf>,
 }
 
@@ -97,6 +100,7 @@ impl Config {
             nodes,
             http_port: keys.http_port,
             peer_port: keys.peer_port,
+            resp_port: keys.resp_port,
             choices,
         };
         // What no cluster can be is found here, and not only by whoever starts it.
@@ -113,6 +117,7 @@ impl Config {
             nodes: self.nodes,
             http_port: self.http_port,
             peer_port: self.peer_port,
+            resp_port: self.resp_port,
             choices: self.choices.clone(),
         }
     }
@@ -212,13 +217,14 @@ mod tests {
     #[test]
     fn clusters_are_groups_of_nodes_of_their_own() {
         let text = "num_clusters = 2\nnodes_per_cluster = 3\nengine = \"raft\"\nload_factors = [1, 2]\n\
-                    http_port = 8101\npeer_port = 9101\ndata = \"./tmp/clusters\"";
+                    http_port = 8101\npeer_port = 9101\nresp_port = 7101\ndata = \"./tmp/clusters\"";
         let config = parse(text).expect("right");
         let layout = Layout::Pinned { group_nodes: 3, load_factors: vec![1, 2] };
         let choices =
             Choices { consensus: Some("raft".to_owned()), peer_transport: None, layout: Some(layout) };
         let data = Some(PathBuf::from("/etc/./tmp/clusters"));
-        let expected = Config { data, nodes: Some(6), http_port: Some(8101), peer_port: Some(9101), choices };
+        let (http_port, peer_port, resp_port) = (Some(8101), Some(9101), Some(7101));
+        let expected = Config { data, nodes: Some(6), http_port, peer_port, resp_port, choices };
         assert_eq!(config, expected);
         let seeds = config.seeds().expect("addresses");
         assert_eq!(seeds.len(), 6);

@@ -67,7 +67,7 @@ pub enum ClusterError {
     /// Something else listens where a node should.
     #[error(
         "{address} (node {node}) is in use by another program; stop it, or choose other ports \
-         with --http-port and --peer-port (or in Config.toml) and another folder with --data"
+         with --http-port, --peer-port and --resp-port (or in Config.toml) and another folder with --data"
     )]
     PortTaken {
         /// The node.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::cluster::Node;
 use crate::error::ClusterError;
 use crate::plan::{Choices, Layout, Plan};
-use crate::ports;
+use crate::ports::{self, Addresses};
 
 /// Which shards the cluster began with, as `keevee init` was told: what they are now, the nodes know.
 const LAYOUT_FILE: &str = "first-shards";
@@ -27,8 +27,8 @@ const PEER_TRANSPORT_DEFAULT: &str = "grpc";
 pub(crate) async fn create(plan: &Plan) -> Result<(), ClusterError> {
     let addresses = plan.addresses()?;
     // Nothing is written for a cluster that could not start.
-    for (node, (http, peer)) in (1..).zip(&addresses) {
-        ports::check(node, &[*http, *peer])?;
+    for (node, addresses) in (1..).zip(&addresses) {
+        ports::check(node, addresses)?;
     }
     // Prepared aside and moved when done, so that a crash on the way leaves no half-made cluster.
     let draft = plan.folder.join(".new");
@@ -123,26 +123,25 @@ fn write_private(path: &Path, text: &str) -> Result<(), ClusterError> {
     written.map_err(ClusterError::file("write", path))
 }
 
-fn render(
-    cluster: &ClusterTable,
-    engine: &EngineTable,
-    id: u64,
-    addresses: &[(SocketAddr, SocketAddr)],
-) -> String {
+fn render(cluster: &ClusterTable, engine: &EngineTable, id: u64, addresses: &[Addresses]) -> String {
     let EngineTable { consensus } = engine;
-    let (http, peer) = addresses[id as usize - 1];
     let ClusterTable { id: cluster_id, secret, peer_transport } = cluster;
     let mut text = format!(
         "# Node {id} of a local keevee cluster. Start it alone with: keevee server --config <this file>\n\n\
          [cluster]\nid = \"{cluster_id}\"\nsecret = \"{secret}\"\npeer_transport = \"{peer_transport}\"\n\n\
          [engine]\nconsensus = \"{consensus}\"\n\n\
-         [node]\nid = {id}\ndata = \"./data\"\nhttp = \"{http}\"\npeer = \"{peer}\"\n"
+         [node]\nid = {id}\ndata = \"./data\"\n{}",
+        addresses_text(&addresses[id as usize - 1])
     );
-    for (number, (http, peer)) in addresses.iter().enumerate() {
-        let id = number + 1;
-        text += &format!("\n[[member]]\nid = {id}\nhttp = \"{http}\"\npeer = \"{peer}\"\n");
+    for (id, addresses) in (1..).zip(addresses) {
+        text += &format!("\n[[member]]\nid = {id}\n{}", addresses_text(addresses));
     }
     text
+}
+
+fn addresses_text(Addresses { http, peer, resp }: &Addresses) -> String {
+    let resp = resp.map_or_else(String::new, |resp| format!("resp = \"{resp}\"\n"));
+    format!("http = \"{http}\"\npeer = \"{peer}\"\n{resp}")
 }
 
 #[derive(Deserialize)]
@@ -189,6 +188,7 @@ struct NodeTable {
     id: u64,
     http: SocketAddr,
     peer: SocketAddr,
+    resp: Option<SocketAddr>,
 }
 
 #[derive(Deserialize)]
@@ -226,7 +226,8 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
         members = file.member.len();
         consensus = file.engine.consensus;
         peer_transport = file.cluster.peer_transport;
-        nodes.push(Node::new(id, folder, file.node.http, file.node.peer));
+        let NodeTable { http, peer, resp, .. } = file.node;
+        nodes.push(Node::new(id, folder, Addresses { http, peer, resp }));
     }
     let path = folder.join(LAYOUT_FILE);
     let layout = match fs::read_to_string(&path) {
@@ -269,7 +270,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert!(read(folder.path()).expect("an empty folder").is_none());
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let addresses = [(address(8001), address(9001)), (address(8002), address(9002))];
+        let of = |id: u16| Addresses {
+            http: address(8000 + id),
+            peer: address(9000 + id),
+            resp: Some(address(7000 + id)),
+        };
+        let addresses = [of(1), of(2)];
         let peer_transport = "http-json".to_owned();
         let cluster = ClusterTable { id: Uuid::new_v4(), secret: secret(), peer_transport };
         for id in 1..=2 {
@@ -281,7 +287,7 @@ mod tests {
         let existing = read(folder.path()).expect("a cluster").expect("a cluster");
         let nodes = &existing.nodes;
         assert_eq!(nodes.len(), 2);
-        assert_eq!((nodes[1].id, nodes[1].http.port(), nodes[1].peer.port()), (2, 8002, 9002));
+        assert_eq!((nodes[1].id, nodes[1].addresses()), (2, of(2)));
         assert_eq!((existing.consensus.as_str(), existing.peer_transport.as_str()), ("raft", "http-json"));
         assert_eq!(existing.layout, "--shards 1", "as before there were others");
         fs::write(folder.path().join(LAYOUT_FILE), "--shards 16\n").expect("written");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::error::ClusterError;
 use crate::folder::Existing;
-use crate::ports;
+use crate::ports::{self, Addresses};
 
 /// More nodes than this on one machine only hide how little each of them gets.
 pub const NODES_MAX: u64 = 30;
@@ -17,6 +17,8 @@ const NODES_DEFAULT: u64 = 3;
 pub(crate) const HTTP_PORT_DEFAULT: u16 = 8001;
 /// Node 1's port for peers if nothing is said.
 const PEER_PORT_DEFAULT: u16 = 9001;
+/// Node 1's port for the Redis protocol if nothing is said.
+const RESP_PORT_DEFAULT: u16 = 7001;
 
 /// What a new cluster shall be like. What is `None` is as the cluster in the folder has it, else the default.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct Plan {
     pub http_port: Option<u16>,
     /// Node 1's port for peers, the others' follow; 9001 by default, and 0 for any that are free.
     pub peer_port: Option<u16>,
+    /// Node 1's port for the Redis protocol, the others' follow; 7001 by default, and 0 for any that are free.
+    pub resp_port: Option<u16>,
     /// What is chosen for the cluster as a whole.
     pub choices: Choices,
 }
@@ -147,30 +151,43 @@ pub(crate) fn shard_count(key: &str, count: u64) -> Result<u16, ClusterError> {
 }
 
 impl Plan {
-    /// Where each node listens: public address, address for peers. The plan is checked on the way.
-    pub(crate) fn addresses(&self) -> Result<Vec<(SocketAddr, SocketAddr)>, ClusterError> {
+    /// Where each node listens. The plan is checked on the way.
+    pub(crate) fn addresses(&self) -> Result<Vec<Addresses>, ClusterError> {
         let count = self.nodes.unwrap_or(NODES_DEFAULT);
         if !(1..=NODES_MAX).contains(&count) {
             let text = format!("a local cluster has 1 to {NODES_MAX} nodes, not {count}");
             return Err(ClusterError::Plan(text));
         }
         self.choices.layout.clone().unwrap_or_default().check(count)?;
-        let (http, peer) = self.first_ports(count as u16);
-        if u64::from(http.abs_diff(peer)) < count {
-            let text = format!("ports from {http} and from {peer} overlap for {count} nodes");
-            return Err(ClusterError::Plan(text));
+        let [http, peer, resp] = self.first_ports(count as u16);
+        for (one, other) in [(http, peer), (http, resp), (peer, resp)] {
+            if u64::from(one.abs_diff(other)) < count {
+                let text = format!("ports from {one} and from {other} overlap for {count} nodes");
+                return Err(ClusterError::Plan(text));
+            }
         }
-        (1..=count).map(|id| Ok((ports::from_base(http, id)?, ports::from_base(peer, id)?))).collect()
+        let addresses = |id| {
+            let (http, peer) = (ports::from_base(http, id)?, ports::from_base(peer, id)?);
+            Ok(Addresses { http, peer, resp: Some(ports::from_base(resp, id)?) })
+        };
+        (1..=count).map(addresses).collect()
     }
 
-    fn first_ports(&self, count: u16) -> (u16, u16) {
-        let http = self.http_port.unwrap_or(HTTP_PORT_DEFAULT);
-        let peer = self.peer_port.unwrap_or(PEER_PORT_DEFAULT);
-        if http > 0 && peer > 0 {
-            return (http, peer);
+    /// Node 1's ports: for HTTP, for peers, for the Redis protocol.
+    fn first_ports(&self, count: u16) -> [u16; 3] {
+        let asked = [
+            self.http_port.unwrap_or(HTTP_PORT_DEFAULT),
+            self.peer_port.unwrap_or(PEER_PORT_DEFAULT),
+            self.resp_port.unwrap_or(RESP_PORT_DEFAULT),
+        ];
+        if asked.iter().all(|port| *port > 0) {
+            return asked;
         }
-        let free = ports::free_ports(2 * count);
-        (if http > 0 { http } else { free }, if peer > 0 { peer } else { free + count })
+        let mut free = ports::free_ports(3 * count);
+        asked.map(|port| {
+            free += count;
+            if port > 0 { port } else { free - count }
+        })
     }
 
     /// Checks that a cluster that is there already is what the plan asks for.
@@ -203,11 +220,16 @@ impl Plan {
             }
         }
         let Some(first) = nodes.first() else { return Ok(()) };
-        for (name, wanted, has) in
-            [("HTTP", self.http_port, first.http.port()), ("peer", self.peer_port, first.peer.port())]
-        {
-            if let Some(wanted) = wanted.filter(|wanted| *wanted != has && *wanted > 0) {
-                return Err(differs(format!("{name} ports from {has}"), wanted.to_string()));
+        let ports = |address: SocketAddr| format!("ports from {}", address.port());
+        for (name, wanted, has) in [
+            ("HTTP", self.http_port, Some(first.http)),
+            ("peer", self.peer_port, Some(first.peer)),
+            ("RESP", self.resp_port, first.resp),
+        ] {
+            let differs_from = |wanted: &u16| *wanted > 0 && has.is_none_or(|has| has.port() != *wanted);
+            if let Some(wanted) = wanted.filter(differs_from) {
+                let has = has.map_or_else(|| "no ports".to_owned(), ports);
+                return Err(differs(format!("{name} {has}"), wanted.to_string()));
             }
         }
         Ok(())
@@ -225,6 +247,7 @@ mod tests {
             nodes: Some(nodes),
             http_port: Some(http_port),
             peer_port: Some(peer_port),
+            resp_port: None,
             choices: Choices::default(),
         }
     }
@@ -247,10 +270,15 @@ mod tests {
     #[test]
     fn port_0_is_any_that_is_free() {
         let addresses = plan(3, 0, 0).addresses().expect("fine");
-        let http: Vec<u16> = addresses.iter().map(|(http, _)| http.port()).collect();
+        let http: Vec<u16> = addresses.iter().map(|node| node.http.port()).collect();
         assert!(http[0] > 0 && http[1] == http[0] + 1 && http[2] == http[0] + 2);
-        assert_eq!(addresses[0].1.port(), http[2] + 1);
-        assert_eq!(plan(3, 8001, 0).addresses().expect("fine")[0].0.port(), 8001);
+        assert_eq!(addresses[0].peer.port(), http[2] + 1);
+        assert_eq!(plan(3, 8001, 0).addresses().expect("fine")[0].http.port(), 8001);
+        let resp = |port| Plan { resp_port: port, ..plan(3, 8001, 9001) }.addresses();
+        let first = |port| resp(port).expect("fine")[0].resp.expect("listens").port();
+        assert_eq!((first(None), first(Some(7101))), (7001, 7101));
+        assert!(first(Some(0)) > 0);
+        assert!(resp(Some(8003)).is_err(), "ports overlap");
     }
 
     #[test]
@@ -295,7 +323,8 @@ mod tests {
     fn a_cluster_that_is_there_must_be_as_planned() {
         let node = |id: u64| {
             let port = |base| ports::from_base(base, id).expect("a port");
-            crate::Node::new(id, PathBuf::from("."), port(8001), port(9001))
+            let addresses = Addresses { http: port(8001), peer: port(9001), resp: Some(port(7001)) };
+            crate::Node::new(id, PathBuf::from("."), addresses)
         };
         let existing = Existing {
             nodes: vec![node(1), node(2)],
@@ -307,6 +336,7 @@ mod tests {
         assert!(plan(2, 0, 0).check(&existing).is_ok(), "any ports will do");
         assert!(plan(3, 8001, 9001).check(&existing).is_err());
         assert!(plan(2, 8101, 9001).check(&existing).is_err());
+        assert!(Plan { resp_port: Some(7101), ..plan(2, 8001, 9001) }.check(&existing).is_err());
         let with = |consensus: &str, transport: &str| {
             let (consensus, peer_transport) = (Some(consensus.into()), Some(transport.into()));
             let choices = Choices { consensus, peer_transport, layout: None };

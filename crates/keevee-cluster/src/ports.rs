@@ -6,6 +6,23 @@ use keevee_client::Endpoint;
 
 use crate::error::ClusterError;
 
+/// Where a node listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// For clients.
+    pub(crate) http: SocketAddr,
+    /// For other nodes.
+    pub(crate) peer: SocketAddr,
+    /// For clients that speak the Redis protocol.
+    pub(crate) resp: Option<SocketAddr>,
+}
+
+impl Addresses {
+    pub(crate) fn all(&self) -> impl Iterator<Item = SocketAddr> {
+        [Some(self.http), Some(self.peer), self.resp].into_iter().flatten()
+    }
+}
+
 /// The address of node `id` where `base` is node 1's port.
 pub(crate) fn from_base(base: u16, id: u64) -> Result<SocketAddr, ClusterError> {
     let port = u64::from(base) + id - 1;
@@ -39,8 +56,8 @@ pub(crate) fn endpoint(http: SocketAddr) -> Endpoint {
 }
 
 /// Fails if something listens where a node should.
-pub(crate) fn check(node: u64, addresses: &[SocketAddr]) -> Result<(), ClusterError> {
-    match addresses.iter().find(|address| !is_free(**address)) {
+pub(crate) fn check(node: u64, addresses: &Addresses) -> Result<(), ClusterError> {
+    match addresses.all().find(|address| !is_free(*address)) {
         Some(address) => Err(ClusterError::PortTaken { node, address: address.to_string() }),
         None => Ok(()),
     }

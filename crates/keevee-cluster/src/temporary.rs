@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::cluster::Cluster;
 use crate::error::ClusterError;
 use crate::plan::{Choices, Plan};
-use crate::{ports, process};
+use crate::ports::{self, Addresses};
+use crate::process;
 
 /// A cluster on free ports, in a folder of its own. Dropped, it is gone: processes, folder and all.
 #[derive(Debug)]
@@ -57,6 +58,7 @@ impl TemporaryCluster {
             nodes: Some(nodes),
             http_port: Some(0),
             peer_port: Some(0),
+            resp_port: Some(0),
             choices: choices.clone(),
         };
         let cluster = Cluster::open_or_create(&plan).await?;
@@ -72,8 +74,8 @@ impl TemporaryCluster {
     /// A node that can't have its port is no fault of the node.
     fn why_ended(&mut self, node: u64, log: PathBuf, tail: String) -> ClusterError {
         let ended = self.cluster.nodes().iter().find(|ended| ended.id == node);
-        let addresses = ended.map(|ended| [ended.http, ended.peer]).into_iter().flatten();
-        match addresses.into_iter().find(|address| !ports::is_free(*address)) {
+        let addresses = ended.map(|ended| ended.addresses());
+        match addresses.iter().flat_map(Addresses::all).find(|address| !ports::is_free(*address)) {
             Some(address) => ClusterError::PortTaken { node, address: address.to_string() },
             None => ClusterError::NodeEnded { node, log, tail },
         }

@@ -98,6 +98,8 @@ pub struct NodeInfo {
     pub peer: String,
     /// Where clients reach it, over HTTP and gRPC: `host:port`.
     pub http: String,
+    /// Where clients reach it that speak the Redis protocol, if it listens for them: `host:port`.
+    pub resp: Option<String>,
 }
 
 /// Why a map is not one, and what to correct.

@@ -35,9 +35,42 @@ pub struct Config {
     /// How large and how long requests may be.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// How the Redis protocol is spoken.
+    #[serde(default)]
+    pub resp: RespConfig,
     /// What is logged.
     #[serde(default)]
     pub log: LogConfig,
+}
+
+/// How the Redis protocol is spoken, where `[node] resp` says that it is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RespConfig {
+    /// What is done with a command for a key that another node leads.
+    pub redirect: Redirect,
+    /// Connections open at once; more are closed at once.
+    pub connections_max: usize,
+    /// A client that takes none of its replies for so long, or sends nothing of a large request that it has begun, is cut
+    /// off; in milliseconds.
+    pub stalled_ms: u64,
+}
+
+impl Default for RespConfig {
+    fn default() -> RespConfig {
+        RespConfig { redirect: Redirect::Forward, connections_max: 10_000, stalled_ms: 60_000 }
+    }
+}
+
+/// What a node does with a command for a key that another node leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Redirect {
+    /// It has the leader carry it out: any client may use any node.
+    #[default]
+    Forward,
+    /// It tells the client to go there: `MOVED`. Clients must know clusters.
+    Moved,
 }
 
 /// Which cluster: the same on every node.
@@ -65,6 +98,9 @@ pub struct NodeConfig {
     pub http: String,
     /// Where it listens for other nodes, `host:port`.
     pub peer: String,
+    /// Where it listens for clients that speak the Redis protocol, `host:port`; without, it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resp: Option<String>,
     /// Threads that serve connections; 0 means one for every two cores. The log and the replicas have
     /// threads of their own.
     #[serde(default)]
@@ -81,6 +117,9 @@ pub struct MemberConfig {
     pub http: String,
     /// For other nodes, `host:port`.
     pub peer: String,
+    /// For clients that speak the Redis protocol, `host:port`, if it listens for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resp: Option<String>,
 }
 
 /// How leaders are kept and replaced: the same on every node.
@@ -225,8 +264,8 @@ impl Config {
     pub fn first_map(&self, stores: &[FirstMember], shards: &[ShardSpec]) -> Result<ShardMap, ChangeError> {
         let store = |id: u64| stores.iter().find(|(node, _)| node.0 == id).map(|(_, store)| *store);
         let node = |member: &MemberConfig| {
-            let (id, peer, http) = (NodeId(member.id), member.peer.clone(), member.http.clone());
-            store(member.id).map(|store| NodeInfo { id, store, peer, http })
+            let MemberConfig { id, http, peer, resp } = member.clone();
+            store(id).map(|store| NodeInfo { id: NodeId(id), store, peer, http, resp })
         };
         let nodes: Vec<NodeInfo> = self.members.iter().filter_map(node).collect();
         let alone = [self.shard(nodes.len())];
@@ -247,11 +286,13 @@ impl Config {
     /// This node, whose folder has this store, where others reach it.
     pub fn own_node(&self, store: StoreId) -> NodeInfo {
         let listed = self.members.iter().find(|member| member.id == self.node.id);
-        let (peer, http) = match listed {
-            Some(member) => (&member.peer, &member.http),
-            None => (&self.node.peer, &self.node.http),
+        let (peer, http, resp) = match listed {
+            Some(member) => (&member.peer, &member.http, &member.resp),
+            None => (&self.node.peer, &self.node.http, &self.node.resp),
         };
-        NodeInfo { id: self.node_id(), store, peer: peer.clone(), http: http.clone() }
+        // One that listens is reached where it listens, unless the member says otherwise.
+        let resp = self.node.resp.as_ref().map(|own| resp.as_ref().unwrap_or(own).clone());
+        NodeInfo { id: self.node_id(), store, peer: peer.clone(), http: http.clone(), resp }
     }
 
     /// The timing of elections.
@@ -301,6 +342,9 @@ impl Config {
         let LimitsConfig { value_bytes_max, request_timeout_ms, waiting_commands_max, .. } = self.limits;
         if request_timeout_ms == 0 || waiting_commands_max == 0 {
             return Err("[limits] request_timeout_ms and waiting_commands_max must be at least 1".to_owned());
+        }
+        if self.resp.connections_max == 0 || self.resp.stalled_ms == 0 {
+            return Err("[resp] connections_max and stalled_ms must be at least 1".to_owned());
         }
         const VALUE_BYTES_LIMIT: usize = 15 << 20;
         if value_bytes_max == 0 || value_bytes_max > VALUE_BYTES_LIMIT {

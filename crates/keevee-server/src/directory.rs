@@ -131,7 +131,7 @@ mod tests {
 
     fn map() -> ShardMap {
         let store = StoreId(uuid::Uuid::from_u128(1));
-        let node = NodeInfo { id: NodeId(1), store, peer: "p:1".into(), http: "h:1".into() };
+        let node = NodeInfo { id: NodeId(1), store, peer: "p:1".into(), http: "h:1".into(), resp: None };
         let placement = Placement::Spread { replicas: 1 };
         let spec = ShardSpec { name: None, load_factor: 1, consensus: Consensus::Paxos, placement };
         ShardMap::bootstrap(vec![node], Consensus::Paxos, &[spec]).unwrap()

@@ -29,7 +29,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::config::{ClusterConfig, Config, EngineConfig, LimitsConfig, LogConfig, MemberConfig, NodeConfig};
+use crate::config::{
+    ClusterConfig, Config, EngineConfig, LimitsConfig, LogConfig, MemberConfig, NodeConfig, RespConfig,
+};
 use crate::node::Node;
 use crate::server::{Listeners, Server, ServerError};
 use crate::storage::{DataFolder, FolderError};
@@ -80,11 +82,11 @@ impl EmbeddedCluster {
         // All addresses are known, and kept, before any node is told of them.
         let (mut listeners, mut members, mut stores) = (Vec::new(), Vec::new(), Vec::new());
         for id in 1..=nodes {
-            let bound = Listeners::bind("127.0.0.1:0", "127.0.0.1:0").await?;
+            let bound = Listeners::bind("127.0.0.1:0", "127.0.0.1:0", None).await?;
             let [http, peer] = bound.addresses()?;
             let identity = DataFolder::format(&data(folder, id), cluster.id, NodeId(id))?;
             stores.push((NodeId(id), identity.store_id));
-            members.push(MemberConfig { id, http, peer });
+            members.push(MemberConfig { id, http, peer, resp: None });
             listeners.push(bound);
         }
         let mut running = Vec::new();
@@ -96,11 +98,13 @@ impl EmbeddedCluster {
                     data: data(folder, member.id),
                     http: member.http.clone(),
                     peer: member.peer.clone(),
+                    resp: None,
                     io_threads: 0,
                 },
                 members: members.clone(),
                 engine: EngineConfig::default(),
                 limits: LimitsConfig::default(),
+                resp: RespConfig::default(),
                 log: LogConfig::default(),
             };
             let map = config.first_map(&stores, shards)?;

@@ -1,4 +1,4 @@
-//! All server I/O of keevee: node, log writer, RocksDB, transport, HTTP, gRPC, metrics.
+//! All server I/O of keevee: node, log writer, RocksDB, transport, HTTP, gRPC, the Redis protocol, metrics.
 //!
 //! A node is part of the program that embeds it: [`server::Server`] is one node, [`embedded::EmbeddedCluster`] a whole
 //! cluster in one process.
@@ -16,6 +16,7 @@ pub mod join;
 mod map_keeper;
 pub mod metrics;
 pub mod node;
+mod resp;
 pub mod server;
 pub mod storage;
 pub mod transport;

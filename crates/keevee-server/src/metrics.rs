@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
+use keevee_resp::command::COMMANDS;
 use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -103,6 +104,8 @@ pub struct Metrics {
     pub clock_off: IntGauge,
     /// What was refused of peers.
     pub refusals: RefusalMetrics,
+    /// The Redis protocol's.
+    pub resp: RespMetrics,
 }
 
 /// Of one protocol and operation; looked up by position, since every request passes here.
@@ -221,6 +224,73 @@ impl RefusalMetrics {
     }
 }
 
+/// Why a connection of the Redis protocol ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RespEnd {
+    /// In peace: by the client, or since the node stops.
+    Closed,
+    /// It was one too many.
+    TooMany,
+    /// What it sent can't be read.
+    Protocol,
+    /// It spoke HTTP.
+    Http,
+    /// It did not take its replies, or kept others waiting for the rest of a large request.
+    Stalled,
+    /// There was no room for its request.
+    NoRoom,
+}
+
+impl RespEnd {
+    const ALL: [RespEnd; 6] = [
+        RespEnd::Closed,
+        RespEnd::TooMany,
+        RespEnd::Protocol,
+        RespEnd::Http,
+        RespEnd::Stalled,
+        RespEnd::NoRoom,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            RespEnd::Closed => "closed",
+            RespEnd::TooMany => "too_many",
+            RespEnd::Protocol => "protocol",
+            RespEnd::Http => "http",
+            RespEnd::Stalled => "stalled",
+            RespEnd::NoRoom => "no_room",
+        }
+    }
+}
+
+/// Of the Redis protocol.
+#[derive(Clone, Debug)]
+pub struct RespMetrics {
+    /// Connections open.
+    pub connections: IntGauge,
+    /// By position in [`keevee_resp::command::COMMANDS`]; the last are those that are unknown.
+    commands: Vec<IntCounter>,
+    ends: [IntCounter; RespEnd::ALL.len()],
+}
+
+impl RespMetrics {
+    /// Counts a command, by its position in the list of all.
+    pub fn command(&self, position: Option<usize>) {
+        let counter = position.and_then(|position| self.commands.get(position)).or(self.commands.last());
+        counter.inspect(|counter| counter.inc());
+    }
+
+    /// Counts a connection that has ended, or was not taken.
+    pub fn ended(&self, end: RespEnd) {
+        self.ends[end as usize].inc();
+    }
+
+    /// All commands so far.
+    pub fn commands_processed(&self) -> u64 {
+        self.commands.iter().map(IntCounter::get).sum()
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Metrics {
         Metrics::new()
@@ -286,6 +356,7 @@ impl Metrics {
                 "1 while this node's clock differs from most others', so that it leads nothing, else 0.",
             )),
             refusals: refusal_metrics(&register),
+            resp: resp_metrics(&register),
             registry,
         }
     }
@@ -370,6 +441,25 @@ impl Registrar<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+}
+
+fn resp_metrics(register: &Registrar<'_>) -> RespMetrics {
+    let commands =
+        register.counters("keevee_resp_commands_total", "Commands of the Redis protocol.", &["command"]);
+    let ends = register.counters(
+        "keevee_resp_connections_ended_total",
+        "Connections of the Redis protocol that have ended, by why.",
+        &["reason"],
+    );
+    let names = COMMANDS.iter().map(|spec| spec.name).chain(["unknown"]);
+    RespMetrics {
+        connections: register.add(IntGauge::new(
+            "keevee_resp_connections",
+            "Connections of the Redis protocol that are open.",
+        )),
+        commands: names.map(|name| commands.with_label_values(&[name])).collect(),
+        ends: RespEnd::ALL.map(|end| ends.with_label_values(&[end.name()])),
     }
 }
 

@@ -155,6 +155,9 @@ pub struct PeerStatus {
     pub http: String,
     /// Its address for peers.
     pub peer: String,
+    /// Its address for clients that speak the Redis protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resp: Option<String>,
     /// True if it answers (always true of the node asked).
     pub reachable: bool,
     /// How many entries it is behind, in the shard where that is most. A leader knows it of all members, a follower of
@@ -465,6 +468,7 @@ impl Node {
             id: node.id.0,
             http: node.http.clone(),
             peer: node.peer.clone(),
+            resp: node.resp.clone(),
             reachable: node.id == self.parts.id || self.parts.transport.is_reachable(node.id),
             lag: shards.iter().filter_map(|(_, status)| self.lag(node.id, status)).max(),
         };

@@ -46,6 +46,7 @@ use crate::inbox::Inbox;
 use crate::map_keeper::MapKeeper;
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
+use crate::resp::{self, Resp};
 use crate::storage::LogWriter;
 use crate::storage::LogWriterHandle;
 use crate::storage::RocksLog;
@@ -128,6 +129,7 @@ pub struct Server {
     node: Node,
     api: Api<Node>,
     http: TcpListener,
+    resp: Option<(TcpListener, Arc<Resp>)>,
     transport: Arc<dyn PeerTransport>,
     keeper: MapKeeper,
     threads: Threads,
@@ -138,12 +140,18 @@ pub struct Server {
 pub struct Listeners {
     http: TcpListener,
     peer: TcpListener,
+    resp: Option<TcpListener>,
 }
 
 impl Listeners {
-    /// Listens at these addresses, `host:port`; port 0 is any that is free.
-    pub async fn bind(http: &str, peer: &str) -> Result<Listeners, ServerError> {
-        Ok(Listeners { http: listen(http).await?, peer: listen(peer).await? })
+    /// Listens at these addresses, `host:port`; port 0 is any that is free. Without an address for it, the Redis protocol
+    /// is not spoken.
+    pub async fn bind(http: &str, peer: &str, resp: Option<&str>) -> Result<Listeners, ServerError> {
+        let resp = match resp {
+            Some(resp) => Some(listen(resp).await?),
+            None => None,
+        };
+        Ok(Listeners { http: listen(http).await?, peer: listen(peer).await?, resp })
     }
 
     /// What was bound: for clients, for peers.
@@ -157,10 +165,11 @@ impl Listeners {
 }
 
 impl Server {
-    /// Starts a node: its folder is open and both listeners are bound when this returns.
+    /// Starts a node: its folder is open and all listeners are bound when this returns.
     pub async fn start(config: &Config) -> Result<Server, ServerError> {
         let folder = open(config)?;
-        let listeners = Listeners::bind(&config.node.http, &config.node.peer).await?;
+        let NodeConfig { http, peer, resp, .. } = &config.node;
+        let listeners = Listeners::bind(http, peer, resp.as_deref()).await?;
         Server::assemble(config, folder, listeners)
     }
 
@@ -244,10 +253,12 @@ impl Server {
             cluster_id: config.cluster.id,
             authorization,
         };
-        let NodeConfig { id, http: public, peer, .. } = &config.node;
-        tracing::info!(node = id, http = public, peer, "node started");
+        let NodeConfig { id, http: public, peer, resp, .. } = &config.node;
+        tracing::info!(node = id, http = public, peer, resp, "node started");
+        let resp = |listener| (listener, Arc::new(Resp::new(node.clone(), config, Arc::clone(&metrics))));
+        let resp = listeners.resp.map(resp);
         let api = Api::new(node.clone(), settings, metrics);
-        Ok(Server { node, api, http: listeners.http, transport, keeper, threads, lock: folder.lock })
+        Ok(Server { node, api, http: listeners.http, resp, transport, keeper, threads, lock: folder.lock })
     }
 
     /// The store.
@@ -258,13 +269,21 @@ impl Server {
     /// Serves until `shutdown` is ready, then hands leadership over, answers what is in flight, flushes and
     /// returns; or returns the reason why the node had to stop.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Server { node, api, http, transport, keeper, mut threads, lock } = self;
+        let Server { node, api, http, resp, transport, keeper, mut threads, lock } = self;
         // Dropped with this function's future, or when it has stopped the rest.
         let mut keeping = pin!(keeper.run());
         let (stop, mut stopped) = watch::channel(false);
-        let mut serving = tokio::spawn(serve(http, api, async move {
+        let mut stopped_too = stopped.clone();
+        let http = serve(http, api, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
-        }));
+        });
+        let mut serving = tokio::spawn(async move {
+            let Some((listener, resp)) = resp else { return http.await };
+            let resp = resp::serve(listener, resp, async move {
+                let _ = stopped_too.wait_for(|stop| *stop).await;
+            });
+            tokio::join!(http, resp);
+        });
         let mut ended = tokio::select! {
             () = shutdown => Ok(()),
             () = threads.any_ended() => Err(ServerError::Panicked),

@@ -30,8 +30,13 @@ const SHARDS: [ShardId; 2] = [ShardId(1), ShardId(2)];
 
 /// With some map: what it says is not looked at here.
 fn set_first_members(path: &Path, members: &[(NodeId, StoreId)]) -> Result<(), FolderError> {
-    let node =
-        NodeInfo { id: NodeId(1), store: StoreId(Uuid::from_u128(1)), peer: "p".into(), http: "h".into() };
+    let node = NodeInfo {
+        id: NodeId(1),
+        store: StoreId(Uuid::from_u128(1)),
+        peer: "p".into(),
+        http: "h".into(),
+        resp: None,
+    };
     let placement = Placement::Spread { replicas: 1 };
     let spec = ShardSpec { name: None, load_factor: 1, consensus: Consensus::Paxos, placement };
     let map = ShardMap::bootstrap(vec![node], Consensus::Paxos, &[spec]).unwrap();

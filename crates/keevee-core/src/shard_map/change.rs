@@ -136,8 +136,8 @@ impl ShardMap {
     /// its addresses: what is sent to it would reach that one.
     pub fn set_node(&self, node: NodeInfo) -> Result<ShardMap, ChangeError> {
         for other in self.nodes.iter().filter(|other| other.id != node.id) {
-            let taken = |address: &&String| [&other.peer, &other.http].contains(address);
-            if let Some(address) = [&node.peer, &node.http].into_iter().find(taken) {
+            let taken = |address: &&String| addresses(other).any(|known| known == *address);
+            if let Some(address) = addresses(&node).find(taken) {
                 return Err(ChangeError::AddressTaken { address: address.clone(), node: other.id });
             }
         }
@@ -209,6 +209,11 @@ impl ShardMap {
             slots => Err(ChangeError::WouldMoveSlots { shard, load_factor, slots }),
         }
     }
+}
+
+/// Where a node is reached, by whomever.
+fn addresses(node: &NodeInfo) -> impl Iterator<Item = &String> {
+    [Some(&node.peer), Some(&node.http), node.resp.as_ref()].into_iter().flatten()
 }
 
 impl ShardSpec {

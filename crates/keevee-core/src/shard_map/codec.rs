@@ -38,6 +38,7 @@ pub fn encode(map: &ShardMap) -> Bytes {
         store_id: Bytes::copy_from_slice(node.store.0.as_bytes()),
         peer: node.peer.clone(),
         http: node.http.clone(),
+        resp: node.resp.clone(),
     };
     let shard = |shard: &ShardInfo| proto::Shard {
         id: shard.id.0,
@@ -80,7 +81,8 @@ pub fn decode(bytes: Bytes) -> Result<ShardMap, ShardMapDecodeError> {
 
 fn node_from_proto(message: proto::Node) -> Result<NodeInfo, DecodeError> {
     let store = Uuid::from_slice(&message.store_id).map_err(|_| DecodeError::BadField("store id"))?;
-    Ok(NodeInfo { id: NodeId(message.id), store: StoreId(store), peer: message.peer, http: message.http })
+    let proto::Node { id, peer, http, resp, .. } = message;
+    Ok(NodeInfo { id: NodeId(id), store: StoreId(store), peer, http, resp })
 }
 
 fn shard_from_proto(message: proto::Shard) -> Result<ShardInfo, DecodeError> {

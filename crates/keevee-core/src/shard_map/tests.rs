@@ -21,6 +21,7 @@ fn node(id: u64) -> NodeInfo {
         store: StoreId(Uuid::from_u128(u128::from(id))),
         peer: format!("10.0.0.{id}:7101"),
         http: format!("10.0.0.{id}:7001"),
+        resp: None,
     }
 }
 
@@ -235,7 +236,12 @@ fn no_node_comes_to_the_address_of_another() {
     let map = sample();
     let moved = NodeInfo { peer: "10.0.0.7:7101".to_owned(), ..node(2) };
     assert_eq!(map.set_node(moved.clone()).unwrap().node(NodeId(2)), Some(&moved));
-    for wrong in [NodeInfo { http: node(3).http, ..node(4) }, NodeInfo { peer: node(3).peer, ..node(2) }] {
+    let taken = Some(node(3).http);
+    for wrong in [
+        NodeInfo { http: node(3).http, ..node(4) },
+        NodeInfo { peer: node(3).peer, ..node(2) },
+        NodeInfo { resp: taken, ..node(2) },
+    ] {
         let refused = map.set_node(wrong).unwrap_err();
         assert!(matches!(refused, ChangeError::AddressTaken { node: NodeId(3), .. }), "{refused}");
     }
@@ -366,7 +372,9 @@ fn what_is_no_map_is_refused() {
 #[test]
 fn a_map_survives_its_encoding() {
     let many = bootstrap(nodes(9), &vec![spread(3); 100]).unwrap();
-    for map in [sample(), many] {
+    let speaks_resp = NodeInfo { resp: Some("10.0.0.2:6379".to_owned()), ..node(2) };
+    let with_resp = sample().set_node(speaks_resp).unwrap();
+    for map in [sample(), many, with_resp] {
         assert_eq!(decode(encode(&map)), Ok(map));
     }
 }

@@ -123,12 +123,15 @@ pub(crate) struct Joining {
     pub(crate) store_id: Uuid,
     pub(crate) http: String,
     pub(crate) peer: String,
+    /// A node of an older version does not know of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resp: Option<String>,
 }
 
 impl Joining {
     pub(crate) fn new(cluster_id: Uuid, node: NodeInfo) -> Joining {
-        let NodeInfo { id, store, peer, http } = node;
-        Joining { cluster_id, id: id.0, store_id: store.0, http, peer }
+        let NodeInfo { id, store, peer, http, resp } = node;
+        Joining { cluster_id, id: id.0, store_id: store.0, http, peer, resp }
     }
 }
 
@@ -142,7 +145,7 @@ pub(super) async fn add_node<S: Store>(
     check_secret(headers.get(AUTHORIZATION), authorization)
         .map_err(|refusal| Problem::invalid(refusal.to_string()).with_status(StatusCode::FORBIDDEN))?;
     let malformed = |error| Problem::invalid(format!("the body does not describe a node: {error}"));
-    let Object(Joining { cluster_id: theirs, id, store_id, http, peer }) =
+    let Object(Joining { cluster_id: theirs, id, store_id, http, peer, resp }) =
         serde_json::from_slice(&body).map_err(malformed)?;
     if theirs != *cluster_id {
         return Err(Problem::invalid(format!("the node is of cluster {theirs}, this is {cluster_id}")));
@@ -159,7 +162,7 @@ pub(super) async fn add_node<S: Store>(
             }
         }
     }
-    let node = NodeInfo { id: NodeId(id), store: StoreId(store_id), peer, http };
+    let node = NodeInfo { id: NodeId(id), store: StoreId(store_id), peer, http, resp };
     let map = api.store.change_map(move |map| map.set_node(node)).await?;
     Ok(([(CONTENT_TYPE, "application/x-protobuf")], codec::encode(&map)).into_response())
 }

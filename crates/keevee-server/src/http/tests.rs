@@ -59,8 +59,13 @@ impl FakeStore {
 impl FakeStore {
     fn map(&self) -> ShardMap {
         let store = StoreId(uuid::Uuid::from_u128(1));
-        let node =
-            NodeInfo { id: NodeId(1), store, peer: "localhost:9001".into(), http: "localhost:8001".into() };
+        let node = NodeInfo {
+            id: NodeId(1),
+            store,
+            peer: "localhost:9001".into(),
+            http: "localhost:8001".into(),
+            resp: None,
+        };
         let spec = ShardSpec {
             name: None,
             load_factor: 1,
@@ -165,7 +170,7 @@ impl Store for FakeStore {
 
     async fn nodes(&self) -> Vec<PeerStatus> {
         let (http, peer) = ("localhost:8001".into(), "localhost:9001".into());
-        vec![PeerStatus { id: 1, http, peer, reachable: true, lag: None }]
+        vec![PeerStatus { id: 1, http, peer, resp: None, reachable: true, lag: None }]
     }
 
     fn carp(&self) -> CarpView {

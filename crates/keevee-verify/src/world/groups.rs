@@ -134,7 +134,7 @@ fn map_of_one(plan: &Plan, consensus: Consensus) -> ShardMap {
 fn nodes(plan: &Plan) -> Vec<NodeInfo> {
     let node = |id: u64| {
         let (peer, http) = (format!("node-{id}:7001"), format!("node-{id}:8001"));
-        NodeInfo { id: NodeId(id), store: StoreId(Uuid::from_u128(id.into())), peer, http }
+        NodeInfo { id: NodeId(id), store: StoreId(Uuid::from_u128(id.into())), peer, http, resp: None }
     };
     (1..=plan.nodes).map(node).collect()
 }

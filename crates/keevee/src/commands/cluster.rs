@@ -72,7 +72,7 @@ Examples:
   keevee cluster start --nodes 5 --shards 16 --replicas 3
   keevee cluster start --consensus raft
   keevee cluster start --peer-transport http-json
-  keevee cluster start --data /var/tmp/kv --http-port 8101 --peer-port 9101
+  keevee cluster start --data /var/tmp/kv --http-port 8101 --peer-port 9101 --resp-port 7101
   keevee cluster start --config Config.toml --output json
 
 docs/operations.md explains every key of Config.toml.")]
@@ -97,6 +97,9 @@ pub(crate) struct StartArguments {
     /// Node 1's port for the other nodes, theirs follow; 0: any that are free [default: 9001]
     #[arg(long, value_name = "PORT", conflicts_with = "config")]
     peer_port: Option<u16>,
+    /// Node 1's port for the Redis protocol, the others' follow; 0: any that are free [default: 7001]
+    #[arg(long, value_name = "PORT", conflicts_with = "config")]
+    resp_port: Option<u16>,
     /// What the nodes speak to each other [default: grpc]
     #[arg(long, value_enum, value_name = "PROTOCOL", conflicts_with = "config")]
     peer_transport: Option<PeerTransport>,
@@ -213,8 +216,8 @@ impl StartArguments {
             peer_transport: self.peer_transport.map(|transport| transport.name().to_owned()),
             layout,
         };
-        let (nodes, http_port, peer_port) = (self.nodes, self.http_port, self.peer_port);
-        Ok(Plan { folder, program, nodes, http_port, peer_port, choices })
+        let StartArguments { nodes, http_port, peer_port, resp_port, .. } = *self;
+        Ok(Plan { folder, program, nodes, http_port, peer_port, resp_port, choices })
     }
 }
 
@@ -295,8 +298,9 @@ fn introduce(cluster: &mut Cluster, started: &[u64], rows: &[Row]) {
     }
     for node in cluster.nodes() {
         let row = rows.iter().find(|row| row.node == node.id);
-        let line =
-            format!("  node {}  http://{}  {}", node.id, node.http, row.map_or_else(String::new, leads));
+        let resp = node.resp.map_or_else(String::new, |resp| format!("redis://{resp}  "));
+        let leads = row.map_or_else(String::new, leads);
+        let line = format!("  node {}  http://{}  {resp}{leads}", node.id, node.http);
         println!("{}", line.trim_end());
     }
     let ports: Vec<_> = cluster.nodes().iter().map(|node| node.http).collect();
@@ -304,6 +308,9 @@ fn introduce(cluster: &mut Cluster, started: &[u64], rows: &[Row]) {
     println!("Try it:");
     println!("  curl -X PUT http://{first}/kv/color/green");
     println!("  curl http://{last}/kv/color");
+    if let Some(resp) = cluster.nodes()[0].resp {
+        println!("  redis-cli -p {} GET color", resp.port());
+    }
     println!("Logs: keevee.log in {folder}/node*/");
 }
 
@@ -360,7 +367,10 @@ async fn show(arguments: &StatusArguments) -> Result<(), Failure> {
     }
     if as_json {
         if rows.is_empty() {
-            let silent = cluster.nodes().iter().map(|node| Row::new(node.id, node.http.to_string(), None));
+            let silent = cluster.nodes().iter().map(|node| Row {
+                resp: node.resp.map(|resp| resp.to_string()),
+                ..Row::new(node.id, node.http.to_string(), None)
+            });
             rows = silent.collect();
         }
         let nodes = with_pids(&mut cluster, rows);
@@ -377,7 +387,8 @@ fn processes(cluster: &mut Cluster) {
             Some(pid) => format!("runs as process {pid}"),
             None => "is not running".to_owned(),
         };
-        println!("node {} {state}: http://{}", node.id, node.http);
+        let resp = node.resp.map_or_else(String::new, |resp| format!("  redis://{resp}"));
+        println!("node {} {state}: http://{}{resp}", node.id, node.http);
     }
 }
 

@@ -40,6 +40,9 @@ pub(crate) struct Row {
     pub(crate) node: u64,
     /// Its public address.
     pub(crate) http: String,
+    /// Its address for clients that speak the Redis protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resp: Option<String>,
     /// What it says.
     pub(crate) status: Option<NodeStatus>,
     /// Why it says nothing.
@@ -48,7 +51,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// What came from a node's address, if anything did.
+    /// What came from a node's public address, if anything did.
     pub(crate) fn new(node: u64, http: String, answer: Option<NodeStatus>) -> Row {
         let (status, unreachable) = match answer {
             Some(status) if status.node_id == node => (Some(status), None),
@@ -56,7 +59,7 @@ impl Row {
             Some(other) => (None, Some(format!("another node answers there: {}", other.node_id))),
             None => (None, Some("does not answer".to_owned())),
         };
-        Row { node, http, status, unreachable }
+        Row { node, http, resp: None, status, unreachable }
     }
 
     fn unreachable(&self) -> String {
@@ -85,7 +88,7 @@ pub(crate) async fn rows(client: &Client) -> Result<Vec<Row>, Failure> {
     for peer in client.nodes().await? {
         asked.spawn(async move {
             let answer = status_of(&peer.http).await;
-            Row::new(peer.id, peer.http, answer)
+            Row { resp: peer.resp, ..Row::new(peer.id, peer.http, answer) }
         });
     }
     let mut rows = asked.join_all().await;
@@ -119,7 +122,7 @@ pub(crate) fn leader(rows: &[Row], shard: u32) -> Option<u64> {
 /// A line for each node, and one for each shard.
 pub(crate) fn tables(rows: &[Row], shards: &[Shard]) -> String {
     let nodes: Vec<_> = rows.iter().map(node_line).collect();
-    let nodes = table(["node", "http", "shards", "leads", "state"], &nodes);
+    let nodes = table(["node", "http", "resp", "shards", "leads", "state"], &nodes);
     // The system shard last: it is not what people look for.
     let (system, data): (Vec<&Shard>, _) = shards.iter().partition(|shard| shard.view.id == ShardId::SYSTEM);
     let lines: Vec<_> = data.into_iter().chain(system).map(|shard| shard_line(rows, shard)).collect();
@@ -127,14 +130,15 @@ pub(crate) fn tables(rows: &[Row], shards: &[Shard]) -> String {
     format!("{nodes}\n{shards}")
 }
 
-fn node_line(row: &Row) -> [String; 5] {
+fn node_line(row: &Row) -> [String; 6] {
     let (node, http) = (row.node.to_string(), row.http.clone());
+    let resp = row.resp.clone().unwrap_or_else(|| "-".to_owned());
     let Some(status) = &row.status else {
-        return [node, http, "-".to_owned(), "-".to_owned(), row.unreachable()];
+        return [node, http, resp, "-".to_owned(), "-".to_owned(), row.unreachable()];
     };
     let data = || status.shards.iter().filter(|shard| shard.shard > 0);
     let leads = data().filter(|shard| shard.role == "leader").count();
-    [node, http, data().count().to_string(), leads.to_string(), "ok".to_owned()]
+    [node, http, resp, data().count().to_string(), leads.to_string(), "ok".to_owned()]
 }
 
 fn shard_line(rows: &[Row], Shard { view, slots }: &Shard) -> [String; 8] {

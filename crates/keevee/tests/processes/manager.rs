@@ -23,9 +23,10 @@ struct Files {
 impl Files {
     fn new(text: &str) -> Files {
         let folder = tempfile::tempdir().expect("a folder");
-        let http = free_ports(12);
-        let peer = http + 6;
-        let text = format!("{text}\nhttp_port = {http}\npeer_port = {peer}\ndata = \"data\"\n");
+        let http = free_ports(18);
+        let (peer, resp) = (http + 6, http + 12);
+        let text =
+            format!("{text}\nhttp_port = {http}\npeer_port = {peer}\nresp_port = {resp}\ndata = \"data\"\n");
         fs::write(folder.path().join("Config.toml"), text).expect("written");
         Files { folder }
     }

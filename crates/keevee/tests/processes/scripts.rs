@@ -43,7 +43,7 @@ fn script(shell: &str, name: &str, arguments: &[&str], folder: &Path) -> (i32, S
 /// Starts a cluster by the script, at ports that are free: another program may take one meanwhile.
 fn start_with(shell: &str, folder: &Path, options: &[&str]) -> String {
     for _ in 0..5 {
-        let ports = ["--http-port", "0", "--peer-port", "0"];
+        let ports = ["--http-port", "0", "--peer-port", "0", "--resp-port", "0"];
         let arguments = [&["--data", "data"], &ports[..], options].concat();
         let (code, text) = script(shell, "start_server.sh", &arguments, folder);
         if code == 0 {

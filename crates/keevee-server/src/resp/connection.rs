@@ -1,0 +1,243 @@
+//! One connection: reads what has come, has it carried out, writes the replies; then reads on.
+//!
+//! Nothing is read while replies wait to be written, so a client that does not take its replies is not read from, and
+//! after a while cut off. What a connection holds is bounded: a little for each, more only while there is room that all
+//! of them share. Idle, it holds no buffer at all.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use keevee_resp::command::COMMANDS;
+use keevee_resp::parser::Parser;
+use keevee_resp::reply::Reply;
+use keevee_resp::session::{Session, Step};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::group::{Group, Reads};
+use super::{Resp, now};
+use crate::metrics::RespEnd;
+
+/// Room made for what comes next, if nothing is known of it.
+const READ_BYTES: usize = 16 << 10;
+/// So much is read before it is looked at: what came together goes to the store together.
+const GATHERED_BYTES: usize = 64 << 10;
+/// So much a connection may hold without asking for shared room.
+const OWN_BYTES: usize = GATHERED_BYTES + READ_BYTES;
+/// So many bytes of replies are written before the next group is carried out.
+const REPLY_BYTES: usize = 256 << 10;
+/// How long a large request waits for shared room.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    session: Session,
+    parser: Parser,
+    buffer: BytesMut,
+    replies: BytesMut,
+    reads: Reads,
+    /// The shared room that the buffer has.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, id: u64, resp: &Resp) -> Connection {
+        Connection {
+            stream,
+            session: Session::new(id),
+            parser: Parser::new(resp.parser_limits),
+            buffer: BytesMut::new(),
+            replies: BytesMut::new(),
+            reads: Reads::default(),
+            room: None,
+        }
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(mut connection: Connection, resp: Arc<Resp>, mut stopping: watch::Receiver<()>) {
+    resp.metrics.resp.connections.inc();
+    let end = loop {
+        if let Err(end) = connection.read(&resp, &mut stopping).await {
+            break end;
+        }
+        // Boxed, so that an idle connection has no room for it.
+        if let Err(end) = Box::pin(connection.carry_out(&resp)).await {
+            break end;
+        }
+    };
+    resp.metrics.resp.connections.dec();
+    resp.metrics.resp.ended(end);
+}
+
+impl Connection {
+    /// Waits until something has come, and takes what has.
+    async fn read(&mut self, resp: &Resp, stopping: &mut watch::Receiver<()>) -> Result<(), RespEnd> {
+        if self.parser.is_idle(&self.buffer) {
+            self.buffer = BytesMut::new();
+            self.room = None;
+        }
+        loop {
+            let ready = self.stream.readable();
+            if self.room.is_some() {
+                // It holds what others may need.
+                tokio::time::timeout(resp.stalled, ready).await.map_err(|_| RespEnd::Stalled)?
+            } else {
+                tokio::select! {
+                    ready = ready => ready,
+                    _ = stopping.changed() => return Err(RespEnd::Closed),
+                }
+            }
+            .map_err(|_| RespEnd::Closed)?;
+            let before = self.buffer.len();
+            loop {
+                self.make_room(resp).await?;
+                match self.stream.try_read_buf(&mut self.buffer) {
+                    Ok(0) => return Err(RespEnd::Closed),
+                    Ok(_) if self.buffer.len() - before < GATHERED_BYTES => {}
+                    Ok(_) => return Ok(()),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(_) => return Err(RespEnd::Closed),
+                }
+            }
+            // It said that something has come; that may have been wrong.
+            if self.buffer.len() > before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes room to read into: as much again as there is, so that who announces much and sends little holds little.
+    async fn make_room(&mut self, resp: &Resp) -> Result<(), RespEnd> {
+        if self.buffer.capacity() > self.buffer.len() {
+            return Ok(());
+        }
+        let length = self.buffer.len();
+        let wanted = self.parser.needs(&self.buffer).clamp(READ_BYTES, length.max(READ_BYTES));
+        let held = OWN_BYTES + self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if let Some(missing) = (length + wanted).checked_sub(held).filter(|missing| *missing > 0) {
+            let missing = u32::try_from(missing).map_err(|_| RespEnd::NoRoom)?;
+            let acquired = Arc::clone(&resp.room).acquire_many_owned(missing);
+            match tokio::time::timeout(ROOM_PATIENCE, acquired).await {
+                Ok(Ok(more)) => match &mut self.room {
+                    Some(room) => room.merge(more),
+                    None => self.room = Some(more),
+                },
+                _ => {
+                    let reply =
+                        Reply::Error("OOM too many large requests are under way: try again".to_owned());
+                    self.reply(&reply);
+                    self.write(resp).await?;
+                    return Err(RespEnd::NoRoom);
+                }
+            }
+        }
+        self.buffer.reserve(wanted);
+        Ok(())
+    }
+
+    /// Carries out all commands that have come, in groups, and writes the replies.
+    async fn carry_out(&mut self, resp: &Resp) -> Result<(), RespEnd> {
+        let mut group = Group::new(resp);
+        loop {
+            let request = match self.parser.parse(&mut self.buffer) {
+                Ok(Some(request)) => request,
+                Ok(None) => break,
+                Err(error) => {
+                    self.finish(&mut group, resp).await?;
+                    self.reply(&Reply::error(error));
+                    self.write(resp).await?;
+                    return Err(RespEnd::Protocol);
+                }
+            };
+            let (command, step) = self.session.take(request, now(), &resp.settings);
+            resp.metrics.resp.command(command);
+            match step {
+                Step::Reply(reply) => group.push_reply(reply, self.session.version()),
+                Step::Data(data) => {
+                    if !group.has_room_for(&data, &self.reads) {
+                        self.finish(&mut group, resp).await?;
+                    }
+                    let is_readonly = self.session.is_readonly();
+                    if group.takes(&data, &self.reads) {
+                        group.push(data, is_readonly, self.session.version());
+                    } else {
+                        self.finish(&mut group, resp).await?;
+                        let reply = resp.in_parts(data, &mut self.reads, is_readonly).await;
+                        self.reply(&reply);
+                    }
+                }
+                Step::CutOff => {
+                    self.finish(&mut group, resp).await?;
+                    self.write(resp).await?;
+                    let command = command.map_or("", |command| COMMANDS[command].name);
+                    tracing::warn!(command, "HTTP was sent to the RESP port: the connection is cut off");
+                    return Err(RespEnd::Http);
+                }
+                Step::Close(reply) => {
+                    self.finish(&mut group, resp).await?;
+                    self.reply(&reply);
+                    self.write(resp).await?;
+                    return Err(RespEnd::Closed);
+                }
+                step => {
+                    self.finish(&mut group, resp).await?;
+                    let reply = self.alone(step, resp).await;
+                    self.reply(&reply);
+                }
+            }
+            if group.is_full() || self.replies.len() >= REPLY_BYTES {
+                self.finish(&mut group, resp).await?;
+            }
+        }
+        self.finish(&mut group, resp).await?;
+        self.write(resp).await
+    }
+
+    /// Carries out what can't be part of a group.
+    async fn alone(&mut self, step: Step, resp: &Resp) -> Reply {
+        match step {
+            Step::Batch(batch) => resp.transaction(batch).await,
+            Step::Watch(keys) => match resp.versions(keys, &mut self.reads).await {
+                Ok(found) => {
+                    self.session.watch(found);
+                    Reply::OK
+                }
+                Err(reply) => reply,
+            },
+            Step::Keyspace(keyspace) => resp.keyspace(keyspace).await.unwrap_or_else(|reply| reply),
+            Step::Server(call) => resp.server_call(call).await,
+            // They are what groups are made of, or ends.
+            Step::Reply(reply) | Step::Close(reply) => reply,
+            Step::Data(_) | Step::CutOff => Reply::error("not a command of its own"),
+        }
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        reply.encode(self.session.version(), &mut self.replies);
+    }
+
+    /// Carries out the group, and writes the replies if they have become many.
+    async fn finish(&mut self, group: &mut Group<'_>, resp: &Resp) -> Result<(), RespEnd> {
+        if !group.is_empty() {
+            group.carry_out(&mut self.reads, &mut self.replies).await;
+        }
+        if self.replies.len() >= REPLY_BYTES { self.write(resp).await } else { Ok(()) }
+    }
+
+    async fn write(&mut self, resp: &Resp) -> Result<(), RespEnd> {
+        while self.replies.has_remaining() {
+            let written = self.stream.write_buf(&mut self.replies);
+            match tokio::time::timeout(resp.stalled, written).await {
+                Ok(Ok(0) | Err(_)) => return Err(RespEnd::Closed),
+                Ok(Ok(_)) => {}
+                Err(_) => return Err(RespEnd::Stalled),
+            }
+        }
+        self.replies = BytesMut::new();
+        Ok(())
+    }
+}
