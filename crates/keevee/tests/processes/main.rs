@@ -29,6 +29,7 @@ mod load;
 mod manager;
 mod pauses;
 mod quiescence;
+mod redis;
 mod scans;
 mod scripts;
 mod service;

@@ -1,0 +1,175 @@
+//! Bad input: it is cut off, holds little, and disturbs nobody.
+
+use std::time::{Duration, Instant};
+
+use keevee_cluster::until;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::client::{Reply, Resp};
+use super::{address, bulk, connect};
+use crate::{PATIENCE, start};
+
+/// Idle connections of the test: each needs a file descriptor at both ends, and tests run side by side.
+const IDLE_CONNECTIONS: usize = 1_000;
+/// What an idle connection may cost, in bytes. Without its buffers it is a task and a socket; much more would be a buffer.
+const IDLE_BYTES_MAX: u64 = 8 << 10;
+
+/// What comes on a connection until its end.
+async fn to_the_end(address: &str, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    // It may be cut off while this is sent.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an end");
+    let _ = read;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn metric(cluster: &mut keevee_cluster::TemporaryCluster, id: u64, name: &str) -> f64 {
+    let endpoint = cluster.node(id).expect("a node").endpoint();
+    let mut connection = keevee_client::Connection::open(&endpoint, PATIENCE).await.expect("a connection");
+    let (_, text) = connection.ask("/metrics").await.expect("metrics");
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+fn memory_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
+    line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok()).expect("a number") * 1024
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_redis_is_cut_off() {
+    let mut cluster = start(1, "paxos").await;
+    let address = address(&mut cluster, 1);
+    assert_eq!(to_the_end(&address, b"POST / HTTP/1.1\r\nHost: x\r\n\r\nSET a 1\r\n").await, "");
+    let answer = to_the_end(&address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\nSET a 1\r\n").await;
+    assert_eq!(answer, "-ERR wrong number of arguments for 'get' command\r\n");
+    for (bytes, answer) in [
+        (&b"*1\r\n$536870912\r\n"[..], "-ERR Protocol error: invalid bulk length\r\n"),
+        (b"*1048577\r\n", "-ERR Protocol error: invalid multibulk length\r\n"),
+        (b"*1\r\n!1\r\n", "-ERR Protocol error: expected '$', got '!'\r\n"),
+        (b"set a \"b\r\n", "-ERR Protocol error: unbalanced quotes in request\r\n"),
+        (b"PING\r\n*x\r\n", "+PONG\r\n-ERR Protocol error: invalid multibulk length\r\n"),
+    ] {
+        assert_eq!(to_the_end(&address, bytes).await, answer);
+    }
+    assert_eq!(connect(&mut cluster, 1).await.ask(&["GET", "a"]).await, Reply::Null);
+    let ended = |reason: &str| format!("keevee_resp_connections_ended_total{{reason=\"{reason}\"}}");
+    assert_eq!(metric(&mut cluster, 1, &ended("http")).await, 2.0);
+    assert_eq!(metric(&mut cluster, 1, &ended("protocol")).await, 5.0);
+    assert_eq!(metric(&mut cluster, 1, "keevee_resp_commands_total{command=\"ping\"}").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_and_slow_connections_hold_little() {
+    let mut cluster = start(1, "paxos").await;
+    let pid = cluster.node(1).expect("a node").pid().expect("it runs");
+    let address = address(&mut cluster, 1);
+    let mut idle = Vec::new();
+    for _ in 0..IDLE_CONNECTIONS / 10 {
+        idle.push(Resp::connect(&address).await);
+        idle.last_mut().expect("one").ask(&["PING"]).await;
+    }
+    let before = memory_bytes(pid);
+    while idle.len() < IDLE_CONNECTIONS {
+        let mut resp = Resp::connect(&address).await;
+        // Each has been of use once.
+        assert_eq!(resp.ask(&["SET", "a", &"x".repeat(1000)]).await, Reply::ok());
+        idle.push(resp);
+    }
+    let connections = (IDLE_CONNECTIONS - IDLE_CONNECTIONS / 10) as u64;
+    let each = memory_bytes(pid).saturating_sub(before) / connections;
+    println!("an idle connection costs about {each} bytes");
+    assert!(each <= IDLE_BYTES_MAX, "an idle connection costs {each} bytes");
+    // One that has sent half a request waits, and the others do not wait for it.
+    let mut slow = Resp::connect(&address).await;
+    slow.writer.write_all(b"*2\r\n$3\r\nGE").await.expect("sent");
+    assert_eq!(idle[0].ask(&["STRLEN", "a"]).await, Reply::Integer(1000));
+    slow.writer.write_all(b"T\r\n$1\r\na\r\n").await.expect("sent");
+    assert_eq!(slow.receive().await.text().len(), 1000);
+    assert_eq!(metric(&mut cluster, 1, "keevee_resp_connections").await, IDLE_CONNECTIONS as f64 + 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_of_a_million_commands_needs_bounded_memory() {
+    const COMMANDS: usize = 1_000_000;
+    let mut cluster = start(1, "paxos").await;
+    let pid = cluster.node(1).expect("a node").pid().expect("it runs");
+    let address = address(&mut cluster, 1);
+    let before = memory_bytes(pid);
+    let (mut reader, mut writer) = TcpStream::connect(&address).await.expect("a connection").into_split();
+    let writing = tokio::spawn(async move {
+        let some = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n".repeat(1000);
+        for _ in 0..COMMANDS / 1000 {
+            writer.write_all(&some).await.expect("sent");
+        }
+        writer
+    });
+    let (mut left, mut most) = (COMMANDS * b"$-1\r\n".len(), 0);
+    let mut buffer = vec![0; 1 << 16];
+    while left > 0 {
+        let read = timeout(PATIENCE, reader.read(&mut buffer)).await.expect("in time").expect("replies");
+        assert!(read > 0, "cut off");
+        left -= read;
+        most = most.max(memory_bytes(pid));
+    }
+    writing.await.expect("sent");
+    let grown = most.saturating_sub(before) >> 20;
+    println!("a million commands on one connection cost at most {grown} MiB");
+    assert!(grown < 64, "{grown} MiB more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_never_reads_is_not_read_from_and_then_cut_off() {
+    let mut cluster = start(1, "paxos").await;
+    let config = cluster.node(1).expect("a node").config();
+    cluster.stop_node(1, PATIENCE).await.expect("stopped");
+    let text = std::fs::read_to_string(&config).expect("its configuration");
+    std::fs::write(&config, format!("{text}\n[resp]\nstalled_ms = 1000\n")).expect("written");
+    cluster.start().expect("started");
+    cluster.wait_ready(PATIENCE).await.expect("ready");
+    let address = address(&mut cluster, 1);
+    let mut other = connect(&mut cluster, 1).await;
+    let value = "x".repeat(100_000);
+    assert_eq!(other.ask(&["SET", "a", &value]).await, Reply::ok());
+    let pid = cluster.node(1).expect("a node").pid().expect("it runs");
+    let before = memory_bytes(pid);
+    let mut greedy = TcpStream::connect(&address).await.expect("a connection");
+    let some = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n".repeat(1000);
+    // Sends until it is cut off, and never reads.
+    let started = Instant::now();
+    let cut_off = async { while greedy.write_all(&some).await.is_ok() {} };
+    timeout(PATIENCE, cut_off).await.expect("it is cut off");
+    println!("cut off after {:?}", started.elapsed());
+    assert_eq!(other.ask(&["GET", "a"]).await, bulk(&value));
+    let stalled = "keevee_resp_connections_ended_total{reason=\"stalled\"}";
+    assert_eq!(metric(&mut cluster, 1, stalled).await, 1.0);
+    let grown = memory_bytes(pid).saturating_sub(before) >> 20;
+    assert!(grown < 256, "{grown} MiB more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_values_go_in_and_out() {
+    let mut cluster = start(3, "paxos").await;
+    let mut resp = connect(&mut cluster, 3).await;
+    let value = "v".repeat(8 << 20);
+    assert_eq!(resp.ask(&["SET", "large", &value]).await, Reply::ok());
+    for _ in 0..20 {
+        resp.send(&["GET", "large"]).await;
+    }
+    for _ in 0..20 {
+        assert_eq!(resp.receive().await.text().len(), value.len());
+    }
+    // One byte more is refused before it comes.
+    let head = format!("*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n${}\r\n", value.len() + 1);
+    resp.writer.write_all(head.as_bytes()).await.expect("sent");
+    assert_eq!(resp.receive().await.text(), "ERR Protocol error: invalid bulk length");
+    let ends =
+        until(Duration::from_secs(20), async || resp.try_receive().await.is_none().then_some(())).await;
+    assert!(ends.is_some());
+}
