@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
-use keevee_core::command::Expect;
+use keevee_core::command::{Expect, Expiry, ExpiryOnly, Only};
 use keevee_core::error::ErrorKind;
 use keevee_core::kv::{self, condition, request, response};
 use keevee_core::shard_map::view::CarpView;
@@ -139,6 +139,31 @@ impl Client {
     /// Sets a key: returns its new version.
     pub async fn put(&self, key: &[u8], value: impl Into<Bytes>, write: Write) -> Result<u64, Error> {
         self.put_bytes(Bytes::copy_from_slice(key), value.into(), write).await
+    }
+
+    /// Sets a key and says when it is gone: returns its new version.
+    pub async fn put_with(
+        &self,
+        key: &[u8],
+        value: impl Into<Bytes>,
+        expires: Expiry,
+        write: Write,
+    ) -> Result<u64, Error> {
+        let batch = Batch::new().put_with(Bytes::copy_from_slice(key), value, expires, Only::Always);
+        match self.single(batch, write).await? {
+            OperationResult::Written { version } => Ok(version),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Says anew when a key is gone: returns its new version, or `None` if the key is absent.
+    pub async fn set_expiry(&self, key: &[u8], expires: Expiry, write: Write) -> Result<Option<u64>, Error> {
+        let batch = Batch::new().set_expiry(Bytes::copy_from_slice(key), expires, ExpiryOnly::Always);
+        match self.single(batch, write).await? {
+            OperationResult::Written { version } => Ok(Some(version)),
+            OperationResult::Skipped => Ok(None),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn put_bytes(&self, key: Bytes, value: Bytes, write: Write) -> Result<u64, Error> {

@@ -60,7 +60,7 @@ pub use batch::{Appended, Batch, Counter, OperationResult};
 pub use client::{Client, Consistency, Options, Write};
 pub use connection::{Connection, SendError};
 pub use endpoint::{Endpoint, EndpointError};
-pub use keevee_core::command::{Expect, OperationError};
+pub use keevee_core::command::{Expect, Expiry, ExpiryOnly, Only, OperationError};
 pub use keevee_core::error::ErrorKind;
 pub use keevee_core::range::KeyRange;
 pub use ranges::{Deletion, Entry, Page, Scan};

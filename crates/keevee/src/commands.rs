@@ -114,7 +114,7 @@ impl From<Consistency> for keevee_client::Consistency {
     }
 }
 
-/// Reads `500ms`, `10s`, `2m`.
+/// Reads `500ms`, `10s`, `2m`, `12h`, `7d`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -122,7 +122,9 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
-        _ => return Err("write a time with its unit: 500ms, 10s, 2m".to_owned()),
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("write a time with its unit: 500ms, 10s, 2m, 12h, 7d".to_owned()),
     };
     let number: u64 = number.parse().map_err(|_| "not a whole number".to_owned())?;
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or("too long".to_owned())
@@ -137,7 +139,8 @@ mod tests {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for text in ["", "10", "s", "1h", "-1s", "1.5s", "99999999999999999999s"] {
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(7 * 24 * 3_600)));
+        for text in ["", "10", "s", "1w", "-1s", "1.5s", "99999999999999999999s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

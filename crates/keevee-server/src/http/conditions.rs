@@ -1,11 +1,13 @@
-//! `If-Match`, `If-None-Match` and `Idempotency-Key`.
+//! `If-Match`, `If-None-Match`, `Idempotency-Key` and `Keevee-Expires`.
 //!
 //! A write's conditions become preconditions of its command, so `apply` decides them. Those that a
 //! precondition can't say (lists, weak tags, "any version but this one") are refused rather than guessed.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
-use keevee_core::command::{Expect, Precondition};
+use keevee_core::command::{Expect, Expiry, Precondition, Versioned};
 use keevee_core::requests::RequestId;
 
 use super::problem::Problem;
@@ -17,6 +19,35 @@ const REDIRECT: HeaderName = HeaderName::from_static("keevee-redirect");
 
 /// Of a request: the epoch of the shard map that the caller routes by. Of a response: that of the node's.
 pub(crate) const EPOCH: HeaderName = HeaderName::from_static("keevee-epoch");
+
+/// When the key is gone, in milliseconds since the Unix epoch. A date would lose the milliseconds, or need a reader of its
+/// own on every client.
+pub(super) const EXPIRES: HeaderName = HeaderName::from_static("keevee-expires");
+
+/// When the key shall be gone, if the caller says: `ttl` is what the query says.
+pub(super) fn expiry(headers: &HeaderMap, ttl: Option<Duration>) -> Result<Expiry, Problem> {
+    let at = match single(headers, &EXPIRES)? {
+        None => None,
+        Some(text) => {
+            let wrong =
+                || Problem::invalid("`Keevee-Expires` is a time in milliseconds since the Unix epoch");
+            Some(text.parse::<u64>().map_err(|_| wrong())?)
+        }
+    };
+    match (at, ttl) {
+        (None, None) => Ok(Expiry::Never),
+        (Some(millis), None) => Ok(Expiry::At(millis.saturating_mul(1_000))),
+        (None, Some(ttl)) => Ok(Expiry::After(u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX))),
+        (Some(_), Some(_)) => Err(Problem::invalid("give `ttl` or `Keevee-Expires`, not both")),
+    }
+}
+
+/// Tells when the key is gone, if it ever is.
+pub(super) fn tell_expiry(headers: &mut HeaderMap, value: &Versioned) {
+    if let Some(millis) = value.expires_unix_ms() {
+        headers.insert(EXPIRES, HeaderValue::from(millis));
+    }
+}
 
 /// The epoch of the shard map that the caller routes by; 0 if it does not say.
 pub(crate) fn epoch(headers: &HeaderMap) -> Result<u64, Problem> {

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, request};
-use keevee_core::command::{Action, Command, OperationResult, Versioned};
+use keevee_core::command::{Action, Command, Only, OperationResult, Versioned};
 use keevee_core::error::ErrorKind;
 use keevee_core::limits::Invalid;
 use tokio::sync::SemaphorePermit;
@@ -130,6 +130,7 @@ async fn get<S: Store>(api: &Api<S>, head: &request::Parts) -> Result<Response, 
         (Some(Unmet::NotModified), Some(found)) => {
             let mut response = StatusCode::NOT_MODIFIED.into_response();
             response.headers_mut().insert(ETAG, conditions::etag(found.version));
+            conditions::tell_expiry(response.headers_mut(), &found);
             Ok(response)
         }
         (None, Some(found)) => Ok(value_response(found, head.method == Method::HEAD)),
@@ -143,7 +144,9 @@ where
     B::Error: std::fmt::Display,
 {
     let Target { key, value } = target(api, head)?;
-    let options = write_options(head)?;
+    let (options, ttl) = query::put(head.uri.query())?;
+    let options = with_headers(options, &head.headers)?;
+    let expires = conditions::expiry(&head.headers, ttl)?;
     let preconditions = conditions::of_write(&head.headers, &key)?;
     let request_id = conditions::request_id(&head.headers)?;
     let max = api.settings.limits.value_bytes_max;
@@ -161,7 +164,8 @@ where
             value
         }
     };
-    let command = Command { request_id, preconditions, ..Command::single(Action::put(key, value)) };
+    let action = Action::Put { key, value, expires, only: Only::Always };
+    let command = Command { request_id, preconditions, ..Command::single(action) };
     match execute(api, options, command).await? {
         OperationResult::Written { version } => {
             let mut response = json(format!("{{\"version\":{version}}}"));
@@ -275,11 +279,13 @@ pub(super) fn context<S>(api: &Api<S>, options: Options) -> Context {
 
 fn value_response(found: Versioned, is_head: bool) -> Response {
     let length = found.value.len();
-    let mut response = Response::new(if is_head { Body::empty() } else { Body::from(found.value) });
+    let body = if is_head { Body::empty() } else { Body::from(found.value.clone()) };
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(ETAG, conditions::etag(found.version));
+    conditions::tell_expiry(headers, &found);
     response
 }
 

@@ -105,6 +105,37 @@ pub(super) fn range(query: Option<&str>) -> Result<RangeQuery, Problem> {
     Ok(asked)
 }
 
+/// Reads the query of a put: after how long the key is gone, if it says.
+pub(super) fn put(query: Option<&str>) -> Result<(Options, Option<Duration>), Problem> {
+    let (mut options, mut ttl) = (Options::default(), None);
+    each(query, |name, value| match name {
+        "ttl" => {
+            let value = value.text()?;
+            let span = span(&value).filter(|span| !span.is_zero());
+            let span =
+                span.ok_or_else(|| bad(name, &value, "a number with ms, s, m, h or d, as in `30s`"))?;
+            once(name, ttl.replace(span))
+        }
+        _ => option(&mut options, name, value, "`ttl` and `timeout_ms`"),
+    })?;
+    Ok((of_write(options)?, ttl))
+}
+
+/// Digits and a unit.
+fn span(text: &str) -> Option<Duration> {
+    let digits = text.find(|character: char| !character.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(millis).map(Duration::from_millis)
+}
+
 /// Reads the query of an increment: how much is added.
 pub(super) fn increment(query: Option<&str>) -> Result<(Options, i64), Problem> {
     let (mut options, mut by) = (Options::default(), None);
@@ -200,6 +231,35 @@ mod tests {
         assert_eq!(both.timeout, Some(Duration::from_millis(1500)));
         assert_eq!(shard(Some("shard=7")).unwrap(), Some(ShardId(7)));
         assert_eq!(shard(None).unwrap(), None);
+    }
+
+    #[test]
+    fn a_put_may_say_after_how_long_its_key_is_gone() {
+        let ttl = |query| put(Some(query)).map(|(_, ttl)| ttl.map(|ttl| ttl.as_millis()));
+        for (query, millis) in [
+            ("", None),
+            ("ttl=7ms", Some(7)),
+            ("ttl=30s&timeout_ms=1", Some(30_000)),
+            ("ttl=2m", Some(120_000)),
+            ("ttl=1h", Some(3_600_000)),
+            ("ttl=2d", Some(172_800_000)),
+        ] {
+            assert_eq!(ttl(query).unwrap(), millis, "{query}");
+        }
+        for query in [
+            "ttl=",
+            "ttl=30",
+            "ttl=s",
+            "ttl=0s",
+            "ttl=-1s",
+            "ttl=1.5s",
+            "ttl=1w",
+            "ttl=99999999999999999999s",
+        ] {
+            assert!(ttl(query).unwrap_err().detail.contains("`30s`"), "{query}");
+        }
+        assert!(ttl("ttl=1s&ttl=1s").unwrap_err().detail.contains("twice"));
+        assert!(options(Some("ttl=1s")).unwrap_err().detail.contains("`ttl`"), "it is of puts alone");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use keevee_core::command::{Action, Expect, OperationError, OperationResult, ScannedKey, Versioned};
+use keevee_core::command::{Action, Expect, Expiry, OperationError, OperationResult, ScannedKey, Versioned};
 use keevee_core::ids::{NodeId, StoreId};
 use keevee_core::requests::RequestId;
 use keevee_core::shard_map::change::{Placement, ShardSpec};
@@ -92,13 +92,15 @@ impl FakeState {
         }
         let results = command.operations.iter().map(|operation| match &operation.action {
             Action::Get { key } => OperationResult::Value(self.values.get(key).cloned()),
-            Action::Put { key, value, .. } => {
+            Action::Put { key, value, expires, .. } => {
+                let expires = match expires {
+                    Expiry::At(micros) => Some(*micros),
+                    _ => None,
+                };
                 self.version += 1;
                 let version = self.version;
-                self.values.insert(
-                    key.clone(),
-                    Versioned { version, stamp: 0, expires: None, value: value.clone() },
-                );
+                self.values
+                    .insert(key.clone(), Versioned { version, stamp: 0, expires, value: value.clone() });
                 OperationResult::Written { version }
             }
             Action::Delete { key } => OperationResult::Deleted { existed: self.values.remove(key).is_some() },
@@ -323,6 +325,35 @@ async fn a_value_goes_in_and_comes_out() {
     }
     let absent = server.get("/kv/color").await;
     assert_eq!((absent.status, absent.problem().0.as_str()), (StatusCode::NOT_FOUND, "not_found"));
+}
+
+#[tokio::test]
+async fn a_put_may_say_when_its_key_is_gone_and_a_get_tells() {
+    let server = Server::start().await;
+    let expires = [("keevee-expires", "1800000000123")];
+    assert_eq!(server.send("PUT", "/kv/k/v", &expires, b"").await.status, StatusCode::OK);
+    for method in ["GET", "HEAD"] {
+        let read = server.send(method, "/kv/k", &[], b"").await;
+        assert_eq!(read.header("keevee-expires"), Some("1800000000123"), "{method}");
+    }
+    let unmodified = server.send("GET", "/kv/k", &[("if-none-match", "\"1\"")], b"").await;
+    assert_eq!(unmodified.status, StatusCode::NOT_MODIFIED);
+    assert_eq!(unmodified.header("keevee-expires"), Some("1800000000123"));
+    server.put("/kv/k?ttl=30s", b"v").await;
+    server.put("/kv/k", b"v").await;
+    assert_eq!(server.get("/kv/k").await.header("keevee-expires"), None);
+    let actions = server.store.asked().into_iter().map(|(_, command)| command.operations[0].action.clone());
+    let puts = actions.filter_map(|action| match action {
+        Action::Put { expires, .. } => Some(expires),
+        _ => None,
+    });
+    let expected = [Expiry::At(1_800_000_000_123_000), Expiry::After(30_000_000), Expiry::Never];
+    assert_eq!(puts.collect::<Vec<_>>(), expected);
+    for (path, headers) in
+        [("/kv/k?ttl=1s", &expires[..]), ("/kv/k", &[("keevee-expires", "tomorrow")]), ("/kv/k?ttl=0s", &[])]
+    {
+        assert_eq!(server.send("PUT", path, headers, b"v").await.status, StatusCode::BAD_REQUEST, "{path}");
+    }
 }
 
 #[tokio::test]

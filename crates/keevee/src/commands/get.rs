@@ -19,7 +19,7 @@ Examples:
   keevee get color
   keevee get color --consistency stale --endpoint http://127.0.0.1:8002
   keevee get picture > picture.png
-  keevee get color --output json       value (base64 if it is not UTF-8) and version
+  keevee get color --output json       value (base64 if it is not UTF-8), version, and when it is gone
 
 A key that holds no value is exit code 3.")]
 pub(crate) struct Arguments {
@@ -47,12 +47,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Output::Json => {
             let version = value.version;
-            let document = match std::str::from_utf8(&value.bytes) {
+            let mut document = match std::str::from_utf8(&value.bytes) {
                 Ok(text) => json!({ "version": version, "value": text }),
                 Err(_) => {
                     json!({ "version": version, "value_base64": STANDARD.encode(&value.bytes) })
                 }
             };
+            if let Some(expires_ms) = value.expires_ms {
+                document["expires_ms"] = expires_ms.into();
+            }
             println!("{document}");
         }
     }

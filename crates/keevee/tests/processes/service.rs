@@ -1,14 +1,15 @@
 //! Service while all is well, and while a minority is down.
 
-use keevee_client::{Consistency, ErrorKind, Expect, Write};
-use keevee_cluster::{Choices, TemporaryCluster};
+use keevee_client::{Consistency, ErrorKind, Expect, Expiry, Write};
+use keevee_cluster::{Choices, TemporaryCluster, until};
 
-use crate::{catches_up, client, client_of, get, program, put, start};
+use crate::{PATIENCE, catches_up, client, client_of, get, program, put, start};
 
 with_both_engines! {
     every_node_creates_reads_updates_and_deletes
     a_retry_through_another_node_takes_effect_once
     service_goes_on_while_a_minority_is_down
+    a_key_that_is_gone_on_one_node_is_gone_on_all
 }
 
 async fn every_node_creates_reads_updates_and_deletes(engine: &str) {
@@ -91,4 +92,30 @@ async fn nodes_that_speak_json_to_each_other_serve_and_replace_a_dead_leader() {
     put(&all, "key", "after").await;
     cluster.start_node(leader).expect("started");
     catches_up(&client_of(&mut cluster, leader), "key", "after").await;
+}
+
+async fn a_key_that_is_gone_on_one_node_is_gone_on_all(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    let clients = [1, 2, 3].map(|id| client_of(&mut cluster, id));
+    let hour = Expiry::After(3_600_000_000);
+    clients[0].put_with(b"long", "1", hour, Write::default()).await.expect("a write");
+    let long = clients[1].get(b"long", Consistency::Linearizable).await.expect("a read").expect("a value");
+    assert!(long.expires_ms.is_some());
+    for (id, client) in clients.iter().enumerate() {
+        let key = format!("short-{id}");
+        let expires = Expiry::After(300_000);
+        client.put_with(key.as_bytes(), "1", expires, Write::default()).await.expect("a write");
+        let gone = until(PATIENCE, async || get(client, &key).await.is_none().then_some(())).await;
+        assert!(gone.is_some(), "{key} stays");
+        for other in &clients {
+            assert_eq!(get(other, &key).await, None, "{key} has come back");
+        }
+        let absent = Write::only_if(Expect::Absent);
+        client.put(key.as_bytes(), "2", absent).await.expect("a write");
+        assert_eq!(get(&clients[2], &key).await.as_deref(), Some("2"));
+    }
+    let changed = clients[2].set_expiry(b"long", Expiry::Never, Write::default()).await.expect("a write");
+    assert!(changed.is_some());
+    let long = clients[0].get(b"long", Consistency::Linearizable).await.expect("a read").expect("a value");
+    assert_eq!(long.expires_ms, None);
 }
