@@ -154,6 +154,7 @@ enum Name {
 /// What a put, or a change of its expiry, demands of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::enum_variant_names, reason = "as they are written")]
 enum Demand {
     IfAbsent,
     IfPresent,

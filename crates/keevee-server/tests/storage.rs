@@ -327,9 +327,9 @@ fn another_format_version_is_refused_by_name() {
     let identity = ready(temp.path());
     let file = temp.path().join("identity.json");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, r#"{"format_version": 2, "what": "else"}"#).unwrap();
+    fs::write(&file, r#"{"format_version": 3, "what": "else"}"#).unwrap();
     let error = DataFolder::open(temp.path()).unwrap_err().to_string();
-    assert!(error.contains("version 2") && error.contains("version 1"), "{error}");
+    assert!(error.contains("version 3") && error.contains("version 2"), "{error}");
     fs::write(&file, text).unwrap();
     let data = rocksdb::DB::open_default(temp.path().join("data")).unwrap();
     let mut record = format::encode_identity(&identity);
@@ -344,7 +344,7 @@ fn another_format_version_is_refused_by_name() {
 fn an_unreadable_identity_file_is_refused() {
     let temp = TempDir::new().unwrap();
     ready(temp.path());
-    for text in ["", "{}", r#"{"format_version": 1, "cluster_id": "x", "node_id": 1, "store_id": ""}"#] {
+    for text in ["", "{}", r#"{"format_version": 2, "cluster_id": "x", "node_id": 1, "store_id": ""}"#] {
         fs::write(temp.path().join("identity.json"), text).unwrap();
         let error = DataFolder::open(temp.path()).unwrap_err();
         assert!(matches!(error, FolderError::BadIdentityFile { .. }), "{error}");
