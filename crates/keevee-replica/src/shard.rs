@@ -43,10 +43,15 @@ pub enum ReplicaMessage<M> {
     },
     /// The sender is not quiesced: the leader shall not be either.
     Wake,
-    /// The sender has reads that would show what is due by its clock: the leader shall let shard time come so far once
-    /// its own clock is there.
+    /// The sender has reads that would show what is due by its clock: the leader shall let shard time come so far if it
+    /// is due by its own clock.
     AdvanceTime {
         /// Microseconds since the Unix epoch.
+        to: u64,
+    },
+    /// It is not due by the leader's clock.
+    TimeNotCome {
+        /// As the leader was asked.
         to: u64,
     },
 }
@@ -277,8 +282,9 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             ReplicaMessage::Wake => self.wake(now, Some(from)),
             ReplicaMessage::AdvanceTime { to } => {
                 self.wake(now, Some(from));
-                self.expiries.want(to);
+                self.expiries.ask(from, to);
             }
+            ReplicaMessage::TimeNotCome { to } => self.serve_not_due(to)?,
         }
         Ok(true)
     }
@@ -330,6 +336,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// Goes as far as it can: applies, answers, proposes. What is to be done outside.
     pub fn advance(&mut self, now: Now) -> Result<Effects<E::Message>, Failure> {
         loop {
+            self.take_asked(now.wall_micros)?;
             self.propose(now);
             let events = self.engine.take_events();
             let sent = events.send.into_iter().map(|(to, message)| (to, ReplicaMessage::Engine(message)));

@@ -51,6 +51,7 @@ impl From<ReplicaMessage<EngineMessage>> for PeerMessage {
             ReplicaMessage::Quiesce { index } => PeerMessage::Quiesce { index },
             ReplicaMessage::Wake => PeerMessage::Wake,
             ReplicaMessage::AdvanceTime { to } => PeerMessage::AdvanceTime { to },
+            ReplicaMessage::TimeNotCome { to } => PeerMessage::TimeNotCome { to },
         }
     }
 }
@@ -65,6 +66,7 @@ impl PeerMessage {
             PeerMessage::Quiesce { index } => ReplicaMessage::Quiesce { index },
             PeerMessage::Wake => ReplicaMessage::Wake,
             PeerMessage::AdvanceTime { to } => ReplicaMessage::AdvanceTime { to },
+            PeerMessage::TimeNotCome { to } => ReplicaMessage::TimeNotCome { to },
             PeerMessage::Alive { .. } => return None,
         })
     }

@@ -104,6 +104,11 @@ pub enum PeerMessage {
         /// Microseconds since the Unix epoch.
         to: u64,
     },
+    /// That is not due by the leader's clock.
+    TimeNotCome {
+        /// As the leader was asked.
+        to: u64,
+    },
 }
 
 /// Commands that an ingress node hands to the leader: one hop, never forwarded again.

@@ -3,7 +3,8 @@
 //! What is shown goes by shard time alone ([`keevee_core::apply`]). But a linearizable read must not show what is due by
 //! the clock of the node that serves it: it is held until shard time has come so far. The leader proposes an entry
 //! without commands for it, whose stamp moves shard time; a follower asks the leader to
-//! ([`ReplicaMessage::AdvanceTime`]), who does so once its own clock is there. A read that may be stale waits for nothing.
+//! ([`ReplicaMessage::AdvanceTime`]), who does so, or says that by its own clock nothing is due yet
+//! ([`ReplicaMessage::TimeNotCome`]): then the read is served as it is. A read that may be stale waits for nothing.
 //!
 //! Keys that are gone are removed by a command that the leader adds to an entry now and then: to one of clients if
 //! there is one, so that it costs no sync of its own, else to one of its own. Each removes a bounded number.
@@ -12,14 +13,15 @@
 //! engines know of no clocks; it proposes nothing then. Not here: what is shown and what is removed
 //! (`docs/decisions/0014-expiry.md`).
 
+use std::mem;
 use std::ops::ControlFlow;
 
 use keevee_core::apply::{self, Entry, ShardMeta, StateView, WriteSet};
 use keevee_core::command::{Action, Command, OperationResult, Outcome};
+use keevee_core::ids::NodeId;
 
 use super::{ReplicaMessage, Shard};
 use crate::engine::Engine;
-use crate::neighbours::CLOCK_DIFFERENCE_MAX;
 use crate::request::{Now, Refusal, Reply, Request};
 use crate::storage::{StateStore, StorageError};
 
@@ -33,8 +35,10 @@ pub(crate) struct Expiries {
     first: u64,
     /// The next entry removes keys that are gone.
     is_removal_due: bool,
-    /// Shard time shall come so far, once this node's clock is there.
+    /// Shard time shall come so far, for this replica's own reads if it leads, or for those of others.
     wanted: Option<u64>,
+    /// Who asked that it come how far.
+    asked: Vec<(NodeId, u64)>,
     held: Vec<HeldRead>,
 }
 
@@ -61,22 +65,28 @@ impl Expiries {
 
     /// True while there is something to do for this replica.
     pub(crate) fn has_work(&self) -> bool {
-        !self.held.is_empty() || self.is_removal_due || self.wanted.is_some()
+        !self.held.is_empty() || self.is_removal_due || self.wanted.is_some() || !self.asked.is_empty()
     }
 
     /// This replica does not lead: whoever wants something asks the leader.
     pub(crate) fn forget_wishes(&mut self) {
         (self.is_removal_due, self.wanted) = (false, None);
+        self.asked.clear();
     }
 
-    /// Notes that shard time shall come so far. Of several wishes the first counts; the others are repeated.
-    pub(crate) fn want(&mut self, time: u64) {
-        self.wanted = Some(self.wanted.map_or(time, |wanted| wanted.min(time)));
+    /// Notes that shard time shall come so far.
+    fn want(&mut self, time: u64) {
+        self.wanted = self.wanted.max(Some(time));
+    }
+
+    /// Another replica asks that shard time come so far.
+    pub(crate) fn ask(&mut self, from: NodeId, to: u64) {
+        self.asked.push((from, to));
     }
 
     /// Adds to an entry what is to be removed.
     pub(crate) fn add_removal(&mut self, commands: &mut Vec<Command>) {
-        if std::mem::take(&mut self.is_removal_due) {
+        if mem::take(&mut self.is_removal_due) {
             commands.push(Command::single(Action::RemoveExpired { limit: REMOVAL_KEYS }));
         }
     }
@@ -166,12 +176,34 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         }
         let Some(wanted) = self.expiries.wanted else { return false };
         let on_its_way = self.proposed.last_key_value().map_or(0, |(_, proposed)| proposed.entry.stamp);
-        let is_far = wanted > wall_micros.saturating_add(CLOCK_DIFFERENCE_MAX.as_micros() as u64);
-        if wanted <= self.meta.time.max(on_its_way) || is_far {
+        let is_due = wanted > self.meta.time.max(on_its_way) && wanted <= wall_micros;
+        if !is_due {
             self.expiries.wanted = None;
-            return false;
         }
-        wanted <= wall_micros
+        is_due
+    }
+
+    /// Takes in what replicas, this one too, asked of the leader, if that is still this one.
+    pub(super) fn take_asked(&mut self, wall_micros: u64) -> Result<(), StorageError> {
+        let leads = self.engine.leader() == Some(self.own()) && !self.is_clock_off;
+        for (node, to) in mem::take(&mut self.expiries.asked).into_iter().filter(|_| leads) {
+            if to <= wall_micros {
+                self.expiries.want(to);
+            } else if node == self.own() {
+                // Its clock went back meanwhile.
+                self.serve_not_due(to)?;
+            } else {
+                self.effects.send.push((node, ReplicaMessage::TimeNotCome { to }));
+            }
+        }
+        Ok(())
+    }
+
+    /// By the leader's clock nothing is due that expires at a time or later: reads that wait for it are served as things
+    /// are.
+    pub(super) fn serve_not_due(&mut self, to: u64) -> Result<(), StorageError> {
+        let early: Vec<HeldRead> = self.expiries.held.extract_if(.., |held| held.until >= to).collect();
+        early.into_iter().try_for_each(|held| self.serve_read(held.request, None))
     }
 
     /// Answers a read that may be served: at once, or when shard time has come as far as the clock `as_of`, if it would
@@ -213,7 +245,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     fn ask_for_time(&mut self, to: u64) {
         match self.engine.leader() {
-            Some(leader) if leader == self.own() => self.expiries.want(to),
+            Some(leader) if leader == self.own() => self.expiries.ask(leader, to),
             Some(leader) => self.effects.send.push((leader, ReplicaMessage::AdvanceTime { to })),
             // It is asked again.
             None => {}

@@ -61,6 +61,7 @@ impl LaneKind {
             | PeerMessage::Quiesce { .. }
             | PeerMessage::Wake
             | PeerMessage::AdvanceTime { .. }
+            | PeerMessage::TimeNotCome { .. }
             | PeerMessage::Alive { .. } => LaneKind::Control,
             _ => LaneKind::Log,
         }

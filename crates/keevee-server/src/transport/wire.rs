@@ -135,6 +135,7 @@ kinds! {
     Wake "/wake"
     Alive "/alive"
     AdvanceTime "/advance_time"
+    TimeNotCome "/time_not_come"
 }
 
 fn read_kind<M: Received>(body: &[u8]) -> Result<(Envelope, Vec<PeerMessage>), WireError> {
@@ -312,6 +313,7 @@ impl From<PeerMessage> for Kind {
                 Kind::Alive(proto::Alive { boot, leads, wall_micros })
             }
             PeerMessage::AdvanceTime { to } => Kind::AdvanceTime(proto::AdvanceTime { to }),
+            PeerMessage::TimeNotCome { to } => Kind::TimeNotCome(proto::TimeNotCome { to }),
         }
     }
 }
@@ -457,6 +459,12 @@ impl Received for proto::Alive {
     }
 }
 
+impl Received for proto::TimeNotCome {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        Ok(PeerMessage::TimeNotCome { to: self.to })
+    }
+}
+
 impl Received for proto::AdvanceTime {
     fn check(self) -> Result<PeerMessage, WireError> {
         Ok(PeerMessage::AdvanceTime { to: self.to })
@@ -517,7 +525,7 @@ mod tests {
     /// Kinds and fields that came later.
     fn later_kinds() -> Vec<PeerMessage> {
         let alive = PeerMessage::Alive { boot: u64::MAX, leads: 2, wall_micros: Some(300) };
-        vec![alive, PeerMessage::AdvanceTime { to: 300 }]
+        vec![alive, PeerMessage::AdvanceTime { to: 300 }, PeerMessage::TimeNotCome { to: 300 }]
     }
 
     #[test]

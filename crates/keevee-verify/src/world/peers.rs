@@ -82,7 +82,7 @@ impl PeerMessage {
                 ReplicaMessage::ChainHash(hash) => hash.chain as u64,
                 ReplicaMessage::Quiesce { index } => *index,
                 ReplicaMessage::Wake => 1,
-                ReplicaMessage::AdvanceTime { to } => *to,
+                ReplicaMessage::AdvanceTime { to } | ReplicaMessage::TimeNotCome { to } => *to,
             },
             PeerMessage::Alive { boot } => *boot,
             PeerMessage::Forward(forward) => forward.number,
@@ -136,7 +136,8 @@ impl World {
             ReplicaMessage::Wake => self.coverage.note(Counter::Wakes),
             ReplicaMessage::ChainHash(_)
             | ReplicaMessage::Quiesce { .. }
-            | ReplicaMessage::AdvanceTime { .. } => {}
+            | ReplicaMessage::AdvanceTime { .. }
+            | ReplicaMessage::TimeNotCome { .. } => {}
         }
     }
 
@@ -200,6 +201,7 @@ pub(crate) fn describe(message: &PeerMessage, marks: bool) -> String {
                 ReplicaMessage::Quiesce { index } => format!("Quiesce {index}"),
                 ReplicaMessage::Wake => "Wake".to_owned(),
                 ReplicaMessage::AdvanceTime { to } => format!("AdvanceTime {to}"),
+                ReplicaMessage::TimeNotCome { to } => format!("TimeNotCome {to}"),
             };
             marked(shard, text)
         }
