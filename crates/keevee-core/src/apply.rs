@@ -512,7 +512,8 @@ impl<'a, V: StateView> Overlay<'a, V> {
     fn remove_expired(&mut self, limit: u32) -> Result<u64, V::Error> {
         let mut due = Vec::new();
         let written = &self.values;
-        self.view.expiries(self.meta.time, &mut |expires, place| {
+        let early = if mutants::is_active(Mutant::RemovedTooEarly) { 1_000_000 } else { 0 };
+        self.view.expiries(self.meta.time + early, &mut |expires, place| {
             if due.len() == limit as usize {
                 return ControlFlow::Break(());
             }

@@ -84,6 +84,13 @@ pub enum Mutant {
     ConflictNotReplaced,
     /// Writes of one entry share a version, so that a compare-and-set passes over a value that it never saw.
     VersionsEqualInEntry,
+    /// A read goes by the clock of the node that serves it, so that a key that is gone on one node is there again on
+    /// another.
+    ExpiryByOwnClock,
+    /// Each replica removes what is due by its own clock, so that replicas diverge.
+    RemovalNotInLog,
+    /// A removal takes keys, too, that are due a second later.
+    RemovedTooEarly,
 }
 
 /// True if the code is to go wrong in this way on this thread.
@@ -128,7 +135,7 @@ struct About {
 
 impl Mutant {
     /// Every mutant, in the order of the enum.
-    pub const ALL: [Mutant; 28] = [
+    pub const ALL: [Mutant; 31] = [
         Mutant::StaleReadRound,
         Mutant::BarrierSkipped,
         Mutant::BarrierNotApplied,
@@ -157,6 +164,9 @@ impl Mutant {
         Mutant::AdoptedNotReproposed,
         Mutant::ConflictNotReplaced,
         Mutant::VersionsEqualInEntry,
+        Mutant::ExpiryByOwnClock,
+        Mutant::RemovalNotInLog,
+        Mutant::RemovedTooEarly,
     ];
 
     /// The mutant's name on a command line, like `stale-read-round`.
@@ -352,6 +362,24 @@ impl Mutant {
                 "P7",
                 "no other store yet",
                 "all writes of one entry get the same version",
+            ),
+            Mutant::ExpiryByOwnClock => about(
+                "expiry-by-own-clock",
+                "E1",
+                "no other store yet",
+                "a read shows what is gone by this node's clock, not by shard time",
+            ),
+            Mutant::RemovalNotInLog => about(
+                "removal-not-in-log",
+                "E2",
+                "no other store yet",
+                "every replica removes what is due by its own clock, without an entry",
+            ),
+            Mutant::RemovedTooEarly => about(
+                "removed-too-early",
+                "E3",
+                "no other store yet",
+                "a removal takes keys that are due within a second, too",
             ),
         }
     }

@@ -112,6 +112,18 @@ counters! {
     Reordered = "messages reordered",
     /// Connections were reset.
     Resets = "resets",
+    /// A key that had expired was removed.
+    ExpiredRemoved = "expired keys removed",
+    /// A client let a key expire, or said anew when it does.
+    Expiring = "expiries set",
+    /// A read found nothing where a key had expired.
+    FoundExpired = "expired keys read",
+    /// A follower asked its leader to move shard time on.
+    TimeAdvances = "time asked for",
+    /// A leader said that by its clock nothing was due yet.
+    TimesNotCome = "time not come",
+    /// A node found its clock off.
+    ClocksOff = "clocks off",
     /// An entry held several commands.
     Batches = "batched entries",
     /// A client read two keys at once.

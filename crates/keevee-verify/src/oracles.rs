@@ -12,6 +12,7 @@ mod choices;
 mod commits;
 mod disks;
 mod durable;
+mod early;
 mod honesty;
 mod linearizable;
 mod liveness;
@@ -30,6 +31,7 @@ pub(crate) use choices::Choices;
 pub(crate) use commits::Commits;
 pub(crate) use disks::Disks;
 pub(crate) use durable::Durable;
+pub(crate) use early::Early;
 pub(crate) use honesty::Honesty;
 pub(crate) use linearizable::{Checked, Linearizable};
 pub(crate) use liveness::{Demand, Leader, Liveness, Sight};
@@ -59,6 +61,7 @@ pub(crate) struct Oracles {
     pub(crate) chains: Chains,
     pub(crate) versions: Versions,
     pub(crate) once: Once,
+    pub(crate) early: Early,
     pub(crate) liveness: Liveness,
 }
 
@@ -71,6 +74,7 @@ impl Oracles {
             chains: Chains::default(),
             versions: Versions,
             once: Once::default(),
+            early: Early::default(),
             liveness: Liveness::new(plan.settling(), plan.settings.timeout_max, plan.shards.idle.is_some()),
         }
     }

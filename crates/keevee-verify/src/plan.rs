@@ -85,6 +85,8 @@ pub struct Plan {
     pub clients: Vec<ClientPlan>,
     /// How many keys they share.
     pub keys: u64,
+    /// True if clients let some of their keys expire. Then most clocks agree, within seconds.
+    pub expiry: bool,
     /// In order of their times.
     pub faults: Vec<Fault>,
 }
@@ -313,6 +315,9 @@ pub enum Shape {
     HalfLink(Target, u64),
 }
 
+/// How many of a hundred plans have keys that expire.
+const EXPIRY_PERCENT: u64 = 15;
+
 impl Plan {
     /// What a seed draws, for Multi-Paxos; see [`Plan::on`].
     pub fn draw(seed: u64) -> Plan {
@@ -343,6 +348,7 @@ impl Plan {
         let keys = random.pick(&[2, 4, 9]).max(shards.keys_min());
         let faulty_micros = 60 * SECOND;
         let faults = Schedule::new(nodes, shards.count, &settings, random).draw(faulty_micros);
+        let expiry = Random::new(seed, 5).percent(EXPIRY_PERCENT);
         let engine = EngineKind::Paxos;
         Plan {
             seed,
@@ -355,8 +361,32 @@ impl Plan {
             wall_offsets,
             clients,
             keys,
+            expiry,
             faults,
         }
+        .with_clocks()
+    }
+
+    /// Where keys expire, most clocks agree: all but that of node 1, which may be anywhere, run within 2% of the true
+    /// speed and stay within two seconds of the true time. So a majority always has clocks to go by.
+    fn with_clocks(mut self) -> Plan {
+        if !self.expiry {
+            return self;
+        }
+        const NEAR: i64 = 2 * SECOND as i64;
+        let near = |offset: i64| offset % NEAR;
+        for rate in &mut self.clock_rates {
+            *rate = 980 + *rate % 41;
+        }
+        self.wall_offsets.iter_mut().skip(1).for_each(|offset| *offset = near(*offset));
+        for fault in &mut self.faults {
+            if let FaultKind::ClockJump { node, offset } = &mut fault.kind
+                && *node != Target::Node(1)
+            {
+                *offset = near(*offset);
+            }
+        }
+        self
     }
 
     /// The same on another engine.
@@ -384,11 +414,13 @@ impl fmt::Display for Plan {
             wall_offsets,
             clients,
             keys,
+            expiry,
             faults,
         } = self;
         let (engine, faulty) = (engine.name(), seconds(*faulty_micros));
         writeln!(formatter, "seed {seed}: {engine}, {nodes} nodes, {keys} keys, faults for {faulty}")?;
         writeln!(formatter, "{shards:?}")?;
+        writeln!(formatter, "keys {}", if *expiry { "that expire" } else { "that stay" })?;
         writeln!(formatter, "clock rates {clock_rates:?} thousandths, wall offsets {wall_offsets:?} us")?;
         writeln!(formatter, "{settings:#?}")?;
         for client in clients {

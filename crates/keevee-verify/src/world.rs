@@ -151,6 +151,8 @@ pub(crate) struct World {
     groups: Groups,
     /// Of each link: when the latest of its messages arrives.
     arrivals: BTreeMap<(u64, u64), u64>,
+    /// The latest that any node's clock has shown.
+    latest_clock: u64,
     violation: Option<Violation>,
     checked: Checked,
     raft_seen: raft::Seen,
@@ -184,6 +186,7 @@ impl World {
             history: History::default(),
             groups: Groups::new(&plan),
             arrivals: BTreeMap::new(),
+            latest_clock: 0,
             violation: None,
             checked: Checked::default(),
             raft_seen: raft::Seen::default(),
@@ -321,6 +324,13 @@ impl World {
         if let Err((oracle, what)) = kept {
             self.break_rule(oracle, what);
         }
+    }
+
+    /// The latest that any node's clock has shown so far, in microseconds since the Unix epoch.
+    fn note_clocks(&mut self) -> u64 {
+        let shown = self.nodes.values().map(|node| node.clock.read(self.now).wall_micros).max();
+        self.latest_clock = self.latest_clock.max(shown.unwrap_or(0));
+        self.latest_clock
     }
 
     /// A rule is kept, or the run ends here.

@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use keevee_core::apply::{self, Entry, ShardMeta, StateView, WriteSet};
 use keevee_core::command::{Action, Command, OperationResult, Outcome};
 use keevee_core::ids::NodeId;
+use keevee_mutants::{self as mutants, Mutant};
 
 use super::{ReplicaMessage, Shard};
 use crate::engine::Engine;
@@ -150,6 +151,9 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         if self.expiries.first > due {
             return Ok(());
         }
+        if mutants::is_active(Mutant::RemovalNotInLog) {
+            self.remove_here(due)?;
+        }
         self.expiries.first = first_expiry(&self.state)?;
         let leads = self.engine.leader() == Some(self.own()) && !self.is_clock_off;
         let is_under_way = self.proposed.values().any(|proposed| removes(&proposed.entry));
@@ -158,6 +162,19 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             self.expiries.is_removal_due = true;
         }
         Ok(())
+    }
+
+    /// What [`Mutant::RemovalNotInLog`] does.
+    fn remove_here(&mut self, due: u64) -> Result<(), StorageError> {
+        let mut gone = WriteSet::of_meta(self.meta.clone());
+        self.state.expiries(due, &mut |expires, place| {
+            gone.values.insert(place.clone(), None);
+            gone.expiries_removed.push((expires, place));
+            ControlFlow::Continue(())
+        })?;
+        gone.meta.expiring -= gone.values.len() as u64;
+        self.meta = gone.meta.clone();
+        self.state.write(gone)
     }
 
     /// Notes whether this node's clock is off: then it draws no stamps, and hands leadership over. Call it when that
@@ -210,6 +227,14 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// show what is due by then.
     pub(super) fn serve_read(&mut self, request: Request, as_of: Option<u64>) -> Result<(), StorageError> {
         let outcome = apply::read(&self.state, &self.meta, &request.command)?;
+        if let Some(as_of) = as_of
+            && mutants::is_active(Mutant::ExpiryByOwnClock)
+        {
+            let meta = ShardMeta { time: as_of.max(self.meta.time), ..self.meta.clone() };
+            let result = Ok(apply::read(&self.state, &meta, &request.command)?);
+            self.effects.replies.push(Reply { ticket: request.ticket, result });
+            return Ok(());
+        }
         if let Some(as_of) = as_of
             && self.expiries.first <= as_of
             && self.meta.time < as_of

@@ -14,6 +14,9 @@
 //! store would do in some of the states that were possible, and that the other version is not `v` is not
 //! forgotten ([`KeyState::ruled_out`]).
 //!
+//! **Expiry.** When a value expires is not modelled: one that can may be gone at any moment, once and for good. An answer
+//! that is possible only if it is gone says so. That none goes early is another rule's affair.
+//!
 //! It leaves out stamps, request ids (who counts an answer once for many attempts is the recorder of the
 //! history), and commands that name more than one key.
 
@@ -21,7 +24,8 @@ use std::collections::BTreeSet;
 
 use bytes::{Bytes, BytesMut};
 use keevee_core::command::{
-    Action, Command, Expect, OnError, OperationError, OperationResult, Outcome, Versioned,
+    Action, Command, Expect, Expiry, ExpiryOnly, OnError, Only, OperationError, OperationResult, Outcome,
+    Versioned,
 };
 
 use super::Model;
@@ -60,6 +64,8 @@ pub struct KeyState {
     /// What the version is known not to be, though it is above its bound: a command that expected this one
     /// was carried out and did not find it.
     pub ruled_out: BTreeSet<u64>,
+    /// True if the value has an expiry: it may be gone at any moment, and then for good.
+    pub can_expire: bool,
 }
 
 /// What is known of a version.
@@ -77,31 +83,18 @@ impl Model for Key {
     type Output = Outcome;
 
     fn initial(&self) -> KeyState {
-        KeyState { value: None, version: Version::Exactly(0), ruled_out: BTreeSet::new() }
+        KeyState { value: None, version: Version::Exactly(0), ruled_out: BTreeSet::new(), can_expire: false }
     }
 
     fn step(&self, state: &KeyState, command: &Command, outcome: Option<&Outcome>) -> Option<KeyState> {
-        match outcome {
-            None => Some(carry_out(state, command)),
-            Some(Outcome::Done(results)) => {
-                let mut after = state.clone();
-                let holds = after.meet_all(command);
-                (holds && after.run(command, results)).then_some(after)
-            }
-            Some(Outcome::Conflict { precondition, version }) => {
-                conflict(state, command, *precondition, *version)
-            }
-            Some(Outcome::Aborted { operation, error }) => abort(state, command, *operation, *error),
-            Some(
-                Outcome::WrongShard
-                | Outcome::RequestReused
-                | Outcome::RequestExpired
-                | Outcome::RequestMemoryFull,
-            ) => Some(state.clone()),
-        }
+        // What is possible while the value is there says nothing of whether it is; what is not says that it is gone.
+        step(state, command, outcome).or_else(|| step(&state.expired()?, command, outcome))
     }
 
     fn idle(&self, state: &KeyState, command: &Command) -> Option<KeyState> {
+        if let Some(expired) = state.expired() {
+            return Some(carry_out(&expired, command));
+        }
         let mut expected = state.clone();
         if !expected.meet_all(command) || expected.version == state.version {
             return None;
@@ -143,6 +136,28 @@ impl Model for Key {
             Outcome::Conflict { version, .. } => version.map(read),
             _ => None,
         }
+    }
+}
+
+/// What becomes of a key that has not expired.
+fn step(state: &KeyState, command: &Command, outcome: Option<&Outcome>) -> Option<KeyState> {
+    match outcome {
+        None => Some(carry_out(state, command)),
+        Some(Outcome::Done(results)) => {
+            let mut after = state.clone();
+            let holds = after.meet_all(command);
+            (holds && after.run(command, results)).then_some(after)
+        }
+        Some(Outcome::Conflict { precondition, version }) => {
+            conflict(state, command, *precondition, *version)
+        }
+        Some(Outcome::Aborted { operation, error }) => abort(state, command, *operation, *error),
+        Some(
+            Outcome::WrongShard
+            | Outcome::RequestReused
+            | Outcome::RequestExpired
+            | Outcome::RequestMemoryFull,
+        ) => Some(state.clone()),
     }
 }
 
@@ -234,6 +249,7 @@ impl KeyState {
                 match (self.perform(&operation.action), result) {
                     (Ok(Effect::Read), OperationResult::Value(value)) => self.shows(value.as_ref()),
                     (Ok(Effect::Written), OperationResult::Written { version }) => self.written(*version),
+                    (Ok(Effect::Skipped), OperationResult::Skipped) => true,
                     (Ok(Effect::Deleted(existed)), OperationResult::Deleted { existed: told }) => {
                         existed == *told
                     }
@@ -267,12 +283,24 @@ impl KeyState {
     fn perform(&mut self, action: &Action) -> Result<Effect, OperationError> {
         match action {
             Action::Scan { .. } | Action::DeleteRange { .. } => unreachable!("histories are of one key"),
-            Action::SetExpiry { .. } | Action::SetRange { .. } | Action::RemoveExpired { .. } => {
+            Action::SetRange { .. } | Action::RemoveExpired { .. } => {
                 unreachable!("no client of a simulated cluster does this")
             }
             Action::Get { .. } => Ok(Effect::Read),
-            Action::Put { value, .. } => {
+            Action::Put { only: Only::IfAbsent, .. } if self.value.is_some() => Ok(Effect::Skipped),
+            Action::Put { only: Only::IfPresent, .. } if self.value.is_none() => Ok(Effect::Skipped),
+            Action::Put { value, expires, .. } => {
                 self.mutate(Some(value.clone()));
+                self.can_expire = self.would_expire(*expires);
+                Ok(Effect::Written)
+            }
+            Action::SetExpiry { expires, only, .. } => {
+                assert_eq!(*only, ExpiryOnly::Always, "the model does not know when a value expires");
+                if self.value.is_none() {
+                    return Ok(Effect::Skipped);
+                }
+                self.mutate(self.value.clone());
+                self.can_expire = self.would_expire(*expires);
                 Ok(Effect::Written)
             }
             Action::Delete { .. } => {
@@ -307,7 +335,21 @@ impl KeyState {
     fn mutate(&mut self, value: Option<Bytes>) {
         self.version = Version::Above(self.version_min());
         self.ruled_out.clear();
+        self.can_expire &= value.is_some();
         self.value = value;
+    }
+
+    /// The same after the value has expired, if it can.
+    fn expired(&self) -> Option<KeyState> {
+        self.can_expire.then(|| KeyState { value: None, can_expire: false, ..self.clone() })
+    }
+
+    fn would_expire(&self, expires: Expiry) -> bool {
+        match expires {
+            Expiry::Never => false,
+            Expiry::Keep => self.can_expire,
+            Expiry::At(_) | Expiry::After(_) => true,
+        }
     }
 }
 
@@ -316,6 +358,7 @@ impl KeyState {
 enum Effect {
     Read,
     Written,
+    Skipped,
     Deleted(bool),
     Incremented(i64),
     Appended(u64),

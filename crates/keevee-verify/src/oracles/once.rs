@@ -32,7 +32,9 @@ impl Once {
     /// An entry is known, before any replica applies it. `owns` tells the commands whose keys are of this shard: the
     /// others must change nothing.
     pub(crate) fn entry(&mut self, index: u64, commands: &[Command], owns: impl Fn(&Command) -> bool) {
-        let mutates = |operation: &&Operation| !matches!(operation.action, Action::Get { .. });
+        let mutates = |operation: &&Operation| {
+            !matches!(operation.action, Action::Get { .. } | Action::RemoveExpired { .. })
+        };
         let mutations = |command: &Command| command.operations.iter().filter(mutates).count() as u64;
         let owned = commands.iter().filter(|command| owns(command));
         let commands = owned.map(|command| (command.request_id, mutations(command)));

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keevee_core::command::{
-    Action, Command, Expect, OnError, Operation, OperationResult, Outcome, Precondition,
+    Action, Command, Expect, Expiry, ExpiryOnly, OnError, Only, Operation, OperationResult, Outcome,
+    Precondition,
 };
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::ShardId;
@@ -22,8 +23,8 @@ use super::ingress::{Owner, PATIENCE, Receipt, Submission, Told};
 use super::{Event, World};
 use crate::coverage::Counter;
 use crate::history::{Answer, Request};
-use crate::oracles::{Acknowledged, Honesty};
-use crate::plan::{ClientPlan, MILLISECOND, SECOND};
+use crate::oracles::{Acknowledged, Early, Honesty};
+use crate::plan::{ClientPlan, MILLISECOND, Plan, SECOND};
 use crate::random::Random;
 
 /// Clients from here on are the world's own: they come after the faults, for each shard and node. Also how many numbers
@@ -78,7 +79,8 @@ impl Client {
     }
 
     /// What it asks next, of one of so many keys, or of two of one shard at once.
-    fn wish(&self, keys: u64, map: &ShardMap, number: u64, now: u64, random: &mut Random) -> Wish {
+    fn wish(&self, plan: &Plan, map: &ShardMap, number: u64, now: u64, random: &mut Random) -> Wish {
+        let keys = plan.keys;
         let key = random.below(keys);
         let name = key_name(key);
         let shard = map.owner(&name);
@@ -101,6 +103,9 @@ impl Client {
             (None, 1) => counter(name, random),
             (None, _) => self.list(name, number, random),
         };
+        if plan.expiry && key.is_multiple_of(3) && other.is_none() {
+            let_expire(&mut command, random);
+        }
         let has_tag = command
             .operations
             .iter()
@@ -210,6 +215,29 @@ fn plain(key: u64, number: u64) -> Action {
     }
 }
 
+/// Lets a register expire that a command sets, or says anew when it does. Without preconditions: which of them hold is
+/// not known where the outcome is not, and with expiry there would be too many ways.
+fn let_expire(command: &mut Command, random: &mut Random) {
+    command.preconditions.clear();
+    let span = |random: &mut Random| Expiry::After(random.between(50, 6_000) * MILLISECOND);
+    let key = command.keys().next().cloned();
+    if random.percent(10)
+        && let Some(key) = key
+    {
+        let expires = span(random);
+        let action = Action::SetExpiry { key, expires, only: ExpiryOnly::Always };
+        command.operations = vec![operation(action)];
+        return;
+    }
+    for operation in &mut command.operations {
+        if let Action::Put { expires, only, .. } = &mut operation.action {
+            *expires =
+                if random.percent(70) { span(random) } else { random.pick(&[Expiry::Never, Expiry::Keep]) };
+            *only = random.pick(&[Only::Always, Only::Always, Only::IfAbsent, Only::IfPresent]);
+        }
+    }
+}
+
 fn counter(name: Bytes, random: &mut Random) -> Command {
     let add = |by: u64| Action::Increment { key: name.clone(), by: by as i64 };
     let mut command = Command::single(add(random.between(1, 3)));
@@ -253,13 +281,13 @@ fn describe(command: &Command) -> String {
 impl World {
     pub(crate) fn client_turn(&mut self, number: u64) {
         let now = self.now;
-        let (keys, map) = (self.plan.keys, Rc::clone(&self.groups.map));
+        let map = Rc::clone(&self.groups.map);
         let Some(client) = self.clients.get_mut(&number) else { return };
         if client.is_stopped || client.current.is_some() {
             return;
         }
         let request = self.history.next_number();
-        let Wish { command, reuses_id } = client.wish(keys, &map, request, now, &mut self.random);
+        let Wish { command, reuses_id } = client.wish(&self.plan, &map, request, now, &mut self.random);
         let attempts = Attempts::new(command.request_id.is_some());
         let retries_left = client.plan.retries;
         client.current = Some(Current { request, attempt: 0, sent_at: now, attempts, retries_left });
@@ -349,6 +377,29 @@ impl World {
         self.finish_request(number, answer);
     }
 
+    /// What a client found absent was so, or had expired.
+    fn check_absences(&mut self, request: &Request, answer: &Answer) {
+        if !self.plan.expiry {
+            return;
+        }
+        let Answer::Done(Outcome::Done(results)) = answer else { return };
+        let latest = self.note_clocks();
+        for (operation, result) in request.command.operations.iter().zip(results) {
+            if matches!(operation.action, Action::SetExpiry { .. }) {
+                self.coverage.note(Counter::Expiring);
+            }
+            let (Action::Get { key }, OperationResult::Value(None)) = (&operation.action, result) else {
+                continue;
+            };
+            if request.is_read() {
+                let oracle = &self.groups[self.groups.map.owner(key)].oracles.early;
+                let found = oracle.found_nothing(key, request.called, latest);
+                self.coverage.add(Counter::FoundExpired, u64::from(oracle.has_expired(key)));
+                self.hold(Early::NAME, found);
+            }
+        }
+    }
+
     fn finish_request(&mut self, number: u64, answer: Answer) {
         let now = self.now;
         let Some(client) = self.clients.get_mut(&number) else { return };
@@ -376,6 +427,7 @@ impl World {
         self.trace.fold_text(&format!("{answer:?}"));
         self.trace.note(now, || format!("client {number}: request {} {answer:?}", request.number));
         self.count_answer(&request, &answer, current.sent_at);
+        self.check_absences(&request, &answer);
         if let Answer::Done(_) = answer {
             let applied = Acknowledged::answered(&request);
             self.hold(Acknowledged::NAME, applied);

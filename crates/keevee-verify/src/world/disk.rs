@@ -220,6 +220,8 @@ impl LogStore for SharedLog {
 pub(crate) struct Written {
     pub(crate) index: u64,
     pub(crate) chain: u128,
+    /// Shard time after it.
+    pub(crate) time: u64,
     /// The shard's count of mutations before the entry and after it.
     pub(crate) versions: (u64, u64),
     /// The values written.
@@ -372,6 +374,7 @@ impl ShardState {
         self.written.push(Written {
             index: write_set.meta.applied,
             chain: write_set.meta.chain,
+            time: write_set.meta.time,
             versions: (self.version_before, write_set.meta.version),
             values: write_set.values.clone(),
             executed: write_set.requests_added.iter().map(|record| record.id).collect(),

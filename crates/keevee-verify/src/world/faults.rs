@@ -118,6 +118,7 @@ impl World {
                 self.note_if_up(node, Counter::Stalls);
             }
             FaultKind::ClockJump { offset, .. } => {
+                self.note_clocks();
                 self.node_mut(node).clock.jump_to(*offset);
                 self.coverage.note(Counter::ClockJumps);
             }

@@ -58,6 +58,7 @@ pub(crate) struct Process {
     pub(crate) shards: BTreeMap<ShardId, Replica>,
     pub(crate) boot: u64,
     pub(crate) neighbours: Neighbours,
+    is_clock_off: bool,
     /// Those that were given something since they last went as far as they could.
     touched: Vec<ShardId>,
     /// Who leads each shard: as its replica here said when the world last looked, or as others have told.
@@ -166,7 +167,9 @@ impl World {
             Duration::from_micros(settings.heartbeat),
             Duration::from_micros(settings.timeout_min * 2 / 3),
         );
-        let process = Process { shards, boot, neighbours, touched, leaders, tickets, ingress, count };
+        let is_clock_off = false;
+        let process =
+            Process { shards, boot, neighbours, is_clock_off, touched, leaders, tickets, ingress, count };
         node.process = Some(process);
         let phase = self.random.below(tick);
         self.after(phase, Event::Tick { node: id, life });
@@ -247,11 +250,12 @@ impl World {
             missed.iter().for_each(|node| replica.missed(now.monotonic, *node));
             replica.tick(now.monotonic);
         }
-        // Without shards that quiesce nobody asks who is alive.
-        if self.plan.shards.idle.is_some() && process.neighbours.is_beat_due(now.monotonic) {
-            let boot = process.boot;
+        // Without shards that quiesce nobody asks who is alive, and without keys that expire nobody asks for clocks.
+        let asks = self.plan.shards.idle.is_some() || self.plan.expiry;
+        if asks && process.neighbours.is_beat_due(now.monotonic) {
+            let alive = PeerMessage::Alive { boot: process.boot, wall_micros: now.wall_micros };
             let others = (1..=self.plan.nodes).filter(|other| *other != id);
-            others.for_each(|other| self.send(id, other, PeerMessage::Alive { boot }));
+            others.for_each(|other| self.send(id, other, alive.clone()));
         }
         self.after(span, Event::Tick { node: id, life });
         self.settle(id);
@@ -260,12 +264,18 @@ impl World {
     pub(crate) fn keep_house(&mut self, id: u64, life: u64) {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life) else { return };
         let Some(process) = &mut node.process else { return };
-        let now = node.clock.read(self.now).monotonic;
+        let wall = node.clock.read(self.now);
+        let now = wall.monotonic;
+        let is_clock_off = process.is_clock_off;
         let idle = self.plan.shards.idle.map(Duration::from_micros);
         let mut quiesced = 0;
         let nodes = (1..=self.plan.nodes).map(NodeId);
         let alive: Vec<NodeId> = nodes.filter(|node| process.neighbours.is_alive(*node)).collect();
         for replica in process.touch_all() {
+            if is_clock_off {
+                replica.mind_clock(wall, true);
+            }
+            replica.look_after_expiries(wall).expect("a simulated state is always readable");
             replica.expire(now);
             replica.note_flushed(now).expect("a simulated state is always readable");
             let was_quiesced = replica.is_quiesced();
@@ -333,8 +343,23 @@ impl World {
         }
     }
 
+    /// Looks at a node's clock, before anything is stamped by it.
+    fn check_clock(&mut self, id: u64) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(process) = node.process.as_mut().filter(|_| self.plan.expiry) else { return };
+        let now = node.clock.read(self.now);
+        let is_off = process.neighbours.is_clock_off(now);
+        if is_off != process.is_clock_off {
+            process.is_clock_off = is_off;
+            process.touch_all().for_each(|replica| replica.mind_clock(now, is_off));
+            self.coverage.add(Counter::ClocksOff, u64::from(is_off));
+            self.trace.at(self.now, id, || format!("CLOCK {}", if is_off { "OFF" } else { "GOOD" }));
+        }
+    }
+
     /// Lets the replicas of a process that were touched go as far as they can, and carries out what they want.
     pub(crate) fn settle(&mut self, id: u64) {
+        self.check_clock(id);
         let next = |world: &mut World| world.nodes.get_mut(&id)?.process.as_mut()?.touched.pop();
         while let Some(shard) = next(self) {
             let Some(effects) = self.advance(id, shard) else { return };

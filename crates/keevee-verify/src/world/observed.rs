@@ -9,7 +9,7 @@ use keevee_core::ids::ShardId;
 
 use super::World;
 use crate::coverage::Counter;
-use crate::oracles::{Agreement, Chains, Once, REPLICA, Versions};
+use crate::oracles::{Agreement, Chains, Early, Once, REPLICA, Versions};
 
 /// How far behind a replica is whose coming up is called a catch-up.
 const BEHIND: u64 = 20;
@@ -57,7 +57,11 @@ impl World {
         }
         let map = Rc::clone(&self.groups.map);
         let owns = |command: &Command| command.keys().all(|key| map.owner(key) == shard);
-        self.groups[shard].oracles.once.entry(index, &entry.commands, owns);
+        let latest = self.note_clocks();
+        let oracles = &mut self.groups[shard].oracles;
+        oracles.once.entry(index, &entry.commands, owns);
+        let in_time = oracles.early.entry(index, &entry, latest);
+        self.hold(Early::NAME, in_time);
         let mut placed = Vec::new();
         // What came by an old map the shard turns away.
         for command in entry.commands.iter().filter(|command| owns(command)) {
@@ -83,8 +87,13 @@ impl World {
             let same = oracles.chains.applied(id, index, write.chain);
             let distinct = oracles.versions.applied(id, &write);
             oracles.acknowledged.applied(&write);
+            let removed = oracles.early.applied(&write, self.now);
             let mut once = vec![oracles.once.applied(id, index, write.versions)];
             once.extend(write.executed.iter().map(|request| oracles.once.executed(*request, index)));
+            match removed {
+                Ok(removed) => self.coverage.add(Counter::ExpiredRemoved, removed),
+                Err(what) => self.break_rule(Early::NAME, what),
+            }
             self.hold(Chains::NAME, same);
             self.hold(Versions::NAME, distinct);
             once.into_iter().for_each(|once| self.hold(Once::NAME, once));

@@ -59,9 +59,10 @@ impl From<Result<Outcome, Refusal>> for ForwardReply {
 pub(crate) enum PeerMessage {
     /// From a replica to its counterpart in the same shard.
     Replica(ShardId, Box<ReplicaMessage<Message>>),
-    /// The node is alive.
+    /// The node is alive, and what its clock shows.
     Alive {
         boot: u64,
+        wall_micros: u64,
     },
     Forward(Box<Forward>),
     Forwarded {
@@ -84,7 +85,7 @@ impl PeerMessage {
                 ReplicaMessage::Wake => 1,
                 ReplicaMessage::AdvanceTime { to } | ReplicaMessage::TimeNotCome { to } => *to,
             },
-            PeerMessage::Alive { boot } => *boot,
+            PeerMessage::Alive { boot, .. } => *boot,
             PeerMessage::Forward(forward) => forward.number,
             PeerMessage::Forwarded { number, .. } => *number,
             PeerMessage::Reset => 0,
@@ -134,10 +135,9 @@ impl World {
                 self.count_raft_message(*shard, from, to, message);
             }
             ReplicaMessage::Wake => self.coverage.note(Counter::Wakes),
-            ReplicaMessage::ChainHash(_)
-            | ReplicaMessage::Quiesce { .. }
-            | ReplicaMessage::AdvanceTime { .. }
-            | ReplicaMessage::TimeNotCome { .. } => {}
+            ReplicaMessage::AdvanceTime { .. } => self.coverage.note(Counter::TimeAdvances),
+            ReplicaMessage::TimeNotCome { .. } => self.coverage.note(Counter::TimesNotCome),
+            ReplicaMessage::ChainHash(_) | ReplicaMessage::Quiesce { .. } => {}
         }
     }
 
@@ -168,8 +168,8 @@ impl World {
                     }
                 }
             }
-            PeerMessage::Alive { boot } => {
-                let is_known = process.neighbours.heard(now.monotonic, sender, boot, None);
+            PeerMessage::Alive { boot, wall_micros } => {
+                let is_known = process.neighbours.heard(now.monotonic, sender, boot, Some(wall_micros));
                 for replica in process.touch_all() {
                     if is_known {
                         replica.vouch(now.monotonic, sender);
@@ -205,7 +205,7 @@ pub(crate) fn describe(message: &PeerMessage, marks: bool) -> String {
             };
             marked(shard, text)
         }
-        PeerMessage::Alive { boot } => format!("Alive {:04x}", boot >> 48),
+        PeerMessage::Alive { boot, .. } => format!("Alive {:04x}", boot >> 48),
         PeerMessage::Forward(forward) => marked(&forward.shard, format!("Forward #{}", forward.number)),
         PeerMessage::Forwarded { number, reply } => match &**reply {
             ForwardReply::Outcome(outcome) => format!("Forwarded #{number} {}", brief(outcome)),
