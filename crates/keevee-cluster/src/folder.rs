@@ -56,7 +56,7 @@ pub(crate) async fn create(plan: &Plan) -> Result<(), ClusterError> {
 /// Writes and formats the folders of the nodes: returns which shards `keevee init` was told.
 async fn write_draft(
     plan: &Plan,
-    addresses: &[(SocketAddr, SocketAddr)],
+    addresses: &[Addresses],
     draft: &Path,
 ) -> Result<Vec<String>, ClusterError> {
     let Choices { consensus, peer_transport, layout } = plan.choices.clone();
@@ -256,6 +256,7 @@ mod tests {
                 nodes: Some(1),
                 http_port: Some(0),
                 peer_port: Some(0),
+                resp_port: Some(0),
                 choices: Choices::default(),
             };
             let error = create(&plan).await.expect_err("`keevee init` fails");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use keevee_client::Endpoint;
 use keevee_cluster::process;
-use keevee_server::config::{self, Config};
+use keevee_server::config::{self, Config, NodeConfig};
 use keevee_server::join;
 use keevee_server::server::{self, Listeners, Server};
 use tokio::signal::unix::{SignalKind, signal};
@@ -77,7 +77,8 @@ async fn serve(config: Config, join: Option<&Endpoint>) -> Result<(), Failure> {
         return server::run(config, stop_requested()).await.map_err(Failure::other);
     };
     // Before the cluster hears of the node: at an address that is taken, another one would answer for it.
-    let listeners = Listeners::bind(&config.node.http, &config.node.peer).await.map_err(Failure::other)?;
+    let NodeConfig { http, peer, resp, .. } = &config.node;
+    let listeners = Listeners::bind(http, peer, resp.as_deref()).await.map_err(Failure::other)?;
     join::join(&config, member.authority()).await.map_err(Failure::other)?;
     let server = Server::start_on(&config, listeners).await.map_err(Failure::other)?;
     server.run(stop_requested()).await.map_err(Failure::other)

@@ -47,7 +47,7 @@ pub(crate) struct Row {
     pub(crate) status: Option<NodeStatus>,
     /// Why it says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    unreachable: Option<String>,
+    pub(crate) unreachable: Option<String>,
 }
 
 impl Row {
