@@ -150,6 +150,9 @@ impl Session {
     pub fn take(&mut self, request: Request, now: u64, settings: &Settings) -> (Option<usize>, Step) {
         let position = match command::find(&request) {
             Ok(position) => position,
+            Err(error) if request.first().is_some_and(|name| name.eq_ignore_ascii_case(b"exec")) => {
+                return (None, self.abort(&error));
+            }
             Err(error) => return (None, self.refuse(&error)),
         };
         let spec = &COMMANDS[position];
@@ -168,6 +171,14 @@ impl Session {
 
     fn refuse(&mut self, error: &ArgumentError) -> Step {
         self.refuse_with(Reply::Error(error.to_string()))
+    }
+
+    /// An EXEC that is wrong ends the transaction all the same.
+    fn abort(&mut self, error: &ArgumentError) -> Step {
+        (self.open, self.watched) = (None, Vec::new());
+        let error = error.to_string();
+        let error = error.strip_prefix("ERR ").unwrap_or(&error);
+        Step::Reply(Reply::Error(format!("EXECABORT Transaction discarded because of: {error}")))
     }
 
     /// A transaction that lacks a command is not carried out.

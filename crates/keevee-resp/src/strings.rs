@@ -22,7 +22,7 @@ pub(crate) fn get(arguments: &[Bytes]) -> Parsed {
 
 pub(crate) fn set(arguments: &[Bytes]) -> Parsed {
     let [key, value, options @ ..] = arguments else { return Err(ArgumentError::Syntax) };
-    let (mut only, mut expires, mut until, mut reads) = (Only::Always, None, None, false);
+    let (mut only, mut keeps, mut until, mut reads) = (Only::Always, false, None, false);
     let mut options = options.iter();
     while let Some(option) = options.next() {
         if is(option, "NX") && only != Only::IfPresent {
@@ -31,23 +31,25 @@ pub(crate) fn set(arguments: &[Bytes]) -> Parsed {
             only = Only::IfPresent;
         } else if is(option, "GET") {
             reads = true;
-        } else if is(option, "KEEPTTL") && expires.is_none() {
-            expires = Some(Expiry::Keep);
+        } else if is(option, "KEEPTTL") && until.is_none() {
+            keeps = true;
         } else if let Some(time) = time_option(option)
-            && expires.is_none()
+            && !keeps
+            // The same one again is not a contradiction.
+            && until.is_none_or(|(_, before)| before == time)
             && let Some(argument) = options.next()
         {
             until = Some((argument, time));
-            expires = Some(Expiry::Keep);
         } else {
             return Err(ArgumentError::Syntax);
         }
     }
     // Only now: as with Redis, what is wrong with the options is told first.
-    if let Some((argument, time)) = until {
-        expires = Some(positive_expiry(argument, time, "set")?);
-    }
-    let expires = expires.unwrap_or_default();
+    let expires = match until {
+        Some((argument, time)) => positive_expiry(argument, time, "set")?,
+        None if keeps => Expiry::Keep,
+        None => Expiry::Never,
+    };
     let put = Action::Put { key: key.clone(), value: value.clone(), expires, only };
     Ok(match reads {
         true => Data::together([read(key), put], Answer::Value),

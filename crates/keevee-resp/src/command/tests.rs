@@ -43,6 +43,8 @@ fn what_is_unknown_or_of_a_wrong_size_is_told_as_redis_does() {
         ("set a b nx xx", "ERR syntax error"),
         ("set a b ex", "ERR syntax error"),
         ("set a b ex 10 keepttl", "ERR syntax error"),
+        ("set a b keepttl ex 10", "ERR syntax error"),
+        ("set a b ex 10 px 10", "ERR syntax error"),
         ("set a b ex x nope", "ERR syntax error"),
         ("set a b ex x", "ERR value is not an integer or out of range"),
         ("set a b ex 0", "ERR invalid expire time in 'set' command"),
@@ -77,6 +79,8 @@ fn set_has_its_options() {
     assert_eq!(actions("set k v"), [put(Expiry::Never, Only::Always)]);
     assert_eq!(actions("SET k v NX EX 2"), [put(Expiry::After(2_000_000), Only::IfAbsent)]);
     assert_eq!(actions("SET k v keepttl xx"), [put(Expiry::Keep, Only::IfPresent)]);
+    assert_eq!(actions("SET k v keepttl keepttl nx nx"), [put(Expiry::Keep, Only::IfAbsent)]);
+    assert_eq!(actions("SET k v EX 1 EX 2"), [put(Expiry::After(2_000_000), Only::Always)]);
     assert_eq!(actions("SET k v PXAT 7"), [put(Expiry::At(7_000), Only::Always)]);
     let read = Action::Get { key: key.clone() };
     assert_eq!(actions("SET k v GET"), [read.clone(), put(Expiry::Never, Only::Always)]);

@@ -90,6 +90,16 @@ fn a_transaction_that_lacks_a_command_is_not_carried_out() {
 }
 
 #[test]
+fn a_wrong_exec_ends_the_transaction() {
+    let session = &mut Session::new(1);
+    answer(session, "MULTI");
+    let aborted =
+        "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\r\n";
+    assert_eq!(answer(session, "EXEC now"), aborted);
+    assert_eq!(answer(session, "EXEC"), "-ERR EXEC without MULTI\r\n");
+}
+
+#[test]
 fn a_transaction_is_bounded() {
     let session = &mut Session::new(1);
     answer(session, "MULTI");
