@@ -96,6 +96,8 @@ impl Connection {
             loop {
                 self.make_room(resp).await?;
                 match self.stream.try_read_buf(&mut self.buffer) {
+                    // What came before the end is answered: the client may only have ended its own side.
+                    Ok(0) if self.buffer.len() > before => return Ok(()),
                     Ok(0) => return Err(RespEnd::Closed),
                     Ok(_) if self.buffer.len() - before < GATHERED_BYTES => {}
                     Ok(_) => return Ok(()),
@@ -112,11 +114,12 @@ impl Connection {
 
     /// Makes room to read into: as much again as there is, so that who announces much and sends little holds little.
     async fn make_room(&mut self, resp: &Resp) -> Result<(), RespEnd> {
-        if self.buffer.capacity() > self.buffer.len() {
+        let (length, needs) = (self.buffer.len(), self.parser.needs(&self.buffer));
+        let enough = if needs > 0 { needs.min(READ_BYTES / 4) } else { READ_BYTES / 4 };
+        if self.buffer.capacity() - length >= enough {
             return Ok(());
         }
-        let length = self.buffer.len();
-        let wanted = self.parser.needs(&self.buffer).clamp(READ_BYTES, length.max(READ_BYTES));
+        let wanted = needs.clamp(READ_BYTES, length.max(READ_BYTES));
         let held = OWN_BYTES + self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if let Some(missing) = (length + wanted).checked_sub(held).filter(|missing| *missing > 0) {
             let missing = u32::try_from(missing).map_err(|_| RespEnd::NoRoom)?;
