@@ -7,13 +7,13 @@ mod libraries;
 mod tools;
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keevee_cluster::{TemporaryCluster, free_ports, until};
 use tokio::net::TcpStream;
 
 use self::client::{Reply, Resp, bulk};
-use crate::{client as http_client, get, put, start};
+use crate::{PATIENCE, client as http_client, get, put, start};
 
 /// Where a node speaks the Redis protocol.
 fn address(cluster: &mut TemporaryCluster, id: u64) -> String {
@@ -31,6 +31,7 @@ with_both_engines! {
     a_pipeline_is_answered_in_order_and_reads_its_writes
     transactions_are_one_and_watch_what_others_do
     keys_are_found_in_all_shards
+    keys_are_gone_in_time_and_not_before
 }
 
 async fn any_node_answers_any_key(engine: &str) {
@@ -133,6 +134,30 @@ async fn keys_are_found_in_all_shards(engine: &str) {
     assert_eq!(resp.ask(&some).await, Reply::Integer(100));
     assert_eq!(resp.ask(&["FLUSHDB"]).await, Reply::ok());
     assert_eq!(resp.ask(&["DBSIZE"]).await, Reply::Integer(0));
+}
+
+async fn keys_are_gone_in_time_and_not_before(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    let mut one = connect(&mut cluster, 1).await;
+    assert_eq!(one.ask(&["SET", "stays", "1", "EX", "1000"]).await, Reply::ok());
+    let started = Instant::now();
+    assert_eq!(one.ask(&["SET", "goes", "1", "PX", "700"]).await, Reply::ok());
+    for id in 1..=3 {
+        let mut resp = connect(&mut cluster, id).await;
+        let gone = async || {
+            let (found, after) = (resp.ask(&["GET", "goes"]).await, started.elapsed());
+            // The shard's time begins with the write or later, so it is there for so long at least.
+            assert!(found != Reply::Null || after >= Duration::from_millis(700), "gone after {after:?}");
+            (found == Reply::Null).then_some(())
+        };
+        assert!(until(PATIENCE, gone).await.is_some(), "it is gone at node {id}");
+        for (command, reply) in [("EXISTS", 0), ("TTL", -2), ("PEXPIRETIME", -2), ("PERSIST", 0)] {
+            assert_eq!(resp.ask(&[command, "goes"]).await, Reply::Integer(reply), "{command}");
+        }
+        assert_eq!(resp.ask(&["KEYS", "*"]).await, Reply::Array(vec![bulk("stays")]));
+    }
+    assert_eq!(one.ask(&["INCR", "goes"]).await, Reply::Integer(1));
+    assert_eq!(one.ask(&["TTL", "goes"]).await, Reply::Integer(-1), "it begins anew");
 }
 
 /// A `redis-server` of its own; killed when dropped.

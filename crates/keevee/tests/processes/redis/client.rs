@@ -23,6 +23,13 @@ impl Reply {
         Reply::Simple("OK".to_owned())
     }
 
+    /// Keys have no order in Redis.
+    pub(super) fn sort(&mut self) {
+        if let Reply::Array(replies) = self {
+            replies.sort_by_key(Reply::text);
+        }
+    }
+
     pub(super) fn number(&self) -> String {
         match self {
             Reply::Integer(number) => number.to_string(),
@@ -34,6 +41,9 @@ impl Reply {
         match self {
             Reply::Simple(text) | Reply::Error(text) => text.clone(),
             Reply::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Reply::Array(replies) => {
+                format!("[{}]", replies.iter().map(Reply::text).collect::<Vec<_>>().join(", "))
+            }
             other => format!("{other:?}"),
         }
     }

@@ -59,10 +59,17 @@ async fn what_is_no_redis_is_cut_off() {
         assert_eq!(to_the_end(&address, bytes).await, answer);
     }
     assert_eq!(connect(&mut cluster, 1).await.ask(&["GET", "a"]).await, Reply::Null);
+    // The end of what is sent is not the end of what is answered.
+    let mut half = TcpStream::connect(&address).await.expect("a connection");
+    half.write_all(b"PING\r\nPING\r\n").await.expect("sent");
+    half.shutdown().await.expect("shut");
+    let mut answer = String::new();
+    timeout(PATIENCE, half.read_to_string(&mut answer)).await.expect("an end").expect("text");
+    assert_eq!(answer, "+PONG\r\n+PONG\r\n");
     let ended = |reason: &str| format!("keevee_resp_connections_ended_total{{reason=\"{reason}\"}}");
     assert_eq!(metric(&mut cluster, 1, &ended("http")).await, 2.0);
     assert_eq!(metric(&mut cluster, 1, &ended("protocol")).await, 5.0);
-    assert_eq!(metric(&mut cluster, 1, "keevee_resp_commands_total{command=\"ping\"}").await, 1.0);
+    assert_eq!(metric(&mut cluster, 1, "keevee_resp_commands_total{command=\"ping\"}").await, 3.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
