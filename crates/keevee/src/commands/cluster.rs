@@ -387,8 +387,7 @@ fn processes(cluster: &mut Cluster) {
             Some(pid) => format!("runs as process {pid}"),
             None => "is not running".to_owned(),
         };
-        let resp = node.resp.map_or_else(String::new, |resp| format!("  redis://{resp}"));
-        println!("node {} {state}: http://{}{resp}", node.id, node.http);
+        println!("node {} {state}: http://{}", node.id, node.http);
     }
 }
 
