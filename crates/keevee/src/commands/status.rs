@@ -234,7 +234,7 @@ mod tests {
         rows[1] = Row::new(2, rows[1].http.clone(), None);
         assert_eq!(shard_line(&rows, &shard())[7], "no leader; 1 of 3 replicas answer");
         let text = tables(&rows, &[shard()]);
-        assert!(text.contains("2     127.0.0.1:8002  -       -      does not answer\n"), "{text}");
+        assert!(text.contains("2     127.0.0.1:8002  -     -       -      does not answer\n"), "{text}");
         let text = replicas_table(&rows);
         assert!(text.contains("1.1     7     7       7        01234567\n"), "{text}");
     }
