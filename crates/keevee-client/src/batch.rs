@@ -205,6 +205,7 @@ pub(crate) fn failure(error: i32) -> Option<OperationError> {
         kv::OperationError::NotAnInteger => Some(OperationError::NotAnInteger),
         kv::OperationError::Overflow => Some(OperationError::Overflow),
         kv::OperationError::ValueTooLarge => Some(OperationError::ValueTooLarge),
+        kv::OperationError::AnswerTooLarge => Some(OperationError::AnswerTooLarge),
         kv::OperationError::Unspecified => None,
     }
 }

@@ -38,8 +38,12 @@ use crate::range::{
 use crate::requests::{RequestChanges, RequestId, RequestMemory, RequestRecord, payload_hash};
 use crate::slots::{SlotSet, slot};
 
-/// The largest value that an append, or a write into a value, may make. Replicas diverge if they differ in it: it is no setting.
-pub const VALUE_BYTES_MAX_APPLY: usize = 64 << 20;
+/// The largest value that there is: an append, or a write into a value, makes none that is larger. Replicas diverge if they
+/// differ in it: it is no setting.
+pub const VALUE_BYTES_MAX_APPLY: usize = 8 << 20;
+
+/// Bytes of values that the gets of one command return at most. Replicas diverge if they differ in it: it is no setting.
+pub const ANSWER_BYTES_MAX_APPLY: usize = 16 << 20;
 
 /// An entry of the log as the store reads it: independent commands, and the time of its proposer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -313,6 +317,8 @@ struct Overlay<'a, V> {
     /// The writes of the command at hand, oldest first, and the version before them.
     undo: Vec<Undo>,
     version_before: u64,
+    /// Bytes of values that the command at hand may still return; `None` once one of them had no room.
+    answer_room: Option<usize>,
 }
 
 impl<'a, V: StateView> Overlay<'a, V> {
@@ -325,6 +331,7 @@ impl<'a, V: StateView> Overlay<'a, V> {
             stored_expiries: BTreeMap::new(),
             undo: Vec::new(),
             version_before,
+            answer_room: None,
         }
     }
 
@@ -350,6 +357,8 @@ impl<'a, V: StateView> Overlay<'a, V> {
     fn execute(&mut self, command: &Command) -> Result<Outcome, V::Error> {
         self.undo.clear();
         self.version_before = self.meta.version;
+        let room = command.answer_bytes_max.map_or(usize::MAX, |bytes| bytes as usize);
+        self.answer_room = Some(room.min(ANSWER_BYTES_MAX_APPLY));
         let namespace = command.namespace;
         for (position, precondition) in command.preconditions.iter().enumerate() {
             let version = self.get(namespace, &precondition.key)?.map(|value| value.version);
@@ -390,7 +399,7 @@ impl<'a, V: StateView> Overlay<'a, V> {
         action: &Action,
     ) -> Result<Result<OperationResult, OperationError>, V::Error> {
         Ok(match action {
-            Action::Get { key } => Ok(OperationResult::Value(self.get(namespace, key)?)),
+            Action::Get { key } => self.get_for_answer(namespace, key)?.map(OperationResult::Value),
             Action::Put { key, value, expires, only } => {
                 Ok(self.put(namespace, key, value, *expires, *only)?)
             }
@@ -450,6 +459,18 @@ impl<'a, V: StateView> Overlay<'a, V> {
         })
     }
 
+    /// What the key holds, if the answer has room for it. Once one had none, none has: what is not told is not read.
+    fn get_for_answer(
+        &mut self,
+        namespace: Namespace,
+        key: &Bytes,
+    ) -> Result<Result<Option<Versioned>, OperationError>, V::Error> {
+        let found = if self.answer_room.is_some() { self.get(namespace, key)? } else { None };
+        let bytes = found.as_ref().map_or(0, |found| found.value.len());
+        self.answer_room = self.answer_room.and_then(|room| room.checked_sub(bytes));
+        Ok(self.answer_room.map(|_| found).ok_or(OperationError::AnswerTooLarge))
+    }
+
     fn put(
         &mut self,
         namespace: Namespace,
@@ -490,6 +511,7 @@ impl<'a, V: StateView> Overlay<'a, V> {
             ExpiryOnly::IfSome => current.expires.is_some(),
             ExpiryOnly::IfLater => rank(expires) > rank(current.expires),
             ExpiryOnly::IfSooner => rank(expires) < rank(current.expires),
+            ExpiryOnly::IfSomeAndSooner => current.expires.is_some() && rank(expires) < rank(current.expires),
         };
         if !is_met {
             return Ok(OperationResult::Skipped);
@@ -663,13 +685,14 @@ fn sum(current: Option<&Versioned>, by: i64) -> Result<i64, OperationError> {
     current.checked_add(by).ok_or(OperationError::Overflow)
 }
 
-/// Reads decimal text: an optional `-`, then digits, and nothing else.
+/// Reads decimal text as an increment writes it: no sign but that of a negative number, no zeros in front.
 fn parse_integer(text: &[u8]) -> Option<i64> {
-    // What `parse` would take besides.
-    if text.first() == Some(&b'+') {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
+    let is_canonical = match text {
+        [b'-', digits @ ..] => matches!(digits.first(), Some(b'1'..=b'9')),
+        [b'0'] => true,
+        digits => matches!(digits.first(), Some(b'1'..=b'9')),
+    };
+    std::str::from_utf8(text).ok().filter(|_| is_canonical)?.parse().ok()
 }
 
 fn joined(current: Option<&Versioned>, suffix: &Bytes) -> Result<Bytes, OperationError> {

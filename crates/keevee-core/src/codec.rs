@@ -216,6 +216,7 @@ fn command_to_proto(command: &Command) -> proto::Command {
         request_id: command.request_id.map(request_id_to_proto),
         preconditions: command.preconditions.iter().map(precondition_to_proto).collect(),
         operations: command.operations.iter().map(operation_to_proto).collect(),
+        answer_bytes_max: command.answer_bytes_max,
     }
 }
 
@@ -225,6 +226,7 @@ fn command_from_proto(message: proto::Command) -> Result<Command, DecodeError> {
         request_id: message.request_id.map(request_id_from_proto).transpose()?,
         preconditions: each(message.preconditions, precondition_from_proto)?,
         operations: each(message.operations, operation_from_proto)?,
+        answer_bytes_max: message.answer_bytes_max,
     })
 }
 
@@ -372,6 +374,7 @@ fn expiry_only_to_proto(only: ExpiryOnly) -> proto::ExpiryOnly {
         ExpiryOnly::IfSome => proto::ExpiryOnly::IfSome,
         ExpiryOnly::IfLater => proto::ExpiryOnly::IfLater,
         ExpiryOnly::IfSooner => proto::ExpiryOnly::IfSooner,
+        ExpiryOnly::IfSomeAndSooner => proto::ExpiryOnly::IfSomeAndSooner,
     }
 }
 
@@ -382,6 +385,7 @@ fn expiry_only_from_proto(only: i32) -> Result<ExpiryOnly, DecodeError> {
         Ok(proto::ExpiryOnly::IfSome) => Ok(ExpiryOnly::IfSome),
         Ok(proto::ExpiryOnly::IfLater) => Ok(ExpiryOnly::IfLater),
         Ok(proto::ExpiryOnly::IfSooner) => Ok(ExpiryOnly::IfSooner),
+        Ok(proto::ExpiryOnly::IfSomeAndSooner) => Ok(ExpiryOnly::IfSomeAndSooner),
         Err(_) => Err(DecodeError::UnknownKind("condition of an expiry")),
     }
 }
@@ -510,6 +514,7 @@ fn error_to_proto(error: OperationError) -> i32 {
         OperationError::NotAnInteger => proto::OperationError::NotAnInteger,
         OperationError::Overflow => proto::OperationError::Overflow,
         OperationError::ValueTooLarge => proto::OperationError::ValueTooLarge,
+        OperationError::AnswerTooLarge => proto::OperationError::AnswerTooLarge,
     };
     error.into()
 }
@@ -519,6 +524,7 @@ fn error_from_proto(error: i32) -> Result<OperationError, DecodeError> {
         Ok(proto::OperationError::NotAnInteger) => Ok(OperationError::NotAnInteger),
         Ok(proto::OperationError::Overflow) => Ok(OperationError::Overflow),
         Ok(proto::OperationError::ValueTooLarge) => Ok(OperationError::ValueTooLarge),
+        Ok(proto::OperationError::AnswerTooLarge) => Ok(OperationError::AnswerTooLarge),
         Ok(proto::OperationError::Unspecified) => Err(DecodeError::BadField("operation error")),
         Err(_) => Err(DecodeError::UnknownKind("operation error")),
     }

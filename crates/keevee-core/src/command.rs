@@ -20,6 +20,9 @@ pub struct Command {
     pub preconditions: Vec<Precondition>,
     /// Carried out in order; each sees the effects of those before it.
     pub operations: Vec<Operation>,
+    /// Bytes of values that its gets may return together, for who has no room for more; never more than
+    /// [`crate::apply::ANSWER_BYTES_MAX_APPLY`]. A get that finds more fails ([`OperationError::AnswerTooLarge`]).
+    pub answer_bytes_max: Option<u32>,
 }
 
 impl Command {
@@ -30,6 +33,7 @@ impl Command {
             request_id: None,
             preconditions: Vec::new(),
             operations: vec![Operation { action, on_error: OnError::Abort }],
+            answer_bytes_max: None,
         }
     }
 
@@ -222,6 +226,8 @@ pub enum ExpiryOnly {
     IfLater,
     /// That the new one is sooner.
     IfSooner,
+    /// That it has one, and that the new one is sooner.
+    IfSomeAndSooner,
 }
 
 impl Action {
@@ -370,6 +376,9 @@ pub enum OperationError {
     /// The value would grow past the largest size that `apply` allows.
     #[error("the value would grow past the largest size allowed")]
     ValueTooLarge,
+    /// The command has read as many bytes as its answer may hold.
+    #[error("the values read by the command make too large an answer: read fewer keys at once")]
+    AnswerTooLarge,
 }
 
 /// A value and what is known of its last write.

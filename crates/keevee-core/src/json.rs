@@ -162,6 +162,7 @@ enum Demand {
     IfSome,
     IfLater,
     IfSooner,
+    IfSomeAndSooner,
 }
 
 /// What is wrong with a batch that is of the right form.
@@ -272,7 +273,10 @@ fn expiry_only(demand: Option<Demand>) -> std::result::Result<ExpiryOnly, &'stat
         Some(Demand::IfSome) => Ok(ExpiryOnly::IfSome),
         Some(Demand::IfLater) => Ok(ExpiryOnly::IfLater),
         Some(Demand::IfSooner) => Ok(ExpiryOnly::IfSooner),
-        Some(_) => Err("`only` of `set_expiry` is \"if_none\", \"if_some\", \"if_later\" or \"if_sooner\""),
+        Some(Demand::IfSomeAndSooner) => Ok(ExpiryOnly::IfSomeAndSooner),
+        Some(_) => Err(
+            "`only` of `set_expiry` is \"if_none\", \"if_some\", \"if_later\", \"if_sooner\" or \"if_some_and_sooner\"",
+        ),
     }
 }
 

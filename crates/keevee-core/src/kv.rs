@@ -91,6 +91,7 @@ impl TryFrom<ExecuteRequest> for Command {
                 .enumerate()
                 .map(operation)
                 .collect::<Result<_, _>>()?,
+            answer_bytes_max: None,
         })
     }
 }
@@ -128,6 +129,7 @@ fn operation_of(position: usize, operation: Operation) -> Result<command::Operat
                 Ok(ExpiryOnly::IfSome) => command::ExpiryOnly::IfSome,
                 Ok(ExpiryOnly::IfLater) => command::ExpiryOnly::IfLater,
                 Ok(ExpiryOnly::IfSooner) => command::ExpiryOnly::IfSooner,
+                Ok(ExpiryOnly::IfSomeAndSooner) => command::ExpiryOnly::IfSomeAndSooner,
                 Err(_) => return Err(NoCommand::UnknownAction(position)),
             };
             let expires = expiry_of(expiry).ok_or(NoCommand::UnknownAction(position))?;
@@ -182,6 +184,7 @@ impl From<command::ExpiryOnly> for ExpiryOnly {
             command::ExpiryOnly::IfSome => ExpiryOnly::IfSome,
             command::ExpiryOnly::IfLater => ExpiryOnly::IfLater,
             command::ExpiryOnly::IfSooner => ExpiryOnly::IfSooner,
+            command::ExpiryOnly::IfSomeAndSooner => ExpiryOnly::IfSomeAndSooner,
         }
     }
 }
@@ -255,6 +258,7 @@ impl From<command::OperationError> for OperationError {
             command::OperationError::NotAnInteger => OperationError::NotAnInteger,
             command::OperationError::Overflow => OperationError::Overflow,
             command::OperationError::ValueTooLarge => OperationError::ValueTooLarge,
+            command::OperationError::AnswerTooLarge => OperationError::AnswerTooLarge,
         }
     }
 }

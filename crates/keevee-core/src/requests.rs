@@ -220,6 +220,7 @@ fn add_action(digest: &mut Digest, action: &Action) {
                 ExpiryOnly::IfSome => 2,
                 ExpiryOnly::IfLater => 3,
                 ExpiryOnly::IfSooner => 4,
+                ExpiryOnly::IfSomeAndSooner => 5,
             });
         }
         Action::SetRange { offset, bytes, .. } => {

@@ -160,6 +160,7 @@ impl Model {
                     ExpiryOnly::IfSome => expires.is_some(),
                     ExpiryOnly::IfLater => order[0] > order[1],
                     ExpiryOnly::IfSooner => order[0] < order[1],
+                    ExpiryOnly::IfSomeAndSooner => expires.is_some() && order[0] < order[1],
                 };
                 match bytes.filter(|_| is_met) {
                     None => Ok(OperationResult::Skipped),
@@ -195,7 +196,9 @@ impl Model {
             }
             Action::Increment { by, .. } => {
                 let text = String::from_utf8(bytes.unwrap_or(b"0".to_vec()));
-                let number = text.ok().and_then(|text| text.parse::<i64>().ok());
+                let number = text
+                    .ok()
+                    .and_then(|text| text.parse::<i64>().ok().filter(|number| number.to_string() == text));
                 let value = number.ok_or(OperationError::NotAnInteger)?;
                 let value = value.checked_add(*by).ok_or(OperationError::Overflow)?;
                 let version = self.set(key, value.to_string().into(), expires);
@@ -414,6 +417,7 @@ impl Generator {
             request_id: self.random.chance(60).then(|| self.request_id()),
             preconditions: (0..preconditions).map(|_| self.precondition()).collect(),
             operations: (0..operations).map(|_| self.operation()).collect(),
+            answer_bytes_max: None,
         };
         self.sent.push(command.clone());
         if self.sent.len() > 60 {
@@ -468,8 +472,9 @@ impl Generator {
                 Action::Put { key, value: self.value(), expires: self.expiry(), only }
             }
             10 => {
-                use ExpiryOnly::{Always, IfLater, IfNone, IfSome, IfSooner};
-                let only = [Always, IfNone, IfSome, IfLater, IfSooner][self.random.below(5) as usize];
+                use ExpiryOnly::{Always, IfLater, IfNone, IfSome, IfSomeAndSooner, IfSooner};
+                let only = [Always, IfNone, IfSome, IfLater, IfSooner, IfSomeAndSooner]
+                    [self.random.below(6) as usize];
                 Action::SetExpiry { key, expires: self.expiry(), only }
             }
             11 => Action::SetRange { key, offset: self.random.below(20) as u32, bytes: self.value() },

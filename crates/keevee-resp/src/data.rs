@@ -55,7 +55,11 @@ impl Data {
         // Each command of a group has its own error.
         let operation = |action| Operation { action, on_error: OnError::Continue };
         let operations = actions.into_iter().map(operation).collect();
-        Data { operations, answer, spreads: false, if_absent: false }
+        let mut data = Data { operations, answer, spreads: false, if_absent: false };
+        if data.reads_and_writes() {
+            refuse_partly_read(&mut data.operations);
+        }
+        data
     }
 
     /// The same for each of these keys, wherever they are.
@@ -77,6 +81,11 @@ impl Data {
     /// How many operations read a value, of a size that nobody knows before.
     pub fn reads(&self) -> usize {
         self.operations.iter().filter(|operation| operation.action.is_read()).count()
+    }
+
+    /// True if it reads a value and writes.
+    pub fn reads_and_writes(&self) -> bool {
+        self.reads() > 0 && !self.is_read()
     }
 
     /// How many bytes the keys and values have.
@@ -112,6 +121,11 @@ impl Data {
 }
 
 impl Answer {
+    /// True if the bytes of values count for it.
+    pub fn shows_value(self) -> bool {
+        matches!(self, Answer::Value | Answer::Values | Answer::Length | Answer::Part(..))
+    }
+
     /// The reply that these results make, one for each operation. `now` is in microseconds since the Unix epoch.
     pub fn reply(self, results: &[OperationResult], now: u64) -> Reply {
         let failed = results.iter().find_map(|result| match result {
@@ -157,12 +171,28 @@ fn failure(error: OperationError) -> Reply {
         OperationError::ValueTooLarge => {
             Reply::error("string exceeds maximum allowed size (proto-max-bulk-len)")
         }
+        OperationError::AnswerTooLarge => {
+            Reply::error("the values read are too large for one answer: read fewer keys at once")
+        }
+    }
+}
+
+/// Nothing may be written if there is no room to answer what was read.
+pub fn refuse_partly_read(operations: &mut [Operation]) {
+    for operation in operations.iter_mut().filter(|operation| operation.action.is_read()) {
+        operation.on_error = OnError::Abort;
     }
 }
 
 /// Operations as a command of the store.
 pub fn command(preconditions: Vec<Precondition>, operations: Vec<Operation>) -> Command {
-    Command { namespace: Namespace::DEFAULT, request_id: None, preconditions, operations }
+    Command {
+        namespace: Namespace::DEFAULT,
+        request_id: None,
+        preconditions,
+        operations,
+        answer_bytes_max: None,
+    }
 }
 
 fn operation_bytes(action: &Action) -> usize {

@@ -83,9 +83,7 @@ fn expiry_only(options: &[Bytes]) -> Result<ExpiryOnly, ArgumentError> {
         (true, ..) => Ok(ExpiryOnly::IfNone),
         // A key that stays is later than all: GT asks for an expiry by itself.
         (_, _, true, _) => Ok(ExpiryOnly::IfLater),
-        (_, true, _, true) => {
-            Err(ArgumentError::other("XX and LT options at the same time are not supported"))
-        }
+        (_, true, _, true) => Ok(ExpiryOnly::IfSomeAndSooner),
         (_, _, _, true) => Ok(ExpiryOnly::IfSooner),
         (_, true, ..) => Ok(ExpiryOnly::IfSome),
         _ => Ok(ExpiryOnly::Always),

@@ -284,12 +284,14 @@ fn increments_count_from_zero_and_keep_decimal_text() {
 
 #[test]
 fn only_decimal_text_of_64_bits_is_an_integer() {
-    for text in ["", "-", "+1", " 1", "1 ", "1.0", "0x1", "--1", "9223372036854775808", "١"] {
+    for text in
+        ["", "-", "+1", " 1", "1 ", "1.0", "0x1", "--1", "9223372036854775808", "١", "007", "-0", "-01"]
+    {
         assert_eq!(parse_integer(text.as_bytes()), None, "{text:?}");
     }
     assert_eq!(parse_integer(b"\xff"), None);
     assert_eq!(parse_integer(b"-9223372036854775808"), Some(i64::MIN));
-    assert_eq!(parse_integer(b"007"), Some(7));
+    assert_eq!([&b"0"[..], b"-1", b"10"].map(parse_integer), [Some(0), Some(-1), Some(10)]);
 }
 
 #[test]
@@ -314,6 +316,40 @@ fn appends_grow_a_value_up_to_the_largest_size() {
     let error = OperationError::ValueTooLarge;
     assert_eq!(shard.apply_one(append("big", "xy")), Outcome::Aborted { operation: 0, error });
     assert!(matches!(shard.apply_one(append("big", "x")), Outcome::Done(_)));
+}
+
+#[test]
+fn gets_of_one_command_answer_with_a_bounded_sum_of_bytes() {
+    const LARGE: usize = VALUE_BYTES_MAX_APPLY;
+    let mut shard = Shard::new();
+    let put = |key: &'static str, bytes| Command::single(Action::put(key, vec![0; bytes]));
+    shard.apply(&[put("large", LARGE), put("small", 1)]);
+    let mut found = |keys: &[&'static str], answer_bytes_max, on_error| {
+        let get = |key: &&'static str| Operation { action: Action::Get { key: (*key).into() }, on_error };
+        let mut command = Command { answer_bytes_max, ..Command::single(Action::put("other", "1")) };
+        command.operations.extend(keys.iter().map(get));
+        match shard.apply_one(command) {
+            Outcome::Done(results) => results[1..].iter().map(told).collect::<Vec<_>>(),
+            Outcome::Aborted { operation, error: OperationError::AnswerTooLarge } => vec![Err(operation)],
+            other => panic!("{other:?}"),
+        }
+    };
+    fn told(result: &OperationResult) -> Result<usize, usize> {
+        match result {
+            OperationResult::Value(found) => Ok(found.as_ref().map_or(0, |found| found.value.len())),
+            OperationResult::Failed(OperationError::AnswerTooLarge) => Err(usize::MAX),
+            other => panic!("{other:?}"),
+        }
+    }
+    const NONE: Result<usize, usize> = Err(usize::MAX);
+    let next = OnError::Continue;
+    assert_eq!(
+        found(&["large", "large", "nope", "small", "nope"], None, next),
+        [Ok(LARGE), Ok(LARGE), Ok(0), NONE, NONE]
+    );
+    assert_eq!(found(&["small", "small", "small"], Some(2), next), [Ok(1), Ok(1), NONE]);
+    assert_eq!(found(&["large"; 3], Some(u32::MAX), next), [Ok(LARGE), Ok(LARGE), NONE]);
+    assert_eq!(found(&["small", "large"], Some(1), OnError::Abort), [Err(2)]);
 }
 
 #[test]

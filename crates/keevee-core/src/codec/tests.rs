@@ -22,6 +22,7 @@ fn sample_command() -> Command {
             Operation { action: Action::Increment { key: "i".into(), by: -7 }, on_error: OnError::Continue },
             operation(Action::Append { key: "x".into(), suffix: "suffix".into() }),
         ],
+        answer_bytes_max: None,
     }
 }
 
@@ -103,6 +104,17 @@ fn sample_expiry_outcome() -> Outcome {
     ])
 }
 
+/// What came with bounded answers.
+fn sample_bounded_command() -> Command {
+    let (key, only) = (Bytes::from("e"), ExpiryOnly::IfSomeAndSooner);
+    let action = Action::SetExpiry { key, expires: Expiry::Never, only };
+    Command { answer_bytes_max: Some(0), ..Command::single(action) }
+}
+
+fn sample_bounded_outcome() -> Outcome {
+    Outcome::Done(vec![OperationResult::Failed(OperationError::AnswerTooLarge)])
+}
+
 fn sample_outcomes() -> Vec<Outcome> {
     vec![
         sample_done(),
@@ -144,7 +156,9 @@ fn everything_survives_its_encoding() {
     assert_eq!(decode_command(encode_command(&sample_command())), Ok(sample_command()));
     assert_eq!(decode_command(encode_command(&sample_range_command())), Ok(sample_range_command()));
     assert_eq!(decode_command(encode_command(&sample_expiry_command())), Ok(sample_expiry_command()));
-    for outcome in sample_outcomes().into_iter().chain([sample_range_outcome(), sample_expiry_outcome()]) {
+    assert_eq!(decode_command(encode_command(&sample_bounded_command())), Ok(sample_bounded_command()));
+    let later = [sample_range_outcome(), sample_expiry_outcome(), sample_bounded_outcome()];
+    for outcome in sample_outcomes().into_iter().chain(later) {
         assert_eq!(decode_outcome(encode_outcome(&outcome)), Ok(outcome));
     }
     assert_eq!(decode_request(encode_request(&sample_record())), Ok(sample_record()));
@@ -187,6 +201,9 @@ mod format_1 {
     const EXPIRY_OUTCOME: &str =
         "0a260a1b0a190a1708091100401e18240a06001a01762100809828176506000a024a000a0350ac02";
 
+    const BOUNDED_COMMAND: &str = "220742050a016518052800";
+    const BOUNDED_OUTCOME: &str = "0a040a023004";
+
     fn from_hex(text: &str) -> Bytes {
         let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
         (0..text.len()).step_by(2).map(digits).collect::<Vec<u8>>().into()
@@ -207,6 +224,8 @@ mod format_1 {
         assert_eq!(to_hex(&encode_outcome(&sample_range_outcome())), RANGE_OUTCOME);
         assert_eq!(to_hex(&encode_command(&sample_expiry_command())), EXPIRY_COMMAND);
         assert_eq!(to_hex(&encode_outcome(&sample_expiry_outcome())), EXPIRY_OUTCOME);
+        assert_eq!(to_hex(&encode_command(&sample_bounded_command())), BOUNDED_COMMAND);
+        assert_eq!(to_hex(&encode_outcome(&sample_bounded_outcome())), BOUNDED_OUTCOME);
         assert_eq!(to_hex(&encode_request(&sample_record())), RECORD);
         assert_eq!(to_hex(&encode_meta(&sample_meta())), META);
     }
@@ -222,6 +241,8 @@ mod format_1 {
         assert_eq!(decode_outcome(from_hex(RANGE_OUTCOME)), Ok(sample_range_outcome()));
         assert_eq!(decode_command(from_hex(EXPIRY_COMMAND)), Ok(sample_expiry_command()));
         assert_eq!(decode_outcome(from_hex(EXPIRY_OUTCOME)), Ok(sample_expiry_outcome()));
+        assert_eq!(decode_command(from_hex(BOUNDED_COMMAND)), Ok(sample_bounded_command()));
+        assert_eq!(decode_outcome(from_hex(BOUNDED_OUTCOME)), Ok(sample_bounded_outcome()));
         assert_eq!(decode_request(from_hex(RECORD)), Ok(sample_record()));
         assert_eq!(decode_meta(from_hex(META), sample_meta().owned), Ok(sample_meta()));
     }
@@ -229,7 +250,7 @@ mod format_1 {
 
 #[test]
 fn a_commands_size_is_known_without_encoding_it() {
-    let later = [sample_range_command(), sample_expiry_command()];
+    let later = [sample_range_command(), sample_expiry_command(), sample_bounded_command()];
     for command in sample_entry().commands.into_iter().chain(later) {
         assert_eq!(command_size(&command), encode_command(&command).len());
     }

@@ -141,7 +141,7 @@ pub(crate) fn only_result(mut results: Vec<OperationResult>) -> Result<Operation
 impl From<OperationError> for Problem {
     fn from(error: OperationError) -> Problem {
         let kind = match error {
-            OperationError::ValueTooLarge => ErrorKind::TooLarge,
+            OperationError::ValueTooLarge | OperationError::AnswerTooLarge => ErrorKind::TooLarge,
             OperationError::NotAnInteger | OperationError::Overflow => ErrorKind::Invalid,
         };
         Problem::new(kind, error.to_string())

@@ -31,7 +31,7 @@ use keevee_core::command::{
 use super::Model;
 
 /// The largest value that an append may make, in bytes.
-const VALUE_BYTES_MAX: usize = 64 << 20;
+const VALUE_BYTES_MAX: usize = 8 << 20;
 
 /// The model of a key that is absent at first. Every command of a history names this key only.
 ///
@@ -367,7 +367,5 @@ enum Effect {
 /// Decimal text: digits, after a `-` or nothing.
 fn integer(text: &Bytes) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let is_decimal = digits.bytes().all(|byte| byte.is_ascii_digit());
-    if is_decimal { text.parse().ok() } else { None }
+    text.parse().ok().filter(|number: &i64| number.to_string() == text)
 }

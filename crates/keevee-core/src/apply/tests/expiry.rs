@@ -117,17 +117,17 @@ fn a_put_can_demand_that_the_key_is_there_or_not() {
 
 #[test]
 fn an_expiry_is_set_if_it_is_as_demanded() {
-    use ExpiryOnly::{Always, IfLater, IfNone, IfSome, IfSooner};
+    use ExpiryOnly::{Always, IfLater, IfNone, IfSome, IfSomeAndSooner, IfSooner};
     let (at, never) = (|seconds| Expiry::At(NOW + seconds * SECOND), Expiry::Never);
     for (before, expires, sets) in [
         (never, at(5), vec![Always, IfNone, IfSooner]),
-        (at(5), at(4), vec![Always, IfSome, IfSooner]),
+        (at(5), at(4), vec![Always, IfSome, IfSooner, IfSomeAndSooner]),
         (at(5), at(5), vec![Always, IfSome]),
         (at(5), at(6), vec![Always, IfSome, IfLater]),
         (at(5), never, vec![Always, IfSome, IfLater]),
         (at(5), Expiry::After(6 * SECOND), vec![Always, IfSome, IfLater]),
     ] {
-        for only in [Always, IfNone, IfSome, IfLater, IfSooner] {
+        for only in [Always, IfNone, IfSome, IfLater, IfSooner, IfSomeAndSooner] {
             let mut shard = Shard::new();
             shard.apply_one(put_with("k", before, Only::Always));
             let found = shard.expires("k");
