@@ -117,6 +117,9 @@ pub struct NodeStatus {
     pub node_id: u64,
     /// The version of its program.
     pub version: String,
+    /// True while its clock differs from most others', and it therefore leads no shard.
+    #[serde(default)]
+    pub clock_off: bool,
     /// Each shard that has a replica there.
     pub shards: Vec<ShardStatus>,
 }

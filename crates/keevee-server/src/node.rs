@@ -15,6 +15,7 @@ use keevee_core::limits::Limits;
 use keevee_core::shard_map::view::CarpView;
 use keevee_core::shard_map::{Explanation, NodeInfo};
 use keevee_replica::{Attempt, Attempts, Heard, Refusal, Route, ShardStatus as ReplicaStatus};
+use prometheus::IntGauge;
 use tokio::sync::{Notify, oneshot};
 
 use crate::directory::Directory;
@@ -142,6 +143,8 @@ pub struct NodeStatus {
     pub node_id: u64,
     /// The version of the program.
     pub version: &'static str,
+    /// True while its clock differs from most others', and it therefore leads no shard.
+    pub clock_off: bool,
     /// Each shard that has a replica here.
     pub shards: Vec<ShardStatus>,
 }
@@ -187,6 +190,8 @@ pub(crate) struct Parts {
     pub(crate) forwarder: Forwarder,
     /// Told when this node has changed the cluster's shard map.
     pub(crate) map_changed: Arc<Notify>,
+    /// 1 while this node's clock is off.
+    pub(crate) clock_off: IntGauge,
 }
 
 /// The store, as every protocol reaches it. Cheap to clone.
@@ -457,6 +462,7 @@ impl Node {
             cluster_id: self.parts.cluster_id.clone(),
             node_id: self.parts.id.0,
             version: env!("CARGO_PKG_VERSION"),
+            clock_off: self.parts.clock_off.get() != 0,
             shards: shards.into_iter().map(|(shard, status)| describe_shard(shard, status)).collect(),
         })
     }
@@ -469,10 +475,15 @@ impl Node {
             http: node.http.clone(),
             peer: node.peer.clone(),
             resp: node.resp.clone(),
-            reachable: node.id == self.parts.id || self.parts.transport.is_reachable(node.id),
+            reachable: self.is_reachable(node.id),
             lag: shards.iter().filter_map(|(_, status)| self.lag(node.id, status)).max(),
         };
         self.parts.directory.map().nodes.iter().map(describe).collect()
+    }
+
+    /// True if a node answers this one, or is this one.
+    pub fn is_reachable(&self, node: NodeId) -> bool {
+        node == self.parts.id || self.parts.transport.is_reachable(node)
     }
 
     /// How many entries a node is behind in a shard that has a replica here, if that is known.

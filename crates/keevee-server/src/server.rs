@@ -236,6 +236,7 @@ impl Server {
             forwarder: Forwarder::new(Arc::clone(&shared)),
             transport: shared,
             map_changed: Arc::clone(&changed),
+            clock_off: metrics.clock_off.clone(),
         });
         let keeper = MapKeeper {
             node: node.clone(),

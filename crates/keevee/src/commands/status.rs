@@ -138,7 +138,8 @@ fn node_line(row: &Row) -> [String; 6] {
     };
     let data = || status.shards.iter().filter(|shard| shard.shard > 0);
     let leads = data().filter(|shard| shard.role == "leader").count();
-    [node, http, resp, data().count().to_string(), leads.to_string(), "ok".to_owned()]
+    let state = if status.clock_off { "its clock is off: set it right" } else { "ok" };
+    [node, http, resp, data().count().to_string(), leads.to_string(), state.to_owned()]
 }
 
 fn shard_line(rows: &[Row], Shard { view, slots }: &Shard) -> [String; 8] {
@@ -206,7 +207,7 @@ mod tests {
             quiesced: false,
         };
         let (cluster_id, version) = (String::new(), String::new());
-        let status = NodeStatus { cluster_id, node_id: node, version, shards: vec![shard] };
+        let status = NodeStatus { cluster_id, node_id: node, version, clock_off: false, shards: vec![shard] };
         Row::new(node, format!("127.0.0.1:800{node}"), Some(status))
     }
 
@@ -235,6 +236,8 @@ mod tests {
         assert_eq!(shard_line(&rows, &shard())[7], "no leader; 1 of 3 replicas answer");
         let text = tables(&rows, &[shard()]);
         assert!(text.contains("2     127.0.0.1:8002  -     -       -      does not answer\n"), "{text}");
+        rows[0].status.as_mut().unwrap().clock_off = true;
+        assert_eq!(node_line(&rows[0])[5], "its clock is off: set it right");
         let text = replicas_table(&rows);
         assert!(text.contains("1.1     7     7       7        01234567\n"), "{text}");
     }

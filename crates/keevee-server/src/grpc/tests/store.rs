@@ -170,7 +170,13 @@ impl Store for CoreStore {
     }
 
     async fn status(&self) -> Result<NodeStatus, ExecuteError> {
-        Ok(NodeStatus { cluster_id: "blue".into(), node_id: 1, version: "0", shards: vec![] })
+        Ok(NodeStatus {
+            cluster_id: "blue".into(),
+            node_id: 1,
+            version: "0",
+            clock_off: false,
+            shards: vec![],
+        })
     }
 
     async fn nodes(&self) -> Vec<PeerStatus> {
