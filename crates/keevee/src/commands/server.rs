@@ -63,6 +63,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     // Dropped last: it writes what is still queued.
     let _guard = start_logging(&level, json)?;
     let _pid_file = PidFile::claim(&arguments.config);
+    raise_file_limit();
     let threads = config.io_threads();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let result = runtime.block_on(serve(config, arguments.join.as_ref()));
@@ -82,6 +83,14 @@ async fn serve(config: Config, join: Option<&Endpoint>) -> Result<(), Failure> {
     join::join(&config, member.authority()).await.map_err(Failure::other)?;
     let server = Server::start_on(&config, listeners).await.map_err(Failure::other)?;
     server.run(stop_requested()).await.map_err(Failure::other)
+}
+
+/// Connections and files of the store are file descriptors, and by default a process may have 1024 of them.
+fn raise_file_limit() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => tracing::debug!(files, "files and connections that may be open at once"),
+        Err(error) => tracing::warn!(%error, "the limit of open files can't be raised: see `ulimit -n`"),
+    }
 }
 
 fn start_logging(level: &str, json: bool) -> Result<WorkerGuard, Failure> {
