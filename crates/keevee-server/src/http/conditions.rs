@@ -24,6 +24,15 @@ pub(crate) const EPOCH: HeaderName = HeaderName::from_static("keevee-epoch");
 /// own on every client.
 pub(super) const EXPIRES: HeaderName = HeaderName::from_static("keevee-expires");
 
+/// A time in microseconds that the store can count with, and add to.
+fn at_most(micros: Option<u64>) -> Result<u64, Problem> {
+    micros.filter(|micros| *micros <= u64::MAX / 2).ok_or_else(|| {
+        Problem::invalid(
+            "the key would be gone after the year 294,000, which is too far away: give none to keep it",
+        )
+    })
+}
+
 /// When the key shall be gone, if the caller says: `ttl` is what the query says.
 pub(super) fn expiry(headers: &HeaderMap, ttl: Option<Duration>) -> Result<Expiry, Problem> {
     let at = match single(headers, &EXPIRES)? {
@@ -36,8 +45,8 @@ pub(super) fn expiry(headers: &HeaderMap, ttl: Option<Duration>) -> Result<Expir
     };
     match (at, ttl) {
         (None, None) => Ok(Expiry::Never),
-        (Some(millis), None) => Ok(Expiry::At(millis.saturating_mul(1_000))),
-        (None, Some(ttl)) => Ok(Expiry::After(u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX))),
+        (Some(millis), None) => at_most(millis.checked_mul(1_000)).map(Expiry::At),
+        (None, Some(ttl)) => at_most(u64::try_from(ttl.as_micros()).ok()).map(Expiry::After),
         (Some(_), Some(_)) => Err(Problem::invalid("give `ttl` or `Keevee-Expires`, not both")),
     }
 }
