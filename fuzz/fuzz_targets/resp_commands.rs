@@ -6,13 +6,15 @@ use bytes::{Bytes, BytesMut};
 use keevee_core::limits::Limits;
 use keevee_resp::command::COMMANDS;
 use keevee_resp::data;
-use keevee_resp::session::{Queued, Session, Settings, Step};
+use keevee_resp::session::{Peer, Queued, Session, Settings, Step};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|requests: Vec<(u8, Vec<Vec<u8>>)>| {
     let limits = Limits { operations_max: 16, ..Limits::default() };
     let settings = Settings { limits, config: vec![("save", String::new())] };
-    let mut session = Session::new(1);
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 7001));
+    let peer = Peer { id: 1, address, own: address, since: 0 };
+    let mut session = Session::new(peer);
     for (command, arguments) in requests {
         // By number, so that names need not be guessed; the last of them are the input's own.
         let name = COMMANDS.get(usize::from(command)).map(|spec| Bytes::from_static(spec.name.as_bytes()));
@@ -20,7 +22,7 @@ fuzz_target!(|requests: Vec<(u8, Vec<Vec<u8>>)>| {
         if request.is_empty() {
             continue;
         }
-        let (_, step) = session.take(request, 1_700_000_000_000_000, &settings);
+        let (_, step) = session.take(request, 1_700_000_000_000_000, &settings, &|_| None);
         match step {
             Step::Reply(reply) | Step::Close(reply) => {
                 let mut out = BytesMut::new();

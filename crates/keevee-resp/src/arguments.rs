@@ -104,6 +104,10 @@ pub(crate) fn expiry(
     command: &'static str,
 ) -> Result<Expiry, ArgumentError> {
     let number = integer(argument)?;
+    // So it is with Redis, too: what it can't count in milliseconds is refused, even if that was long ago.
+    if unit == TimeUnit::Seconds && number < i64::MIN / 1_000 {
+        return Err(ArgumentError::ExpireTime(command));
+    }
     let Ok(number) = u64::try_from(number) else { return Ok(Expiry::At(0)) };
     // Redis counts milliseconds in 63 bits, the store microseconds in 64: what it can't hold is refused as what Redis
     // can't.

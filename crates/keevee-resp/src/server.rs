@@ -81,7 +81,7 @@ fn check_user(user: &Bytes) -> Result<(), ArgumentError> {
 pub(crate) fn select(arguments: &[Bytes]) -> Parsed {
     match integer(&arguments[0])? {
         0 => Ok(Call::Local(Local::Nothing)),
-        _ => Err(ArgumentError::other("DB index is out of range")),
+        _ => Err(ArgumentError::other("SELECT is not allowed in cluster mode")),
     }
 }
 
@@ -96,7 +96,8 @@ pub(crate) fn http(_: &[Bytes]) -> Parsed {
 
 pub(crate) fn client(arguments: &[Bytes]) -> Parsed {
     let (subcommand, rest) = (&arguments[0], &arguments[1..]);
-    let local = match (known(subcommand, &["id", "getname", "setname", "setinfo", "info"]), rest) {
+    let local = match (known(subcommand, &["id", "getname", "setname", "setinfo", "info", "no-evict"]), rest)
+    {
         (Some("id"), []) => Local::ClientId,
         (Some("getname"), []) => Local::ClientName,
         (Some("info"), []) => Local::ClientInfo,
@@ -106,6 +107,9 @@ pub(crate) fn client(arguments: &[Bytes]) -> Parsed {
         }
         // Libraries tell their names; a newer Redis notes them.
         (Some("setinfo"), [_, _]) => Local::Nothing,
+        // Nobody is evicted.
+        (Some("no-evict"), [switch]) if is(switch, "ON") || is(switch, "OFF") => Local::Nothing,
+        (Some("no-evict"), [_]) => return Err(ArgumentError::Syntax),
         (Some(known), _) => return Err(ArgumentError::Count(format!("client|{known}"))),
         (None, _) => return Err(unknown("CLIENT", subcommand)),
     };

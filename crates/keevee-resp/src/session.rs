@@ -4,6 +4,8 @@
 //! until EXEC makes one [`Batch`] of it. What is held is bounded, and copied: an argument is a slice of the buffer that it
 //! was read into, which it would keep in memory.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use keevee_core::command::{Expect, OperationResult};
 use keevee_core::limits::Limits;
@@ -102,10 +104,23 @@ enum Held {
     Reply(Reply),
 }
 
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The connection's number.
+    pub id: u64,
+    /// Where the client is.
+    pub address: SocketAddr,
+    /// Where it has connected to.
+    pub own: SocketAddr,
+    /// When it did, in microseconds since the Unix epoch.
+    pub since: u64,
+}
+
 /// See the module. Small, since most connections are idle most of the time.
 #[derive(Debug)]
 pub struct Session {
-    id: u64,
+    peer: Peer,
     version: Version,
     name: Option<Bytes>,
     is_readonly: bool,
@@ -114,10 +129,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// A new connection's, which has a number.
-    pub fn new(id: u64) -> Session {
+    /// A new connection's.
+    pub fn new(peer: Peer) -> Session {
         Session {
-            id,
+            peer,
             version: Version::Resp2,
             name: None,
             is_readonly: false,
@@ -146,8 +161,15 @@ impl Session {
         }
     }
 
-    /// What a request comes to, and which of [`COMMANDS`] it is. `now` is in microseconds since the Unix epoch.
-    pub fn take(&mut self, request: Request, now: u64, settings: &Settings) -> (Option<usize>, Step) {
+    /// What a request comes to, and which of [`COMMANDS`] it is. `now` is in microseconds since the Unix epoch. `refuse`
+    /// tells why a command can't be part of a transaction.
+    pub fn take(
+        &mut self,
+        request: Request,
+        now: u64,
+        settings: &Settings,
+        refuse: &dyn Fn(&Data) -> Option<Reply>,
+    ) -> (Option<usize>, Step) {
         let position = match command::find(&request) {
             Ok(position) => position,
             Err(error) if request.first().is_some_and(|name| name.eq_ignore_ascii_case(b"exec")) => {
@@ -159,7 +181,7 @@ impl Session {
         let is_held = self.open.is_some() || spec.name == "watch";
         let request = if is_held { copied(request) } else { request };
         let step = match spec.parse(&request) {
-            Ok(call) => self.step(call, now, settings),
+            Ok(call) => self.step(call, now, settings, refuse),
             // Redis finds it when the command is carried out.
             Err(error) if self.open.is_some() => {
                 self.hold(Held::Reply(Reply::Error(error.to_string())), settings)
@@ -189,7 +211,13 @@ impl Session {
         Step::Reply(reply)
     }
 
-    fn step(&mut self, call: Call, now: u64, settings: &Settings) -> Step {
+    fn step(
+        &mut self,
+        call: Call,
+        now: u64,
+        settings: &Settings,
+        refuse: &dyn Fn(&Data) -> Option<Reply>,
+    ) -> Step {
         match call {
             Call::Quit => Step::Close(Reply::OK),
             Call::Http => Step::CutOff,
@@ -197,7 +225,10 @@ impl Session {
             Call::Data(mut data) => match data.check(&settings.limits) {
                 Ok(()) if self.open.is_none() => Step::Data(data),
                 Ok(()) if data.if_absent => self.not_in_transaction(),
-                Ok(()) => self.hold(Held::Data(data), settings),
+                Ok(()) => match refuse(&data) {
+                    Some(reply) => self.refuse_with(reply),
+                    None => self.hold(Held::Data(data), settings),
+                },
                 Err(error) if self.open.is_none() => Step::Reply(error),
                 Err(error) => self.hold(Held::Reply(error), settings),
             },
@@ -283,13 +314,13 @@ impl Session {
             Local::Ping(Some(message)) | Local::Echo(message) => Reply::Bulk(message),
             Local::Nothing => Reply::OK,
             Local::Hello(hello) => self.hello(hello),
-            Local::ClientId => Reply::Integer(self.id as i64),
+            Local::ClientId => Reply::Integer(self.peer.id as i64),
             Local::ClientName => self.name.clone().map_or(Reply::Null, Reply::Bulk),
             Local::SetClientName(name) => {
                 self.name = Some(copy(&name)).filter(|name| !name.is_empty());
                 Reply::OK
             }
-            Local::ClientInfo => self.info(),
+            Local::ClientInfo => self.info(now),
             Local::CommandCount => Reply::Integer(COMMANDS.len() as i64),
             Local::CommandList => Reply::Array(COMMANDS.iter().map(|spec| Reply::bulk(spec.name)).collect()),
             Local::CommandInfo(None) => Reply::Array(COMMANDS.iter().map(command::Spec::info).collect()),
@@ -337,7 +368,7 @@ impl Session {
             ("server", Reply::bulk("redis")),
             ("version", Reply::bulk(REDIS_VERSION)),
             ("proto", Reply::Integer(proto)),
-            ("id", Reply::Integer(self.id as i64)),
+            ("id", Reply::Integer(self.peer.id as i64)),
             ("mode", Reply::bulk("cluster")),
             ("role", Reply::bulk("master")),
             ("modules", Reply::Array(Vec::new())),
@@ -345,10 +376,18 @@ impl Session {
         Reply::Map(pairs.into_iter().map(|(name, value)| (Reply::bulk(name), value)).collect())
     }
 
-    fn info(&self) -> Reply {
+    /// All fields that Redis has, since clients ask for them by name. What is not counted here is 0.
+    fn info(&self, now: u64) -> Reply {
         let name = self.name.as_ref().map(|name| String::from_utf8_lossy(name)).unwrap_or_default();
         let proto = if self.version == Version::Resp3 { 3 } else { 2 };
-        Reply::Text(format!("id={} name={name} db=0 resp={proto}\n", self.id))
+        let Peer { id, address, own, since } = self.peer;
+        let age = now.saturating_sub(since) / 1_000_000;
+        let flags = if self.is_readonly { "r" } else { "N" };
+        Reply::Text(format!(
+            "id={id} addr={address} laddr={own} fd=-1 name={name} age={age} idle=0 flags={flags} db=0 sub=0 psub=0 \
+             ssub=0 multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 \
+             events=r cmd=client|info user=default redir=-1 resp={proto}\n"
+        ))
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keevee_core::apply::VALUE_BYTES_MAX_APPLY;
 use keevee_core::ids::{NodeId, StoreId};
 use keevee_core::limits::Limits;
 use keevee_core::shard_map::change::{ChangeError, Placement, ShardSpec};
@@ -51,14 +52,27 @@ pub struct RespConfig {
     pub redirect: Redirect,
     /// Connections open at once; more are closed at once.
     pub connections_max: usize,
+    /// Bytes of large requests in memory, of all connections together; at least [`RESP_BYTES_MIN`].
+    pub requests_bytes_max: usize,
+    /// The same of large replies.
+    pub replies_bytes_max: usize,
     /// A client that takes none of its replies for so long, or sends nothing of a large request that it has begun, is cut
     /// off; in milliseconds.
     pub stalled_ms: u64,
 }
 
+/// The largest request has more than half of it, and the answer to a transaction with its replies all of it.
+pub const RESP_BYTES_MIN: usize = 32 << 20;
+
 impl Default for RespConfig {
     fn default() -> RespConfig {
-        RespConfig { redirect: Redirect::Forward, connections_max: 10_000, stalled_ms: 60_000 }
+        RespConfig {
+            redirect: Redirect::Forward,
+            connections_max: 10_000,
+            requests_bytes_max: 256 << 20,
+            replies_bytes_max: 256 << 20,
+            stalled_ms: 60_000,
+        }
     }
 }
 
@@ -346,10 +360,14 @@ impl Config {
         if self.resp.connections_max == 0 || self.resp.stalled_ms == 0 {
             return Err("[resp] connections_max and stalled_ms must be at least 1".to_owned());
         }
-        const VALUE_BYTES_LIMIT: usize = 15 << 20;
-        if value_bytes_max == 0 || value_bytes_max > VALUE_BYTES_LIMIT {
+        if self.resp.requests_bytes_max.min(self.resp.replies_bytes_max) < RESP_BYTES_MIN {
             return Err(format!(
-                "[limits] value_bytes_max must be at least 1 and at most {VALUE_BYTES_LIMIT}"
+                "[resp] requests_bytes_max and replies_bytes_max must be at least {RESP_BYTES_MIN}"
+            ));
+        }
+        if value_bytes_max == 0 || value_bytes_max > VALUE_BYTES_MAX_APPLY {
+            return Err(format!(
+                "[limits] value_bytes_max must be at least 1 and at most {VALUE_BYTES_MAX_APPLY}"
             ));
         }
         Ok(())

@@ -270,6 +270,8 @@ pub struct RespMetrics {
     pub connections: IntGauge,
     /// By position in [`keevee_resp::command::COMMANDS`]; the last are those that are unknown.
     commands: Vec<IntCounter>,
+    /// Seconds that the commands took which a connection had sent together.
+    pub seconds: Histogram,
     ends: [IntCounter; RespEnd::ALL.len()],
 }
 
@@ -459,6 +461,13 @@ fn resp_metrics(register: &Registrar<'_>) -> RespMetrics {
             "Connections of the Redis protocol that are open.",
         )),
         commands: names.map(|name| commands.with_label_values(&[name])).collect(),
+        seconds: register.add(Histogram::with_opts(
+            HistogramOpts::new(
+                "keevee_resp_group_seconds",
+                "Time of the commands that a connection of the Redis protocol had sent together, in seconds.",
+            )
+            .buckets(LATENCY_BUCKETS.into()),
+        )),
         ends: RespEnd::ALL.map(|end| ends.with_label_values(&[end.name()])),
     }
 }

@@ -33,8 +33,6 @@ use crate::config::{Config, Redirect};
 use crate::metrics::Metrics;
 use crate::node::{Consistency, Context, ExecuteError, Node};
 
-/// Bytes of large requests in memory, of all connections together.
-const ROOM_BYTES: usize = 256 << 20;
 /// Arguments of one request.
 const ARGUMENTS_MAX: usize = 65_536;
 /// Bytes of a request beside its keys and values.
@@ -52,6 +50,9 @@ pub(crate) struct Resp {
     connections_max: usize,
     /// A permit for each byte.
     room: Arc<Semaphore>,
+    /// The same for large replies.
+    replies_room: Arc<Semaphore>,
+    replies_bytes_max: usize,
     cursors: Cursors,
     started: Instant,
     /// Connections so far: their numbers.
@@ -74,6 +75,7 @@ impl Resp {
             ("save", ""),
             ("timeout", "0"),
         ];
+        let replies_bytes_max = config.resp.replies_bytes_max.min(u32::MAX as usize);
         Resp {
             node,
             metrics,
@@ -90,7 +92,9 @@ impl Resp {
             timeout: Duration::from_millis(config.limits.request_timeout_ms),
             stalled: Duration::from_millis(config.resp.stalled_ms),
             connections_max: config.resp.connections_max,
-            room: Arc::new(Semaphore::new(ROOM_BYTES)),
+            room: Arc::new(Semaphore::new(config.resp.requests_bytes_max.min(u32::MAX as usize))),
+            replies_room: Arc::new(Semaphore::new(replies_bytes_max)),
+            replies_bytes_max,
             cursors: Cursors::new(),
             started: Instant::now(),
             accepted: AtomicU64::new(0),
@@ -119,7 +123,7 @@ impl Resp {
             ErrorKind::NotLeader | ErrorKind::WrongShard => {
                 let leader = error.hint.as_ref().and_then(|hint| hint.leader);
                 match leader.and_then(|leader| self.address(NodeId(leader))) {
-                    Some(address) => Reply::Error(format!("MOVED {slot} {address}")),
+                    Some(address) => moved(slot, &address),
                     None => Reply::Error(format!("CLUSTERDOWN {}", error.detail)),
                 }
             }
@@ -130,6 +134,10 @@ impl Resp {
             _ => Reply::error(&error.detail),
         }
     }
+}
+
+fn moved(slot: Slot, address: &str) -> Reply {
+    Reply::Error(format!("MOVED {slot} {address}"))
 }
 
 fn crossslot() -> Reply {

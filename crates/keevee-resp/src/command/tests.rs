@@ -61,7 +61,7 @@ fn what_is_unknown_or_of_a_wrong_size_is_told_as_redis_does() {
         ("scan x", "ERR invalid cursor"),
         ("scan 0 count 0", "ERR syntax error"),
         ("scan 0 match", "ERR syntax error"),
-        ("select 1", "ERR DB index is out of range"),
+        ("select 1", "ERR SELECT is not allowed in cluster mode"),
         ("hello 4", "NOPROTO unsupported protocol version"),
         ("hello x", "ERR Protocol version is not an integer or out of range"),
         ("hello 3 nope", "ERR Syntax error in HELLO option 'nope'"),
@@ -93,10 +93,19 @@ fn set_has_its_options() {
 
 #[test]
 fn a_time_that_has_come_is_the_beginning_of_time() {
-    for line in ["expire k 0", "expire k -9223372036854775808", "pexpireat k 0", "expireat k -1"] {
+    for line in [
+        "expire k 0",
+        "expire k -9223372036854775",
+        "pexpire k -9223372036854775808",
+        "pexpireat k 0",
+        "expireat k -1",
+    ] {
         let [Action::SetExpiry { expires, .. }] = &actions(line)[..] else { panic!("{line}") };
         assert_eq!(*expires, Expiry::At(0), "{line}");
     }
+    let request = request("expire k -9223372036854775808");
+    let refused = COMMANDS[find(&request).expect("a command")].parse(&request).expect_err("too long ago");
+    assert_eq!(refused.to_string(), "ERR invalid expire time in 'expire' command");
 }
 
 #[test]

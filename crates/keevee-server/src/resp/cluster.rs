@@ -4,7 +4,7 @@
 //! of one whose shard it holds. In Redis no node is both, and there are clients that keep one role for each: so a master is
 //! not told of as a replica of the shards that others lead. Nodes without an address of this protocol are left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ struct View {
     /// Who leads each shard with slots, or shall: during an election a client finds out there.
     leaders: BTreeMap<ShardId, NodeId>,
     own: NodeId,
+    /// The nodes that do not answer this one.
+    unreachable: BTreeSet<NodeId>,
 }
 
 impl Resp {
@@ -52,7 +54,9 @@ impl Resp {
         };
         let leaders =
             map.data_shards().filter(|shard| counts.contains_key(&shard.id)).filter_map(leader).collect();
-        View { leaders, own: self.node.id(), map }
+        let unreachable =
+            map.nodes.iter().map(|node| node.id).filter(|node| !self.node.is_reachable(*node)).collect();
+        View { leaders, own: self.node.id(), unreachable, map }
     }
 
     fn cluster_info(&self, view: &View) -> String {
@@ -111,7 +115,10 @@ impl View {
             // A client takes the first for the leader: better no answer than a wrong one.
             host_and_port(members.first()?)?;
             let mut told = vec![Reply::Integer(run.first.0.into()), Reply::Integer(run.last.0.into())];
-            told.extend(members.iter().filter_map(node));
+            // A replica that does not answer is of no use to who reads from replicas.
+            let is_shown =
+                |(at, node): &(usize, &&NodeInfo)| *at == 0 || !self.unreachable.contains(&node.id);
+            told.extend(members.iter().enumerate().filter(is_shown).filter_map(|(_, member)| node(member)));
             Some(Reply::Array(told))
         };
         Reply::Array(self.map.slots.runs().iter().filter_map(run).collect())
@@ -129,7 +136,7 @@ impl View {
                 ("endpoint", text(host)),
                 ("role", text(role)),
                 ("replication-offset", Reply::Integer(0)),
-                ("health", text("online")),
+                ("health", text(if self.unreachable.contains(&node.id) { "fail" } else { "online" })),
             ];
             Some(Reply::Map(fields.into_iter().map(|(name, value)| (text(name), value)).collect()))
         };
@@ -157,10 +164,14 @@ impl View {
             let id = name(node);
             let master = if leads.is_empty() { self.master_of(node.id) } else { None };
             let role = if master.is_some() { "slave" } else { "master" };
+            let (role, link) = match self.unreachable.contains(&node.id) {
+                true => (format!("{role},fail"), "disconnected"),
+                false => (role.to_owned(), "connected"),
+            };
             let master = master.unwrap_or_else(|| "-".to_owned());
             let epoch = self.map.epoch;
             // Writing to a string can't fail.
-            let _ = write!(lines, "{id} {host}:{port}@{port} {mine}{role} {master} 0 0 {epoch} connected");
+            let _ = write!(lines, "{id} {host}:{port}@{port} {mine}{role} {master} 0 0 {epoch} {link}");
             for (first, last) in self.runs(|owner| leads.contains(&owner)) {
                 let _ =
                     if first == last { write!(lines, " {first}") } else { write!(lines, " {first}-{last}") };
@@ -202,7 +213,7 @@ mod tests {
         let nodes = (1..=3).map(node).collect();
         let map = ShardMap::bootstrap(nodes, Consensus::Paxos, &[spec.clone(), spec]).unwrap();
         let leaders = [1, 2].map(ShardId).into_iter().zip(leaders.map(NodeId)).collect();
-        View { map: Arc::new(map), leaders, own: NodeId(1) }
+        View { map: Arc::new(map), leaders, own: NodeId(1), unreachable: BTreeSet::new() }
     }
 
     /// The ports, in order, of the nodes of each run of slots.
@@ -231,6 +242,18 @@ mod tests {
         assert_eq!(roles, ["myself,master", "master", "slave"]);
         let Reply::Array(shards) = view.shards() else { panic!("no array") };
         assert_eq!(shards.len(), 2);
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_is_not_offered_as_a_replica() {
+        let mut view = view([1, 2], Some("10.0.0.3:7001"));
+        view.unreachable.insert(NodeId(3));
+        assert!(nodes_of_runs(&view).iter().all(|run| run.len() == 1));
+        let nodes = view.nodes();
+        let third = nodes.lines().last().unwrap();
+        assert!(third.contains(" slave,fail ") && third.ends_with(" disconnected"), "{third}");
+        let health = format!("{:?}", view.shards());
+        assert_eq!((health.matches("fail").count(), health.matches("online").count()), (2, 2));
     }
 
     #[test]

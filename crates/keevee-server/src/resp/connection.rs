@@ -5,19 +5,21 @@
 //! of them share. Idle, it holds no buffer at all.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use keevee_resp::command::COMMANDS;
+use keevee_resp::command::{COMMANDS, Keyspace};
+use keevee_resp::data::Data;
 use keevee_resp::parser::Parser;
-use keevee_resp::reply::Reply;
-use keevee_resp::session::{Session, Step};
+use keevee_resp::reply::{Reply, Version};
+use keevee_resp::session::{Peer, Session, Step};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::group::{Group, Reads};
+use super::group::{Answered, Group};
 use super::{Resp, now};
 use crate::metrics::RespEnd;
 
@@ -29,6 +31,8 @@ const GATHERED_BYTES: usize = 64 << 10;
 const OWN_BYTES: usize = GATHERED_BYTES + READ_BYTES;
 /// So many bytes of replies are written before the next group is carried out.
 const REPLY_BYTES: usize = 256 << 10;
+/// Values that are read at once, while they are small.
+const READS_MAX: usize = 1024;
 /// How long a large request waits for shared room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -38,21 +42,24 @@ pub(super) struct Connection {
     parser: Parser,
     buffer: BytesMut,
     replies: BytesMut,
-    reads: Reads,
     /// The shared room that the buffer has.
     room: Option<OwnedSemaphorePermit>,
+    /// How many values are read at once, since nobody knows their sizes before.
+    reads_at_once: usize,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, id: u64, resp: &Resp) -> Connection {
+    pub(super) fn new(stream: TcpStream, id: u64, address: SocketAddr, resp: &Resp) -> Connection {
+        let own = stream.local_addr().unwrap_or(address);
+        let peer = Peer { id, address, own, since: now() };
         Connection {
             stream,
-            session: Session::new(id),
+            session: Session::new(peer),
             parser: Parser::new(resp.parser_limits),
             buffer: BytesMut::new(),
             replies: BytesMut::new(),
-            reads: Reads::default(),
             room: None,
+            reads_at_once: READS_MAX,
         }
     }
 }
@@ -156,21 +163,22 @@ impl Connection {
                     return Err(RespEnd::Protocol);
                 }
             };
-            let (command, step) = self.session.take(request, now(), &resp.settings);
+            let refuse = |data: &Data| resp.not_here(data);
+            let (command, step) = self.session.take(request, now(), &resp.settings, &refuse);
             resp.metrics.resp.command(command);
             match step {
                 Step::Reply(reply) => group.push_reply(reply, self.session.version()),
                 Step::Data(data) => {
-                    if !group.has_room_for(&data, &self.reads) {
+                    if !group.has_room_for(&data, self.reads_at_once) {
                         self.finish(&mut group, resp).await?;
                     }
                     let is_readonly = self.session.is_readonly();
-                    if group.takes(&data, &self.reads) {
+                    if group.takes(&data) {
                         group.push(data, is_readonly, self.session.version());
                     } else {
                         self.finish(&mut group, resp).await?;
-                        let reply = resp.in_parts(data, &mut self.reads, is_readonly).await;
-                        self.reply(&reply);
+                        let answered = resp.in_parts(data, is_readonly).await;
+                        self.answer(answered, self.session.version(), resp).await?;
                     }
                 }
                 Step::CutOff => {
@@ -188,8 +196,8 @@ impl Connection {
                 }
                 step => {
                     self.finish(&mut group, resp).await?;
-                    let reply = self.alone(step, resp).await;
-                    self.reply(&reply);
+                    let answered = self.alone(step, resp).await;
+                    self.answer(answered, self.session.version(), resp).await?;
                 }
             }
             if group.is_full() || self.replies.len() >= REPLY_BYTES {
@@ -201,10 +209,13 @@ impl Connection {
     }
 
     /// Carries out what can't be part of a group.
-    async fn alone(&mut self, step: Step, resp: &Resp) -> Reply {
-        match step {
-            Step::Batch(batch) => resp.transaction(batch).await,
-            Step::Watch(keys) => match resp.versions(keys, &mut self.reads).await {
+    async fn alone(&mut self, step: Step, resp: &Resp) -> Answered {
+        let reply = match step {
+            Step::Batch(batch) => return resp.transaction(batch).await,
+            Step::Keyspace(Keyspace::Keys(pattern)) => {
+                return resp.keys(&pattern).await.unwrap_or_else(Answered::from);
+            }
+            Step::Watch(keys) => match resp.versions(keys).await {
                 Ok(found) => {
                     self.session.watch(found);
                     Reply::OK
@@ -216,7 +227,8 @@ impl Connection {
             // They are what groups are made of, or ends.
             Step::Reply(reply) | Step::Close(reply) => reply,
             Step::Data(_) | Step::CutOff => Reply::error("not a command of its own"),
-        }
+        };
+        reply.into()
     }
 
     fn reply(&mut self, reply: &Reply) {
@@ -224,11 +236,27 @@ impl Connection {
     }
 
     /// Carries out the group, and writes the replies if they have become many.
-    async fn finish(&mut self, group: &mut Group<'_>, resp: &Resp) -> Result<(), RespEnd> {
-        if !group.is_empty() {
-            group.carry_out(&mut self.reads, &mut self.replies).await;
+    async fn finish<'a>(&mut self, group: &mut Group<'a>, resp: &'a Resp) -> Result<(), RespEnd> {
+        if group.is_empty() {
+            return Ok(());
         }
-        if self.replies.len() >= REPLY_BYTES { self.write(resp).await } else { Ok(()) }
+        let started = Instant::now();
+        let mut done = std::mem::replace(group, Group::new(resp)).carry_out().await;
+        resp.metrics.resp.seconds.observe(started.elapsed().as_secs_f64());
+        while let Some((answered, version)) = done.next().await {
+            self.answer(answered, version, resp).await?;
+        }
+        // Commands that read are gathered while all that they read has room.
+        let at_once = if done.has_read_again() { self.reads_at_once / 4 } else { self.reads_at_once * 2 };
+        self.reads_at_once = at_once.clamp(1, READS_MAX);
+        Ok(())
+    }
+
+    /// Adds a reply to those that will be written; one that has room of all connections is written at once.
+    async fn answer(&mut self, answered: Answered, version: Version, resp: &Resp) -> Result<(), RespEnd> {
+        answered.reply.encode(version, &mut self.replies);
+        let holds_room = answered.room.is_some();
+        if holds_room || self.replies.len() >= REPLY_BYTES { self.write(resp).await } else { Ok(()) }
     }
 
     async fn write(&mut self, resp: &Resp) -> Result<(), RespEnd> {

@@ -1,62 +1,43 @@
 //! Groups: commands about keys that a connection has sent together, carried out by one command of the store per shard.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::join_all;
+use keevee_core::apply::{ANSWER_BYTES_MAX_APPLY, VALUE_BYTES_MAX_APPLY};
 use keevee_core::command::{
-    Action, Expect, OnError, Operation, OperationResult, Outcome, Precondition, Versioned,
+    Action, Command, Expect, OnError, Operation, OperationError, OperationResult, Outcome, Precondition,
+    Versioned,
 };
 use keevee_core::ids::ShardId;
 use keevee_core::slots::{Slot, slot};
-use keevee_resp::data::{Answer, Data, command};
+use keevee_resp::data::{Answer, Data, command, refuse_partly_read};
 use keevee_resp::reply::{Reply, Version};
 use keevee_resp::session::{Batch, Queued};
 
-use super::{Resp, crossslot, now, try_again};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Resp, crossslot, moved, now, try_again};
 use crate::node::ExecuteError;
 
 /// Bytes of keys and values of one group, unless its first command alone has more: an entry of the log has no more.
 const BYTES_MAX: usize = 1 << 20;
 /// Replies of one group.
 const REPLIES_MAX: usize = 4096;
+/// Bytes of values that a shard may hand over for a group: a connection holds so much without asking for shared room.
+const OWN_ANSWER_BYTES: u32 = 256 << 10;
+/// Shared room for what a command of the store returns at most, and for the replies made of it.
+const ANSWER_ROOM_BYTES: usize = 2 * ANSWER_BYTES_MAX_APPLY;
+/// Values that a group reads if it has commands that read and write: nothing of a group happens if one of those can't be
+/// answered ([`ANSWER_BYTES_MAX_APPLY`]), and so there is always room for values of a MiB.
+const READS_BESIDE_WRITES_MAX: usize = ANSWER_BYTES_MAX_APPLY >> 20;
 /// Bytes of the reply to one command.
 const REPLY_BYTES_MAX: usize = 64 << 20;
 
-/// How many values are read at once. Nobody knows their sizes before, and all of them are in memory together; so it is
-/// few at first, and more while they turn out to be small.
-pub(super) struct Reads {
-    at_once: u16,
-}
-
-/// The largest values fit an answer of another node by so many.
-const READS_MIN: u16 = 4;
-const READS_MAX: u16 = 64;
-/// More than this is much.
-const READ_BYTES_MUCH: usize = 1 << 20;
-
-impl Default for Reads {
-    fn default() -> Reads {
-        Reads { at_once: READS_MIN }
-    }
-}
-
-impl Reads {
-    fn at_once(&self) -> usize {
-        self.at_once.into()
-    }
-
-    fn learn(&mut self, results: &[Results]) {
-        // Too large an answer may be why one has failed.
-        let all: Result<usize, &Failed> =
-            results.iter().map(|results| results.as_ref().map(|results| value_bytes(results))).sum();
-        self.at_once = match all.unwrap_or(usize::MAX) {
-            much if much > READ_BYTES_MUCH => (self.at_once / 4).max(READS_MIN),
-            little if little < READ_BYTES_MUCH / 4 => (self.at_once * 2).min(READS_MAX),
-            _ => self.at_once,
-        };
-    }
-}
+/// How long large values wait for shared room.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Group<'a> {
@@ -64,8 +45,12 @@ pub(super) struct Group<'a> {
     replies: Vec<Slotted>,
     parts: Vec<Part>,
     operations: usize,
-    reads: usize,
     bytes: usize,
+    reads: usize,
+    /// A command is here that reads and writes.
+    reads_and_writes: bool,
+    /// What the group writes to.
+    written: Vec<Bytes>,
 }
 
 /// What one shard is to do.
@@ -74,14 +59,22 @@ struct Part {
     operations: Vec<Operation>,
     /// What this node has applied will do.
     is_stale: bool,
+    /// It has commands that read and write.
+    reads_and_writes: bool,
 }
 
 /// The reply to one command, in its place, and what it is encoded for.
 enum Slotted {
     /// Known already.
     Known(Reply, Version),
-    /// Made of results.
-    Made { answer: Answer, place: Place, slot: Slot, version: Version },
+    /// Made of results. What only reads is kept: there may be no room for what it found beside what others found.
+    Made { answer: Answer, place: Place, slot: Slot, version: Version, again: Option<Again> },
+}
+
+/// A read that may have to be carried out again.
+struct Again {
+    data: Data,
+    is_readonly: bool,
 }
 
 /// Where the results of one command are.
@@ -94,16 +87,42 @@ enum Place {
 
 type Results = Result<Vec<OperationResult>, Failed>;
 
+/// Room in memory that all connections share: held until what it is for was written.
+pub(super) type Room = OwnedSemaphorePermit;
+
+/// A reply, and the room that it has.
+pub(super) struct Answered {
+    pub(super) reply: Reply,
+    pub(super) room: Option<Room>,
+}
+
+impl From<Reply> for Answered {
+    fn from(reply: Reply) -> Answered {
+        Answered { reply, room: None }
+    }
+}
+
 /// Why a part has no results.
 enum Failed {
     Execute(ExecuteError),
     /// The shard does not own the keys any more.
     Moved,
+    /// Nothing happened: what was read does not fit one answer.
+    NoRoom,
 }
 
 impl<'a> Group<'a> {
     pub(super) fn new(resp: &'a Resp) -> Group<'a> {
-        Group { resp, replies: Vec::new(), parts: Vec::new(), operations: 0, reads: 0, bytes: 0 }
+        Group {
+            resp,
+            replies: Vec::new(),
+            parts: Vec::new(),
+            operations: 0,
+            bytes: 0,
+            reads: 0,
+            reads_and_writes: false,
+            written: Vec::new(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -115,18 +134,18 @@ impl<'a> Group<'a> {
     }
 
     /// True if the command may join those that are here.
-    pub(super) fn has_room_for(&self, data: &Data, reads: &Reads) -> bool {
+    pub(super) fn has_room_for(&self, data: &Data, reads_at_once: usize) -> bool {
         self.operations == 0
             || self.operations + data.operations.len() <= self.operations_max()
-                && self.reads + data.reads() <= reads.at_once()
                 && self.bytes + data.bytes() <= BYTES_MAX
+                && self.reads + data.reads() <= reads_at_once
+                && (!self.reads_and_writes && !data.reads_and_writes()
+                    || self.reads + data.reads() <= READS_BESIDE_WRITES_MAX)
     }
 
     /// True if a group takes the command at all: else it is carried out in parts, or under conditions.
-    pub(super) fn takes(&self, data: &Data, reads: &Reads) -> bool {
-        let is_small = data.operations.len() <= self.operations_max()
-            && data.reads() <= reads.at_once()
-            && data.bytes() <= BYTES_MAX;
+    pub(super) fn takes(&self, data: &Data) -> bool {
+        let is_small = data.operations.len() <= self.operations_max() && data.bytes() <= BYTES_MAX;
         !data.if_absent && (!data.spreads || is_small)
     }
 
@@ -148,12 +167,20 @@ impl<'a> Group<'a> {
         if !is_together && !data.spreads {
             return self.push_reply(crossslot(), version);
         }
-        self.reads += data.reads();
         self.bytes += data.bytes();
         self.operations += data.operations.len();
-        let (answer, is_stale) = (data.answer, is_readonly && data.is_read());
+        self.reads += data.reads();
+        self.reads_and_writes |= data.reads_and_writes();
+        let is_read = data.is_read();
+        let (answer, is_stale) = (data.answer, is_readonly && is_read);
+        let again = is_read.then(|| Again { data: data.clone(), is_readonly });
+        if !is_read {
+            self.written.extend(data.keys().cloned());
+        }
+        let reads_and_writes = data.reads_and_writes();
         let place = if is_together {
             let part = self.part(owner, is_stale);
+            self.parts[part].reads_and_writes |= reads_and_writes;
             let operations = &mut self.parts[part].operations;
             let (first, count) = (operations.len(), data.operations.len());
             operations.extend(data.operations);
@@ -168,61 +195,133 @@ impl<'a> Group<'a> {
             }
             Place::Spread(places)
         };
-        self.replies.push(Slotted::Made { answer, place, slot, version });
+        self.replies.push(Slotted::Made { answer, place, slot, version, again });
     }
 
     /// The part of a shard. One that may be read stale may not be joined by what may not.
     fn part(&mut self, shard: ShardId, is_stale: bool) -> usize {
         let known = self.parts.iter().position(|part| part.shard == shard && part.is_stale == is_stale);
         known.unwrap_or_else(|| {
-            self.parts.push(Part { shard, operations: Vec::new(), is_stale });
+            self.parts.push(Part { shard, operations: Vec::new(), is_stale, reads_and_writes: false });
             self.parts.len() - 1
         })
     }
 
-    /// Carries out what was pushed, appends the replies, and is empty again.
-    pub(super) async fn carry_out(&mut self, reads: &mut Reads, out: &mut BytesMut) {
-        let results = self.resp.parts(std::mem::take(&mut self.parts)).await;
-        if self.reads > 0 {
-            reads.learn(&results);
+    /// Carries out what was pushed.
+    pub(super) async fn carry_out(self) -> CarriedOut<'a> {
+        let (results, rooms) = self.resp.parts(self.parts).await;
+        CarriedOut {
+            resp: self.resp,
+            replies: self.replies.into_iter(),
+            results,
+            _rooms: rooms,
+            written: self.written,
+            now: now(),
+            has_read_again: false,
         }
-        let now = now();
-        for slotted in self.replies.drain(..) {
-            match slotted {
-                Slotted::Known(reply, version) => reply.encode(version, out),
-                Slotted::Made { answer, place, slot, version } => {
-                    let found = self.resp.found(&place, slot, &results);
-                    found.map_or_else(|error| error, |found| answer.reply(&found, now)).encode(version, out);
-                }
-            }
-        }
-        (self.operations, self.reads, self.bytes) = (0, 0, 0);
     }
 }
 
-fn value_bytes(results: &[OperationResult]) -> usize {
-    let bytes = |result: &OperationResult| match result {
+/// A group that was carried out: gives the reply to each command, one by one, so that not all of them are held at once.
+pub(super) struct CarriedOut<'a> {
+    resp: &'a Resp,
+    replies: std::vec::IntoIter<Slotted>,
+    results: Vec<Results>,
+    _rooms: Vec<Room>,
+    written: Vec<Bytes>,
+    now: u64,
+    has_read_again: bool,
+}
+
+impl CarriedOut<'_> {
+    /// The reply to the next command.
+    pub(super) async fn next(&mut self) -> Option<(Answered, Version)> {
+        let (answer, place, slot, version, again) = match self.replies.next()? {
+            Slotted::Known(reply, version) => return Some((reply.into(), version)),
+            Slotted::Made { answer, place, slot, version, again } => (answer, place, slot, version, again),
+        };
+        let found = match self.resp.found(&place, slot, &self.results) {
+            Ok(found) => found,
+            Err(error) => return Some((error.into(), version)),
+        };
+        let answered = match again {
+            Some(again) if found.iter().any(had_no_room) => {
+                self.has_read_again = true;
+                self.resp.again(again, &self.written).await
+            }
+            _ => answer.reply(&found, self.now).into(),
+        };
+        Some((answered, version))
+    }
+
+    /// True if not all values that were read together had room.
+    pub(super) fn has_read_again(&self) -> bool {
+        self.has_read_again
+    }
+}
+
+fn no_room() -> Reply {
+    Reply::error(
+        "the values read are too large to be answered at once, and nothing happened: send fewer commands together",
+    )
+}
+
+/// True of a read for which the answer of its shard had no room.
+fn had_no_room(result: &OperationResult) -> bool {
+    matches!(result, OperationResult::Failed(OperationError::AnswerTooLarge))
+}
+
+fn value_bytes(result: &OperationResult) -> usize {
+    match result {
         OperationResult::Value(Some(found)) => found.value.len(),
         _ => 0,
-    };
-    results.iter().map(bytes).sum()
+    }
 }
 
 impl Resp {
-    async fn parts(&self, parts: Vec<Part>) -> Vec<Results> {
-        match <[Part; 1]>::try_from(parts) {
+    async fn parts(&self, parts: Vec<Part>) -> (Vec<Results>, Vec<Room>) {
+        let done = match <[Part; 1]>::try_from(parts) {
             Ok([part]) => vec![self.part(part).await],
             Err(parts) => join_all(parts.into_iter().map(|part| self.part(part))).await,
+        };
+        let (results, rooms): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+        (results, rooms.into_iter().flatten().collect())
+    }
+
+    async fn part(
+        &self,
+        Part { operations, is_stale, reads_and_writes, .. }: Part,
+    ) -> (Results, Option<Room>) {
+        let kept = reads_and_writes.then(|| operations.clone());
+        let few = Command { answer_bytes_max: Some(OWN_ANSWER_BYTES), ..command(Vec::new(), operations) };
+        match (self.results(is_stale, few).await, kept) {
+            // Nothing has happened, for want of room.
+            (Err(Failed::NoRoom), Some(operations)) => match self.room_for(ANSWER_ROOM_BYTES).await {
+                Ok(room) => (self.results(is_stale, command(Vec::new(), operations)).await, Some(room)),
+                Err(_) => (Err(Failed::NoRoom), None),
+            },
+            (results, _) => (results, None),
         }
     }
 
-    async fn part(&self, Part { operations, is_stale, .. }: Part) -> Results {
-        match self.node.execute(self.context(is_stale), command(Vec::new(), operations)).await {
+    async fn results(&self, is_stale: bool, command: Command) -> Results {
+        match self.node.execute(self.context(is_stale), command).await {
             Ok(Outcome::Done(results)) => Ok(results),
-            // Without preconditions, request ids and operations that abort, no other outcome is left.
+            Ok(Outcome::Aborted { .. }) => Err(Failed::NoRoom),
+            // Without preconditions and request ids, no other outcome is left.
             Ok(_) => Err(Failed::Moved),
             Err(error) => Err(Failed::Execute(error)),
         }
+    }
+
+    /// Room for large values. Whoever does not take its replies holds it until it is cut off.
+    pub(super) async fn room_for(&self, bytes: usize) -> Result<Room, Reply> {
+        let permits = bytes.min(self.replies_bytes_max) as u32;
+        let acquired = Arc::clone(&self.replies_room).acquire_many_owned(permits);
+        let acquired = tokio::time::timeout(ROOM_PATIENCE, acquired).await;
+        acquired.ok().and_then(Result::ok).ok_or_else(|| {
+            Reply::Error("OOM too many large values are on their way to clients: try again".to_owned())
+        })
     }
 
     /// The results of one command.
@@ -236,6 +335,7 @@ impl Resp {
         let of_part = |part: usize| match &results[part] {
             Ok(results) => Ok(results),
             Err(Failed::Moved) => Err(try_again()),
+            Err(Failed::NoRoom) => Err(no_room()),
             // Of several places a client can't be sent to all.
             Err(Failed::Execute(error)) if error.hint.is_some() && matches!(place, Place::Spread(_)) => {
                 Err(crossslot())
@@ -253,57 +353,78 @@ impl Resp {
         }
     }
 
+    /// Carries out a read by itself for whose result there was no room beside those of others.
+    async fn again(&self, Again { data, is_readonly }: Again, written: &[Bytes]) -> Answered {
+        // What came after it may have been written by now.
+        if data.keys().any(|key| written.contains(key)) {
+            return no_room().into();
+        }
+        self.in_parts(data, is_readonly).await
+    }
+
     /// Carries out one command that no group takes: under conditions, or a part after the other.
-    pub(super) async fn in_parts(&self, data: Data, reads: &mut Reads, is_readonly: bool) -> Reply {
+    pub(super) async fn in_parts(&self, data: Data, is_readonly: bool) -> Answered {
         if data.if_absent {
-            return self.if_absent(data).await;
+            return self.if_absent(data).await.into();
         }
         let answer = data.answer;
-        match self.spread(data, reads, is_readonly).await {
-            Ok(results) => answer.reply(&results, now()),
-            Err(reply) => reply,
+        match self.spread(data, is_readonly).await {
+            Ok((results, room)) => Answered { reply: answer.reply(&results, now()), room },
+            Err(reply) => reply.into(),
         }
     }
 
-    /// The results of operations that are carried out each by itself, a part after the other.
+    /// The results of operations that are carried out each by itself, a part after the other. What there was no room for
+    /// is read again with shared room, from one shard after the other.
     async fn spread(
         &self,
         mut data: Data,
-        reads: &mut Reads,
         is_readonly: bool,
-    ) -> Result<Vec<OperationResult>, Reply> {
-        let (mut results, mut bytes) = (Vec::with_capacity(data.operations.len()), 0);
-        let keeps_values = data.answer == Answer::Values;
-        let mut operations = std::mem::take(&mut data.operations).into_iter().peekable();
-        while operations.peek().is_some() {
-            let count = if operations.peek().is_some_and(|next| next.action.is_read()) {
-                reads.at_once()
-            } else {
-                self.settings.limits.operations_max
-            };
-            let operations = operations.by_ref().take(count).collect();
-            let found = self.step(Data { operations, ..data }, reads, is_readonly).await?;
-            bytes += value_bytes(&found);
-            if keeps_values && bytes > REPLY_BYTES_MAX {
+    ) -> Result<(Vec<OperationResult>, Option<Room>), Reply> {
+        let (shows_value, mut bytes, mut room) = (data.answer.shows_value(), 0, None);
+        let all = std::mem::take(&mut data.operations);
+        let mut results: Vec<Option<OperationResult>> = vec![None; all.len()];
+        let owner = |at: &usize| all[*at].action.key().map(|key| self.node.directory().owner(key));
+        let mut next = 0;
+        while next < all.len() {
+            let is_missing = |at: &usize| results[*at].is_none();
+            let is_near = |at: &usize| room.is_none() || owner(at) == owner(&next);
+            let missing: Vec<usize> = (next..all.len())
+                .filter(|at| is_missing(at) && is_near(at))
+                .take(self.settings.limits.operations_max)
+                .collect();
+            let operations = missing.iter().map(|at| all[*at].clone()).collect();
+            let answer_bytes_max = if room.is_some() { None } else { Some(OWN_ANSWER_BYTES) };
+            let found = self.step(Data { operations, ..data }, is_readonly, answer_bytes_max).await?;
+            for (at, result) in missing.into_iter().zip(found).filter(|(_, result)| !had_no_room(result)) {
+                bytes += if shows_value { value_bytes(&result) } else { 0 };
+                results[at] = Some(if shows_value { result } else { without_value(result) });
+            }
+            if bytes > REPLY_BYTES_MAX {
                 return Err(Reply::error("the values are too large for one reply: ask for fewer keys"));
             }
-            results.extend(
-                found.into_iter().map(|result| if keeps_values { result } else { without_value(result) }),
-            );
+            next += results[next..].iter().take_while(|result| result.is_some()).count();
+            if next < all.len() && room.is_none() {
+                let values = if all.len() == 1 { 1 } else { REPLY_BYTES_MAX / VALUE_BYTES_MAX_APPLY };
+                room = Some(self.room_for(2 * values * VALUE_BYTES_MAX_APPLY).await?);
+            }
         }
-        Ok(results)
+        Ok((results.into_iter().flatten().collect(), room))
     }
 
     async fn step(
         &self,
         data: Data,
-        reads: &mut Reads,
         is_readonly: bool,
+        answer_bytes_max: Option<u32>,
     ) -> Result<Vec<OperationResult>, Reply> {
         let mut group = Group::new(self);
         group.push(data, is_readonly, Version::Resp2);
-        let results = self.parts(group.parts).await;
-        reads.learn(&results);
+        let parts = group.parts.into_iter().map(|part| {
+            let all = Command { answer_bytes_max, ..command(Vec::new(), part.operations) };
+            self.results(part.is_stale, all)
+        });
+        let results = join_all(parts).await;
         match group.replies.pop() {
             Some(Slotted::Made { place, slot, .. }) => {
                 self.found(&place, slot, &results).map(Cow::into_owned)
@@ -315,16 +436,17 @@ impl Resp {
 
     async fn if_absent(&self, data: Data) -> Reply {
         let (preconditions, answer) = (data.preconditions(), data.answer);
-        match self.together(preconditions, data.operations).await {
-            Ok(Some(results)) => answer.reply(&results, now()),
-            Ok(None) => Reply::Integer(0),
-            Err(reply) => reply,
+        match self.together(command(preconditions, data.operations)).await {
+            Together::Done(results) => answer.reply(&results, now()),
+            Together::Conflict => Reply::Integer(0),
+            Together::NoRoom => no_room(),
+            Together::Refused(reply) => reply,
         }
     }
 
     /// EXEC
-    pub(super) async fn transaction(&self, batch: Batch) -> Reply {
-        let preconditions: Vec<Precondition> = batch
+    pub(super) async fn transaction(&self, batch: Batch) -> Answered {
+        let preconditions = batch
             .watched
             .iter()
             .map(|(key, expect)| Precondition { key: key.clone(), expect: *expect })
@@ -334,55 +456,84 @@ impl Resp {
             Queued::Reply(_) => Vec::new(),
         };
         let mut operations: Vec<Operation> = batch.queue.iter().flat_map(operations).collect();
+        refuse_partly_read(&mut operations);
         if operations.is_empty() {
             // Whether the watched keys are as they were counts all the same.
-            let Some((key, _)) = batch.watched.first() else { return batch.reply(&[], now()) };
-            operations
-                .push(Operation { action: Action::Get { key: key.clone() }, on_error: OnError::Continue });
+            let Some((key, _)) = batch.watched.first() else { return batch.reply(&[], now()).into() };
+            let action = Action::Get { key: key.clone() };
+            operations.push(Operation { action, on_error: OnError::Continue });
         }
-        match self.together(preconditions, operations).await {
-            Ok(Some(results)) => batch.reply(&results, now()),
-            Ok(None) => Reply::NullArray,
-            Err(reply) => reply,
+        let few = Command { answer_bytes_max: Some(OWN_ANSWER_BYTES), ..command(preconditions, operations) };
+        let kept = few.operations.iter().any(|operation| operation.action.is_read()).then(|| few.clone());
+        let (mut done, mut room) = (self.together(few).await, None);
+        if let (Together::NoRoom, Some(kept)) = (&done, kept) {
+            room = match self.room_for(ANSWER_ROOM_BYTES).await {
+                Ok(room) => Some(room),
+                Err(reply) => return reply.into(),
+            };
+            done = self.together(Command { answer_bytes_max: None, ..kept }).await;
+        }
+        let reply = match done {
+            Together::Done(results) => batch.reply(&results, now()),
+            Together::Conflict => Reply::NullArray,
+            Together::NoRoom => no_room(),
+            Together::Refused(reply) => reply,
+        };
+        Answered { reply, room }
+    }
+
+    /// Carries out a command in one shard.
+    async fn together(&self, command: Command) -> Together {
+        let directory = self.node.directory();
+        let Some(first) = command.keys().next() else { return Together::Done(Vec::new()) };
+        let (owner, slot) = (directory.owner(first), slot(first));
+        if command.keys().any(|key| directory.owner(key) != owner) {
+            return Together::Refused(crossslot());
+        }
+        match self.node.execute(self.context(false), command).await {
+            Ok(Outcome::Done(results)) => Together::Done(results),
+            Ok(Outcome::Conflict { .. }) => Together::Conflict,
+            Ok(Outcome::Aborted { .. }) => Together::NoRoom,
+            Ok(_) => Together::Refused(try_again()),
+            Err(error) => Together::Refused(self.failure(&error, slot)),
         }
     }
 
-    /// Carries out operations as one, in one shard; `None` if a precondition does not hold.
-    async fn together(
-        &self,
-        preconditions: Vec<Precondition>,
-        operations: Vec<Operation>,
-    ) -> Result<Option<Vec<OperationResult>>, Reply> {
-        let command = command(preconditions, operations);
+    /// Why a command can't be part of a transaction, as far as that can be told before.
+    pub(super) fn not_here(&self, data: &Data) -> Option<Reply> {
         let directory = self.node.directory();
-        let Some(first) = command.keys().next() else { return Ok(Some(Vec::new())) };
+        let first = data.keys().next()?;
         let (owner, slot) = (directory.owner(first), slot(first));
-        if command.keys().any(|key| directory.owner(key) != owner) {
-            return Err(crossslot());
+        if data.keys().any(|key| directory.owner(key) != owner) {
+            return Some(crossslot());
         }
-        match self.node.execute(self.context(false), command).await {
-            Ok(Outcome::Done(results)) => Ok(Some(results)),
-            Ok(Outcome::Conflict { .. }) => Ok(None),
-            Ok(_) => Err(try_again()),
-            Err(error) => Err(self.failure(&error, slot)),
-        }
+        let leader =
+            directory.leader(owner).filter(|leader| self.redirects() && *leader != self.node.id())?;
+        self.address(leader).map(|address| moved(slot, &address))
     }
 
     /// What must hold of keys for them to be as they are.
-    pub(super) async fn versions(
-        &self,
-        keys: Vec<Bytes>,
-        reads: &mut Reads,
-    ) -> Result<Vec<(Bytes, Expect)>, Reply> {
+    pub(super) async fn versions(&self, keys: Vec<Bytes>) -> Result<Vec<(Bytes, Expect)>, Reply> {
         let mut data = Data::look_up(&keys);
         data.check(&self.settings.limits)?;
-        let results = self.spread(data, reads, false).await?;
+        let (results, _) = self.spread(data, false).await?;
         let expect = |result: &OperationResult| match result {
             OperationResult::Value(Some(found)) => Expect::Version(found.version),
             _ => Expect::Absent,
         };
         Ok(keys.into_iter().zip(results.iter().map(expect)).collect())
     }
+}
+
+/// What became of operations that are carried out as one.
+enum Together {
+    Done(Vec<OperationResult>),
+    /// A precondition does not hold.
+    Conflict,
+    /// Nothing happened: what was read does not fit one answer.
+    NoRoom,
+    /// Nothing happened, or nobody knows.
+    Refused(Reply),
 }
 
 /// Of a value only that it is there, and its version.
@@ -392,30 +543,5 @@ fn without_value(result: OperationResult) -> OperationResult {
             OperationResult::Value(Some(Versioned { value: Bytes::new(), ..found }))
         }
         other => other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(bytes: usize) -> Results {
-        let value = Bytes::from(vec![0; bytes]);
-        Ok(vec![OperationResult::Value(Some(Versioned { version: 1, stamp: 1, expires: None, value }))])
-    }
-
-    #[test]
-    fn many_values_are_read_at_once_only_while_they_are_small() {
-        let mut reads = Reads::default();
-        for _ in 0..10 {
-            reads.learn(&[read(100), read(100)]);
-        }
-        assert_eq!(reads.at_once(), usize::from(READS_MAX));
-        reads.learn(&[read(READ_BYTES_MUCH / 2)]);
-        assert_eq!(reads.at_once(), usize::from(READS_MAX));
-        reads.learn(&[read(100), read(READ_BYTES_MUCH)]);
-        assert_eq!(reads.at_once(), usize::from(READS_MAX / 4));
-        reads.learn(&[read(100), Err(Failed::Moved)]);
-        assert_eq!(reads.at_once(), usize::from(READS_MIN));
     }
 }

@@ -18,6 +18,7 @@ use keevee_resp::glob;
 use keevee_resp::reply::Reply;
 use rand::Rng;
 
+use super::group::Answered;
 use super::{Resp, try_again};
 use crate::node::Context;
 
@@ -80,7 +81,7 @@ impl Resp {
             Keyspace::Scan { cursor, pattern, count, shows } => {
                 self.scan(cursor, pattern, count, shows).await
             }
-            Keyspace::Keys(pattern) => self.keys(&pattern).await,
+            Keyspace::Keys(pattern) => self.keys(&pattern).await.map(|answered| answered.reply),
             Keyspace::Size => {
                 let counts = stream::iter(self.own_shards()).map(|shard| self.count(shard, None));
                 let counts: Vec<i64> = counts.buffer_unordered(SHARDS_AT_ONCE).try_collect().await?;
@@ -127,7 +128,8 @@ impl Resp {
         Ok(Reply::Array(vec![Reply::bulk(next.to_string()), Reply::Array(keys)]))
     }
 
-    async fn keys(&self, pattern: &Bytes) -> Result<Reply, Reply> {
+    pub(super) async fn keys(&self, pattern: &Bytes) -> Result<Answered, Reply> {
+        let room = Some(self.room_for(2 * KEYS_BYTES_MAX).await?);
         let range = range_of(Some(pattern));
         let (mut keys, mut bytes, mut next) = (Vec::new(), 0, Some(range.start.clone()));
         while let Some(start) = next {
@@ -142,7 +144,7 @@ impl Resp {
             }
             next = page.next;
         }
-        Ok(Reply::Array(keys))
+        Ok(Answered { reply: Reply::Array(keys), room })
     }
 
     /// Keys in order, of all shards that this node answers for.

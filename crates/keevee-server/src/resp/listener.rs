@@ -29,11 +29,12 @@ pub(crate) async fn serve(listener: TcpListener, resp: Arc<Resp>, shutdown: impl
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if stop.receiver_count() <= resp.connections_max => {
+                Ok((stream, address)) if stop.receiver_count() <= resp.connections_max => {
                     // Only costs time where it fails.
                     let _ = stream.set_nodelay(true);
                     let id = resp.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-                    tokio::spawn(connection::serve(Connection::new(stream, id, &resp), Arc::clone(&resp), stopping.clone()));
+                    let connection = Connection::new(stream, id, address, &resp);
+                    tokio::spawn(connection::serve(connection, Arc::clone(&resp), stopping.clone()));
                 }
                 Ok((stream, _)) => {
                     resp.metrics.resp.ended(RespEnd::TooMany);

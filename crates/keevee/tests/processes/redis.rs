@@ -1,6 +1,7 @@
 //! The Redis protocol: raw bytes, `redis-cli` and `redis-benchmark` of Debian, and a real `redis-server` to compare with.
 
 mod client;
+mod crashes;
 mod differential;
 mod hostile;
 mod libraries;

@@ -60,9 +60,13 @@ pub(super) struct Resp {
 
 impl Resp {
     pub(super) async fn connect(address: &str) -> Resp {
-        let stream = TcpStream::connect(address).await.expect("a connection");
-        let (reader, writer) = stream.into_split();
-        Resp { reader: BufReader::new(reader), writer }
+        Resp::try_connect(address).await.expect("a connection")
+    }
+
+    /// `None` if nobody listens there.
+    pub(super) async fn try_connect(address: &str) -> Option<Resp> {
+        let (reader, writer) = TcpStream::connect(address).await.ok()?.into_split();
+        Some(Resp { reader: BufReader::new(reader), writer })
     }
 
     pub(super) async fn send<A: AsRef<[u8]>>(&mut self, request: &[A]) {

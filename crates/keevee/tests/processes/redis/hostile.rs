@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use keevee_cluster::until;
+use keevee_cluster::{TemporaryCluster, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -11,8 +11,10 @@ use super::client::{Reply, Resp};
 use super::{address, bulk, connect};
 use crate::{PATIENCE, start};
 
-/// Idle connections of the test: each needs a file descriptor at both ends, and tests run side by side.
-const IDLE_CONNECTIONS: usize = 1_000;
+/// Idle connections of the test, if this process may have so many files.
+const IDLE_CONNECTIONS: usize = 10_000;
+/// Those that are there before memory is measured.
+const FIRST_CONNECTIONS: usize = 100;
 /// What an idle connection may cost, in bytes. Without its buffers it is a task and a socket; much more would be a buffer.
 const IDLE_BYTES_MAX: u64 = 8 << 10;
 
@@ -27,7 +29,7 @@ async fn to_the_end(address: &str, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-async fn metric(cluster: &mut keevee_cluster::TemporaryCluster, id: u64, name: &str) -> f64 {
+async fn metric(cluster: &mut TemporaryCluster, id: u64, name: &str) -> f64 {
     let endpoint = cluster.node(id).expect("a node").endpoint();
     let mut connection = keevee_client::Connection::open(&endpoint, PATIENCE).await.expect("a connection");
     let (_, text) = connection.ask("/metrics").await.expect("metrics");
@@ -77,21 +79,23 @@ async fn idle_and_slow_connections_hold_little() {
     let mut cluster = start(1, "paxos").await;
     let pid = cluster.node(1).expect("a node").pid().expect("it runs");
     let address = address(&mut cluster, 1);
+    let files = rlimit::increase_nofile_limit(u64::MAX).expect("a limit of files") as usize;
+    let connections = IDLE_CONNECTIONS.min(files.saturating_sub(500));
     let mut idle = Vec::new();
-    for _ in 0..IDLE_CONNECTIONS / 10 {
+    for _ in 0..FIRST_CONNECTIONS {
         idle.push(Resp::connect(&address).await);
         idle.last_mut().expect("one").ask(&["PING"]).await;
     }
     let before = memory_bytes(pid);
-    while idle.len() < IDLE_CONNECTIONS {
+    // One less than a node takes: its metrics are asked for elsewhere, and one more connection is to come.
+    while idle.len() < connections - 1 {
         let mut resp = Resp::connect(&address).await;
         // Each has been of use once.
         assert_eq!(resp.ask(&["SET", "a", &"x".repeat(1000)]).await, Reply::ok());
         idle.push(resp);
     }
-    let connections = (IDLE_CONNECTIONS - IDLE_CONNECTIONS / 10) as u64;
-    let each = memory_bytes(pid).saturating_sub(before) / connections;
-    println!("an idle connection costs about {each} bytes");
+    let each = memory_bytes(pid).saturating_sub(before) / (connections - FIRST_CONNECTIONS) as u64;
+    println!("each of {connections} idle connections costs about {each} bytes");
     assert!(each <= IDLE_BYTES_MAX, "an idle connection costs {each} bytes");
     // One that has sent half a request waits, and the others do not wait for it.
     let mut slow = Resp::connect(&address).await;
@@ -99,7 +103,144 @@ async fn idle_and_slow_connections_hold_little() {
     assert_eq!(idle[0].ask(&["STRLEN", "a"]).await, Reply::Integer(1000));
     slow.writer.write_all(b"T\r\n$1\r\na\r\n").await.expect("sent");
     assert_eq!(slow.receive().await.text().len(), 1000);
-    assert_eq!(metric(&mut cluster, 1, "keevee_resp_connections").await, IDLE_CONNECTIONS as f64 + 1.0);
+    assert_eq!(metric(&mut cluster, 1, "keevee_resp_connections").await, connections as f64);
+    if connections == IDLE_CONNECTIONS {
+        let mut one_too_many = Resp::connect(&address).await;
+        assert_eq!(one_too_many.receive().await.text(), "ERR max number of clients reached");
+    }
+}
+
+/// A node alone, with more in its configuration.
+async fn start_with(more: &str) -> TemporaryCluster {
+    let mut cluster = start(1, "paxos").await;
+    let config = cluster.node(1).expect("a node").config();
+    cluster.stop_node(1, PATIENCE).await.expect("stopped");
+    let text = std::fs::read_to_string(&config).expect("its configuration");
+    std::fs::write(&config, format!("{text}\n{more}\n")).expect("written");
+    cluster.start().expect("started");
+    cluster.wait_ready(PATIENCE).await.expect("ready");
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_requests_wait_for_room_and_are_cut_off_without() {
+    let mut cluster = start_with("[resp]\nrequests_bytes_max = 33554432\n").await;
+    let address = address(&mut cluster, 1);
+    // With the keys 16 MiB.
+    let value = "v".repeat((8 << 20) - 1);
+    // Two that stop shortly before the end of all that they announced hold nearly all the room.
+    let mut holding = Vec::new();
+    for _ in 0..2 {
+        let mut resp = Resp::connect(&address).await;
+        let head =
+            format!("*5\r\n$4\r\nMSET\r\n$1\r\na\r\n${0}\r\n{value}\r\n$1\r\nb\r\n${0}\r\n", value.len());
+        resp.writer.write_all(head.as_bytes()).await.expect("sent");
+        resp.writer.write_all(&value.as_bytes()[..value.len() - 1]).await.expect("sent");
+        holding.push(resp);
+    }
+    let mut third = Resp::connect(&address).await;
+    // Not all of it: what is on its way when a connection ends may take the reply with it.
+    let head = format!("*3\r\n$3\r\nSET\r\n$1\r\nc\r\n${}\r\n{}", value.len(), &value[..1 << 20]);
+    third.writer.write_all(head.as_bytes()).await.expect("sent");
+    assert!(third.receive().await.text().starts_with("OOM"));
+    assert!(third.try_receive().await.is_none(), "it is cut off");
+    assert_eq!(metric(&mut cluster, 1, "keevee_resp_connections_ended_total{reason=\"no_room\"}").await, 1.0);
+    // Small ones need none of it, and once there is some again, large ones are taken.
+    assert_eq!(connect(&mut cluster, 1).await.ask(&["SET", "d", "1"]).await, Reply::ok());
+    for mut resp in holding {
+        resp.writer.write_all(b"v\r\n").await.expect("sent");
+        assert_eq!(resp.receive().await, Reply::ok());
+    }
+    assert_eq!(connect(&mut cluster, 1).await.ask(&["SET", "c", &value]).await, Reply::ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_never_read_large_values_take_bounded_memory() {
+    let mut cluster = start_with("[resp]\nreplies_bytes_max = 33554432").await;
+    let (address, pid) = (address(&mut cluster, 1), cluster.node(1).expect("a node").pid().expect("it runs"));
+    let mut other = connect(&mut cluster, 1).await;
+    let value = "v".repeat(8 << 20);
+    for (key, value) in [("large", value.as_str()), ("small", "1")] {
+        assert_eq!(other.ask(&["SET", key, value]).await, Reply::ok());
+    }
+    let before = memory_bytes(pid);
+    let mut greedy = Vec::new();
+    for _ in 0..60 {
+        let mut resp = Resp::connect(&address).await;
+        for _ in 0..20 {
+            resp.send(&["GET", "large"]).await;
+        }
+        greedy.push(resp);
+    }
+    // They have all the room, and others are told so.
+    let full = async || other.ask(&["GET", "large"]).await.text().starts_with("OOM").then_some(());
+    assert!(until(PATIENCE, full).await.is_some());
+    let mut one = connect(&mut cluster, 1).await;
+    assert_eq!(one.ask(&["GET", "small"]).await, bulk("1"));
+    assert_eq!(one.ask(&["SET", "other", "1"]).await, Reply::ok());
+    let grown = memory_bytes(pid).saturating_sub(before) >> 20;
+    println!("60 clients that do not read 1200 values of 8 MiB cost {grown} MiB");
+    assert!(grown < 256, "{grown} MiB more");
+    drop(greedy);
+    let free = async || (one.ask(&["GET", "large"]).await.text().len() == value.len()).then_some(());
+    assert!(until(PATIENCE, free).await.is_some(), "there is room again");
+}
+
+/// What a transaction and a pipeline read is bounded, whatever they ask for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_large_values_are_read_in_bounded_memory() {
+    const READS: usize = 200;
+    let mut cluster = start(1, "paxos").await;
+    let pid = cluster.node(1).expect("a node").pid().expect("it runs");
+    let mut resp = connect(&mut cluster, 1).await;
+    let value = "v".repeat(8 << 20);
+    for key in ["a", "b"] {
+        assert_eq!(resp.ask(&["SET", key, &value]).await, Reply::ok());
+    }
+    let before = memory_bytes(pid);
+    resp.ask(&["MULTI"]).await;
+    resp.send(&["SET", "c", "1"]).await;
+    for _ in 0..READS {
+        resp.send(&["GET", "a"]).await;
+    }
+    for _ in 0..READS + 1 {
+        assert_eq!(resp.receive().await.text(), "QUEUED");
+    }
+    assert!(
+        resp.ask(&["EXEC"]).await.text().contains("too large to be answered at once, and nothing happened")
+    );
+    assert_eq!(resp.ask(&["GET", "c"]).await, Reply::Null);
+    // Each alone is another matter, and so is what only looks whether the key is there.
+    for _ in 0..READS {
+        resp.send(&["GET", "a"]).await;
+        resp.send(&["SET", "c", "1"]).await;
+    }
+    for _ in 0..READS {
+        assert_eq!(resp.receive().await.text().len(), value.len());
+        assert_eq!(resp.receive().await, Reply::ok());
+    }
+    assert_eq!(
+        resp.ask(&[["EXISTS"].as_slice(), &["a"; READS]].concat()).await,
+        Reply::Integer(READS as i64)
+    );
+    let Reply::Array(some) = resp.ask(&["MGET", "a", "c", "b", "a", "b"]).await else { panic!("no values") };
+    assert_eq!(
+        some.iter().map(|one| one.text().len()).collect::<Vec<_>>(),
+        [8 << 20, 1, 8 << 20, 8 << 20, 8 << 20]
+    );
+    assert!(
+        resp.ask(&[["MGET"].as_slice(), &["a"; READS]].concat()).await.text().contains("ask for fewer keys")
+    );
+    // What reads and writes does nothing if there is no room for what it read.
+    for _ in 0..4 {
+        resp.send(&["GETSET", "a", &value]).await;
+    }
+    for _ in 0..4 {
+        assert_eq!(resp.receive().await.text().len(), value.len());
+    }
+    let grown = memory_bytes(pid).saturating_sub(before) >> 20;
+    println!("{READS} values of 8 MiB read in some ways cost {grown} MiB");
+    assert!(grown < 512, "{grown} MiB more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,13 +274,7 @@ async fn a_pipeline_of_a_million_commands_needs_bounded_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_never_reads_is_not_read_from_and_then_cut_off() {
-    let mut cluster = start(1, "paxos").await;
-    let config = cluster.node(1).expect("a node").config();
-    cluster.stop_node(1, PATIENCE).await.expect("stopped");
-    let text = std::fs::read_to_string(&config).expect("its configuration");
-    std::fs::write(&config, format!("{text}\n[resp]\nstalled_ms = 1000\n")).expect("written");
-    cluster.start().expect("started");
-    cluster.wait_ready(PATIENCE).await.expect("ready");
+    let mut cluster = start_with("[resp]\nstalled_ms = 1000").await;
     let address = address(&mut cluster, 1);
     let mut other = connect(&mut cluster, 1).await;
     let value = "x".repeat(100_000);

@@ -9,14 +9,14 @@ use super::{address, connect, left_out};
 use crate::{PATIENCE, program};
 
 /// Shards over all nodes, so that each node leads some.
-async fn start_sharded() -> TemporaryCluster {
-    let choices =
-        Choices { layout: Some(Layout::Shared { shards: 6, replicas: None }), ..Choices::default() };
+pub(super) async fn start_sharded(engine: &str) -> TemporaryCluster {
+    let layout = Some(Layout::Shared { shards: 6, replicas: None });
+    let choices = Choices { consensus: Some(engine.to_owned()), layout, ..Choices::default() };
     TemporaryCluster::start_with(program(), 3, &choices).await.expect("a cluster")
 }
 
 /// The same cluster with more in its configurations.
-async fn configured(cluster: &mut TemporaryCluster, more: &str) {
+pub(super) async fn configured(cluster: &mut TemporaryCluster, more: &str) {
     cluster.stop(PATIENCE).await.expect("stopped");
     for node in cluster.nodes() {
         let text = std::fs::read_to_string(node.config()).expect("its configuration");
@@ -26,11 +26,11 @@ async fn configured(cluster: &mut TemporaryCluster, more: &str) {
     cluster.wait_ready(PATIENCE).await.expect("ready");
 }
 
-const MOVED: &str = "[resp]\nredirect = \"moved\"";
+pub(super) const MOVED: &str = "[resp]\nredirect = \"moved\"";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_redirects_says_where_to_go() {
-    let mut cluster = start_sharded().await;
+    let mut cluster = start_sharded("paxos").await;
     configured(&mut cluster, MOVED).await;
     let addresses: Vec<String> = (1..=3).map(|id| address(&mut cluster, id)).collect();
     let (mut one, mut moved) = (connect(&mut cluster, 1).await, 0);
@@ -92,7 +92,7 @@ async fn connect_and_read(address: &str, key: &str) -> Reply {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_redis_crate_works_plain_and_as_a_cluster() {
-    let mut cluster = start_sharded().await;
+    let mut cluster = start_sharded("paxos").await;
     for more in ["", MOVED] {
         if !more.is_empty() {
             configured(&mut cluster, more).await;
@@ -125,7 +125,7 @@ async fn python_s_redis_works_plain_and_as_a_cluster() {
     if !has.is_ok_and(|output| output.status.success()) {
         return left_out("Python's redis", "the package redis of KEEVEE_PYTHON (or python3)");
     }
-    let mut cluster = start_sharded().await;
+    let mut cluster = start_sharded("paxos").await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/processes/redis/libraries.py");
     for (mode, more) in [("forward", ""), ("moved", MOVED)] {
         if !more.is_empty() {
