@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::failure::Failure;
+use crate::load::http::exchange;
 use crate::load::wire::Wire;
 
 /// How long connecting to one node may take.
@@ -84,7 +85,7 @@ async fn ask_one(
         format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n{body}");
     let changes_nothing = method == "GET";
     let patience = if changes_nothing { deadline.min(Instant::now() + ANSWER_PATIENCE) } else { deadline };
-    match timeout_at(patience, wire.exchange(request.as_bytes())).await {
+    match timeout_at(patience, exchange(&mut wire, request.as_bytes())).await {
         Ok(Ok(reply)) if matches!(reply.status, 200..300) => Ok(reply.body.to_vec()),
         Ok(Ok(reply)) => Err(problem(reply.status, reply.body)),
         _ if changes_nothing => Err(unavailable("does not answer")),

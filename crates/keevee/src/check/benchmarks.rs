@@ -7,7 +7,7 @@ use keevee_client::Endpoint;
 
 use crate::check::{ClusterArguments, prefix};
 use crate::failure::Failure;
-use crate::load::{self, Distribution, Extent, Latencies, Progress, Report, Workload};
+use crate::load::{self, Latencies, Progress, Report, Workload};
 
 /// Measure each kind of operation through each node.
 #[derive(Args)]
@@ -40,20 +40,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 async fn measure_node(arguments: &Arguments, endpoint: Endpoint) -> Result<(), Failure> {
+    let nodes = vec![endpoint.clone()];
     let put = Workload {
-        endpoints: vec![endpoint.clone()],
         connections: arguments.connections as usize,
-        threads: 1,
         value_size: arguments.value_size,
-        keys: arguments.operations,
-        prefix: prefix("benchmarks"),
-        reads: 0.0,
-        deletes: 0.0,
-        stale: false,
-        request_ids: false,
-        distribution: Distribution::InOrder,
-        warm_up: std::time::Duration::ZERO,
-        extent: Extent::Operations(arguments.operations),
+        ..Workload::over_http(nodes, prefix("benchmarks"), arguments.operations)
     };
     let get = Workload { reads: 1.0, ..put.clone() };
     let stale_get = Workload { stale: true, ..get.clone() };

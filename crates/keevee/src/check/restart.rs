@@ -15,7 +15,7 @@ use crate::api::Api;
 use crate::check::prefix;
 use crate::commands::cluster::Consensus;
 use crate::failure::Failure;
-use crate::load::{self, Distribution, Extent, Progress, Workload};
+use crate::load::{self, Progress, Workload};
 
 /// Fill a temporary cluster, stop all of it and start it: how long until every shard serves?
 #[derive(Args)]
@@ -88,19 +88,9 @@ fn seconds(time: Duration) -> String {
 /// Puts every key once: how long that took.
 async fn fill(arguments: &Arguments, cluster: &TemporaryCluster, prefix: &str) -> Result<Duration, Failure> {
     let workload = Arc::new(Workload {
-        endpoints: cluster.endpoints(),
         connections: CONNECTIONS,
-        threads: 1,
         value_size: arguments.value_size,
-        keys: arguments.keys,
-        prefix: prefix.to_owned(),
-        reads: 0.0,
-        deletes: 0.0,
-        stale: false,
-        request_ids: false,
-        distribution: Distribution::InOrder,
-        warm_up: Duration::ZERO,
-        extent: Extent::Operations(arguments.keys),
+        ..Workload::over_http(cluster.endpoints(), prefix.to_owned(), arguments.keys)
     });
     let start = Instant::now();
     let fill = move || load::fill(&workload, &Arc::new(Progress::default()));

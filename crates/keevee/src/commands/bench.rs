@@ -1,6 +1,7 @@
 //! `keevee bench`: measures a running cluster.
 
 mod compare;
+mod target;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -8,42 +9,77 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use keevee_client::{Client, Endpoint, Options};
+use keevee_client::Endpoint;
 use serde_json::json;
-use tokio::time::{interval, timeout};
+use tokio::time::interval;
 
 use crate::commands::cluster::Consensus;
-use crate::commands::{Consistency, NodeArguments, Output, parse_duration};
+use crate::commands::{Consistency, Output, parse_duration};
 use crate::failure::Failure;
-use crate::load::{self, Distribution, Extent, Progress, Report, Workload};
+use crate::load::{self, Distribution, Extent, Progress, Protocol, Report, Workload};
 
-/// Measure a running cluster: a closed loop of connections with one request each.
+use self::target::{Place, Target};
+
+/// What keys begin with.
+const PREFIX: &str = "bench-";
+
+/// Measure a running cluster, or what it is compared with, by a closed or an open loop.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   keevee bench                                             writes, 64 connections, 10 seconds
   keevee bench --reads 1 --connections 256                 linearizable reads
+  keevee bench --protocol resp --pipeline 16 --target leader
+  keevee bench --protocol grpc --rate 5000                 5000 each second, whatever the answers take
   keevee bench --reads 0.95 --keys 1000000 --distribution zipf
   keevee bench --operations 100000 --warm-up 0s --output json
-  keevee bench --target leader --duration 30s
+  keevee bench --protocol resp --endpoint redis://127.0.0.1:6379   any server of the Redis protocol
+  keevee bench --protocol etcd --endpoint http://127.0.0.1:2379    etcd 3
   keevee bench --compare paxos,raft --plot engines.svg     each engine on a cluster of its own
 
-Closed loop: a connection sends its next request when it has the answer to the last one. A slow
-answer delays the requests behind it, and their wait is not in the figures.")]
+Closed loop: a connection sends its next requests when it has the answers to the last ones. A slow
+answer delays the requests behind it, and their wait is not in the figures.
+
+Open loop (--rate): requests are due at fixed times, and latencies count from when one was due. If
+all connections are busy it waits, and that is in the figures. A load that falls behind sends as
+fast as it gets answers; the report has the rate that came of it, and how many were never sent. A
+request leaves about 0.1 ms after it is due, since the system wakes no one sooner.")]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    nodes: NodeArguments,
+    /// The nodes to measure, with commas between: http://HOST:PORT, or redis://HOST:PORT to use just these
+    #[arg(
+        long = "endpoint",
+        visible_alias = "endpoints",
+        value_name = "URL",
+        env = "KEEVEE_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:8001,http://127.0.0.1:8002,http://127.0.0.1:8003",
+        hide_default_value = true
+    )]
+    endpoints: Vec<Place>,
+    /// What to speak
+    #[arg(long, value_enum, default_value_t = Protocol::Http)]
+    protocol: Protocol,
     /// Which of the nodes the connections go to
     #[arg(long, value_enum, default_value_t = Target::All)]
     target: Target,
     /// How many connections
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_000))]
     connections: u32,
+    /// How many requests are under way on each connection: sent together, in HTTP and RESP as one write
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pipeline: u32,
+    /// Open loop: how many requests are due each second, over all connections
+    #[arg(long, value_name = "NUMBER", value_parser = parse_rate)]
+    rate: Option<f64>,
     /// How many bytes a value has
     #[arg(long, value_name = "BYTES", default_value_t = 128)]
     value_size: usize,
+    /// How many bytes a key has
+    #[arg(long, value_name = "BYTES", default_value_t = 16, value_parser = clap::value_parser!(u32).range(16..=4096))]
+    key_size: u32,
     /// How many keys
     #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
@@ -78,7 +114,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: u32,
     /// Compare engines: each gets a cluster of its own on this machine, in turn
-    #[arg(long, value_name = "ENGINES", value_enum, value_delimiter = ',', conflicts_with_all = ["target", "reads", "operations"])]
+    #[arg(long, value_name = "ENGINES", value_enum, value_delimiter = ',', conflicts_with_all = ["protocol", "target", "reads", "operations", "pipeline", "rate"])]
     compare: Vec<Consensus>,
     /// With --compare: how often to kill the leader of each
     #[arg(long, value_name = "COUNT", requires = "compare", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -89,15 +125,6 @@ pub(crate) struct Arguments {
     /// How to print the figures
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
-}
-
-/// Which nodes get the load.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Target {
-    /// All, in turn
-    All,
-    /// The one that leads when it starts
-    Leader,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -113,6 +140,11 @@ fn parse_share(text: &str) -> Result<f64, String> {
     share.ok_or("a share is a number from 0 to 1".to_owned())
 }
 
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| (0.001..=1e9).contains(rate));
+    rate.ok_or("a rate is how many are due each second: a number above 0".to_owned())
+}
+
 fn parse_exponent(text: &str) -> Result<f64, String> {
     let exponent = text.parse().ok().filter(|exponent: &f64| exponent.is_finite() && *exponent >= 0.0);
     exponent.ok_or("an exponent is a number from 0".to_owned())
@@ -122,10 +154,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     if !arguments.compare.is_empty() {
         return compare::run(&arguments).await;
     }
-    let endpoints = match arguments.target {
-        Target::All => answering(&arguments.nodes.endpoints).await?,
-        Target::Leader => vec![leader(&arguments.nodes.endpoints).await?],
-    };
+    if arguments.request_ids && matches!(arguments.protocol, Protocol::Resp | Protocol::Etcd) {
+        return Err(Failure::usage("this protocol has no request ids: leave out --request-ids"));
+    }
+    let endpoints = target::find(arguments.protocol, arguments.target, &arguments.endpoints).await?;
     let workload = Arc::new(workload(&arguments, endpoints));
     if workload.reads > 0.0 && !arguments.no_fill {
         let report = watch(&workload, "filling", workload.keys, load::fill).await?;
@@ -145,12 +177,16 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 fn workload(arguments: &Arguments, endpoints: Vec<Endpoint>) -> Workload {
     let connections = arguments.connections as usize;
     Workload {
+        protocol: arguments.protocol,
         endpoints,
         connections,
+        pipeline: arguments.pipeline as usize,
+        rate: arguments.rate,
         threads: (arguments.threads as usize).min(connections),
         value_size: arguments.value_size,
         keys: arguments.keys,
-        prefix: "bench-".to_owned(),
+        prefix: PREFIX.to_owned(),
+        key_digits: arguments.key_size as usize - PREFIX.len(),
         reads: arguments.reads,
         deletes: 0.0,
         stale: arguments.consistency == Consistency::Stale,
@@ -242,11 +278,17 @@ fn print(report: &Report, workload: &Workload, output: Output) -> Result<(), Fai
                 Distribution::Zipf(exponent) => format!("zipf {exponent}"),
                 Distribution::InOrder => "in order".to_owned(),
             };
-            let endpoints: Vec<String> = workload.endpoints.iter().map(Endpoint::to_string).collect();
+            let scheme = workload.protocol.scheme();
+            let endpoint = |endpoint: &Endpoint| format!("{scheme}://{}", endpoint.authority());
+            let endpoints: Vec<String> = workload.endpoints.iter().map(endpoint).collect();
+            let protocol = workload.protocol.to_possible_value();
             let mut document = serde_json::to_value(report).map_err(Failure::other)?;
             document["workload"] = json!({
+                "protocol": protocol.as_ref().map(PossibleValue::get_name),
                 "endpoints": endpoints,
                 "connections": workload.connections,
+                "pipeline": workload.pipeline,
+                "key_size": workload.prefix.len() + workload.key_digits,
                 "value_size": workload.value_size,
                 "keys": workload.keys,
                 "reads": workload.reads,
@@ -258,42 +300,4 @@ fn print(report: &Report, workload: &Workload, output: Output) -> Result<(), Fai
         }
     }
     Ok(())
-}
-
-/// A client of one node that does not wait long.
-fn single(endpoint: &Endpoint) -> Result<Client, Failure> {
-    let timeout = Duration::from_secs(2);
-    let options = Options { timeout, attempt_timeout: timeout, connect_timeout: timeout };
-    Ok(Client::unrouted(vec![endpoint.clone()], options)?)
-}
-
-/// The nodes that answer: the default names three, and a cluster may have fewer, or one that is down.
-async fn answering(endpoints: &[Endpoint]) -> Result<Vec<Endpoint>, Failure> {
-    let mut answering = Vec::new();
-    let mut last = None;
-    for endpoint in endpoints {
-        let client = single(endpoint)?;
-        match timeout(Duration::from_secs(2), client.status()).await {
-            Ok(Ok(_)) => answering.push(endpoint.clone()),
-            Ok(Err(error)) => last = Some(Failure::from(error)),
-            Err(_) => last = Some(Failure::other(format!("{endpoint} does not answer"))),
-        }
-    }
-    match last {
-        Some(failure) if answering.is_empty() => Err(failure),
-        Some(failure) => {
-            eprintln!("warning: left out a node that does not answer: {failure}");
-            Ok(answering)
-        }
-        None => Ok(answering),
-    }
-}
-
-async fn leader(endpoints: &[Endpoint]) -> Result<Endpoint, Failure> {
-    for endpoint in endpoints {
-        if single(endpoint)?.is_leader().await.unwrap_or(false) {
-            return Ok(endpoint.clone());
-        }
-    }
-    Err(Failure::other("none of the nodes leads; is the cluster running? `keevee cluster start`"))
 }

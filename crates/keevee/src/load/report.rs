@@ -105,7 +105,22 @@ pub(crate) struct Report {
     pub(crate) delete: Option<Latencies>,
     /// What failed, by kind.
     pub(crate) errors: BTreeMap<String, u64>,
+    /// Of an open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rate: Option<Rate>,
 }
+
+/// What was asked of an open loop, and how far it fell behind.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Rate {
+    /// How many operations were due each second.
+    pub(crate) per_second: f64,
+    /// How many were due and unsent when it was over. They have no latency, so they are in no other figure.
+    pub(crate) unsent: u64,
+}
+
+/// Which quantiles a document has, beside those with a name: enough for the shape of the distribution.
+const QUANTILES: [f64; 12] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999, 1.0];
 
 /// How many operations of one kind, and how long they took, in milliseconds.
 #[derive(Debug, Serialize)]
@@ -118,6 +133,8 @@ pub(crate) struct Latencies {
     pub(crate) p99_ms: f64,
     pub(crate) p999_ms: f64,
     pub(crate) max_ms: f64,
+    /// Pairs of a quantile and its latency.
+    pub(crate) quantiles_ms: Vec<(f64, f64)>,
 }
 
 impl Latencies {
@@ -131,24 +148,26 @@ impl Latencies {
             p99_ms: at(0.99),
             p999_ms: at(0.999),
             max_ms: histogram.max() as f64 / 1000.0,
+            quantiles_ms: QUANTILES.map(|quantile| (quantile, at(quantile))).to_vec(),
         })
     }
 }
 
 impl Report {
-    pub(crate) fn new(tally: Tally, begin: Instant) -> Report {
+    pub(crate) fn new(tally: Tally, begin: Instant, rate: Option<Rate>) -> Report {
         let took = tally.end.map_or(Duration::ZERO, |end| end.saturating_duration_since(begin));
         let operations = tally.gets.len() + tally.puts.len() + tally.deletes.len();
         let seconds = took.as_secs_f64();
-        let rate = if seconds > 0.0 { operations as f64 / seconds } else { 0.0 };
+        let per_second = if seconds > 0.0 { operations as f64 / seconds } else { 0.0 };
         Report {
             seconds: (seconds * 1000.0).round() / 1000.0,
             operations,
-            operations_per_second: rate.round(),
+            operations_per_second: per_second.round(),
             get: Latencies::new(&tally.gets),
             put: Latencies::new(&tally.puts),
             delete: Latencies::new(&tally.deletes),
             errors: tally.errors,
+            rate,
         }
     }
 }
@@ -166,6 +185,11 @@ impl fmt::Display for Report {
                 writeln!(formatter, "{name:<10}{latencies}")?;
             }
         }
+        if let Some(Rate { per_second, unsent }) = self.rate {
+            write!(formatter, "{per_second} were due each second; latencies count from then")?;
+            let behind = if unsent > 0 { format!("; {unsent} were never sent") } else { String::new() };
+            writeln!(formatter, "{behind}")?;
+        }
         for (kind, count) in &self.errors {
             writeln!(formatter, "errors: {count} {kind}")?;
         }
@@ -181,7 +205,7 @@ impl Latencies {
 
 impl fmt::Display for Latencies {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latencies { count, mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms } = self;
+        let Latencies { count, mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = self;
         write!(
             formatter,
             "{count:>8}{mean_ms:>10.2}{p50_ms:>10.2}{p90_ms:>10.2}{p99_ms:>10.2}{p999_ms:>10.2}{max_ms:>10.2}"
@@ -206,7 +230,7 @@ mod tests {
             tally.error("unavailable");
             all.add(&tally.take());
         }
-        let report = Report::new(all, begin);
+        let report = Report::new(all, begin, None);
         assert_eq!((report.operations, report.operations_per_second), (100, 50.0));
         assert_eq!(report.errors["unavailable"], 2);
         let put = report.put.expect("there were puts");

@@ -1,20 +1,21 @@
-//! One connection of the load: draws an operation, sends it, waits for the answer, notes the time.
+//! One connection of the load: draws operations, sends them, waits for their answers, notes the time.
 
-use std::io::Write;
+use std::fmt::Write;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use keevee_client::{Endpoint, ErrorKind};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde::Deserialize;
-use tokio::time::{sleep, timeout};
-use uuid::Uuid;
+use tokio::time::{Sleep, sleep};
 
 use crate::load::Progress;
+use crate::load::connection::{Connection, Operation};
 use crate::load::report::SharedTally;
-use crate::load::wire::{Reply, Wire};
+use crate::load::schedule::Schedule;
 use crate::load::workload::{Extent, Keys, Kind, Workload};
 
 /// After this long without an answer a connection is given up.
@@ -27,58 +28,55 @@ pub(crate) enum Phase {
     Measure,
 }
 
+/// What all connections have in common.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) workload: Arc<Workload>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) phase: Phase,
+    /// Operations that start before are warm-up.
+    pub(crate) begin: Instant,
+    /// When they are due, in an open loop.
+    pub(crate) schedule: Option<Arc<Schedule>>,
+}
+
 pub(crate) struct Worker {
     number: usize,
-    workload: Arc<Workload>,
-    progress: Arc<Progress>,
+    plan: Plan,
     tally: SharedTally,
-    phase: Phase,
-    /// Operations that start before are warm-up.
-    begin: Instant,
     random: StdRng,
     keys: Keys,
     /// Random bytes, twice a value's size: a value is a window on them.
     values: Vec<u8>,
-    request: Vec<u8>,
-}
-
-#[derive(Deserialize)]
-struct Problem<'a> {
-    kind: &'a str,
+    key: String,
+    /// What is under way: its kind, and when it was due if there is a schedule.
+    batch: Vec<(Kind, Option<Instant>)>,
+    patience: Patience,
 }
 
 impl Worker {
-    pub(crate) fn new(
-        number: usize,
-        workload: Arc<Workload>,
-        progress: Arc<Progress>,
-        tally: SharedTally,
-        phase: Phase,
-        begin: Instant,
-    ) -> Worker {
+    pub(crate) fn new(number: usize, plan: Plan, tally: SharedTally) -> Worker {
         let mut random = StdRng::seed_from_u64(rand::random());
-        let mut values = vec![0; 2 * workload.value_size];
+        let mut values = vec![0; 2 * plan.workload.value_size];
         random.fill(&mut values[..]);
-        let keys = Keys::new(&workload, phase, number);
-        let request = Vec::with_capacity(256 + workload.value_size);
-        Worker { number, workload, progress, tally, phase, begin, random, keys, values, request }
+        let keys = Keys::new(&plan.workload, plan.phase, number);
+        let (key, batch, patience) = (String::new(), Vec::new(), Patience::new());
+        Worker { number, plan, tally, random, keys, values, key, batch, patience }
     }
 
     pub(crate) async fn run(mut self) {
         let mut failures = 0;
-        loop {
-            let endpoints = &self.workload.endpoints;
+        while !self.is_over() {
+            let endpoints = &self.plan.workload.endpoints;
             let endpoint = endpoints[(self.number + failures) % endpoints.len()].clone();
-            if self.is_over() {
-                return;
-            }
-            match timeout(PATIENCE, Wire::open(&endpoint)).await {
-                Ok(Ok(wire)) => {
-                    if self.work(wire, &endpoint).await {
+            let opening = Connection::open(self.plan.workload.clone(), endpoint);
+            match self.patience.limit(opening).await {
+                Some(Ok(connection)) => {
+                    if self.work(connection).await {
                         return;
                     }
                 }
-                Ok(Err(_)) | Err(_) => self.tally.error("connection"),
+                Some(Err(_)) | None => self.tally.error("connection"),
             }
             // Another node next time, and no busy loop while all are away.
             failures += 1;
@@ -87,91 +85,124 @@ impl Worker {
     }
 
     /// Uses a connection until it breaks; true if the work is done.
-    async fn work(&mut self, mut wire: Wire, endpoint: &Endpoint) -> bool {
+    async fn work(&mut self, mut connection: Connection) -> bool {
         loop {
-            if self.is_over() {
+            self.draw(&mut connection).await;
+            if self.batch.is_empty() {
                 return true;
             }
-            let Some(key) = self.keys.draw(&mut self.random) else { return true };
-            // Last: whoever has no more keys must not take an operation from those that have.
-            if !self.progress.take() {
-                return true;
-            }
-            let kind = match self.phase {
-                Phase::Fill => Kind::Put,
-                Phase::Measure => self.workload.kind(&mut self.random),
-            };
-            self.write_request(kind, key, endpoint);
-            let start = Instant::now();
-            let reply = match timeout(PATIENCE, wire.exchange(&self.request)).await {
-                Ok(Ok(reply)) => reply,
-                Ok(Err(_)) => {
-                    self.tally.error("connection");
-                    return false;
-                }
-                Err(_) => {
-                    self.tally.error("timeout");
-                    return false;
-                }
-            };
-            let error = error_kind(kind, &reply);
-            let end = Instant::now();
-            if start < self.begin {
-                continue;
-            }
-            match error {
-                None => {
-                    self.tally.record(kind, end - start, end);
-                    self.progress.done.fetch_add(1, Ordering::Relaxed);
-                }
-                Some(kind) => self.tally.error(kind),
+            if let Err((failure, unanswered)) = self.exchange(&mut connection).await {
+                // None of them has an answer.
+                (0..unanswered).for_each(|_| self.tally.error(failure));
+                return false;
             }
         }
+    }
+
+    /// Draws what goes out next, as much as may be under way; nothing when it is over.
+    async fn draw(&mut self, connection: &mut Connection) {
+        self.batch.clear();
+        while self.batch.len() < self.plan.workload.pipeline && !self.is_over() {
+            let Some(number) = self.keys.draw(&mut self.random) else { return };
+            let mut due = None;
+            if let Some(schedule) = &self.plan.schedule {
+                due = if self.batch.is_empty() { schedule.next().await } else { schedule.next_due() };
+                if due.is_none() {
+                    return;
+                }
+            }
+            // Last: whoever has no more keys must not take an operation from those that have.
+            if !self.plan.progress.take() {
+                return;
+            }
+            if self.plan.progress.is_spent() {
+                // Others wait for operations that will never be due.
+                self.plan.schedule.iter().for_each(|schedule| schedule.close());
+            }
+            let kind = match self.plan.phase {
+                Phase::Fill => Kind::Put,
+                Phase::Measure => self.plan.workload.kind(&mut self.random),
+            };
+            self.add(connection, kind, number);
+            self.batch.push((kind, due));
+        }
+    }
+
+    fn add(&mut self, connection: &mut Connection, kind: Kind, number: u64) {
+        let Workload { prefix, key_digits, value_size, .. } = &*self.plan.workload;
+        self.key.clear();
+        // Writing to memory does not fail.
+        let _ = write!(self.key, "{prefix}{number:0key_digits$}");
+        let start = if kind == Kind::Put { self.random.random_range(0..=*value_size) } else { 0 };
+        let value = &self.values[start..start + value_size];
+        connection.add(&Operation { kind, key: &self.key, value });
+    }
+
+    /// Sends what was drawn and takes the answers. Else: what went wrong, and how many are left without one.
+    async fn exchange(&mut self, connection: &mut Connection) -> Result<(), (&'static str, usize)> {
+        let sent = Instant::now();
+        let count = self.batch.len();
+        match self.patience.limit(connection.send()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) => return Err(("connection", count)),
+            None => return Err(("timeout", count)),
+        }
+        for (done, (kind, due)) in self.batch.iter().enumerate() {
+            let answer = match self.patience.limit(connection.answer(*kind)).await {
+                Some(Ok(answer)) => answer,
+                Some(Err(_)) => return Err(("connection", count - done)),
+                None => return Err(("timeout", count - done)),
+            };
+            let (start, end) = (due.unwrap_or(sent), Instant::now());
+            if start < self.plan.begin {
+                continue;
+            }
+            match answer {
+                Ok(()) => {
+                    self.tally.record(*kind, end - start, end);
+                    self.plan.progress.done.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(kind) => self.tally.error(&kind),
+            }
+        }
+        connection.check_is_quiet().map_err(|_| ("connection", 1))
     }
 
     fn is_over(&self) -> bool {
-        let late = match (self.phase, self.workload.extent) {
-            (Phase::Measure, Extent::Time(time)) => Instant::now() >= self.begin + time,
+        let late = match (self.plan.phase, self.plan.workload.extent) {
+            (Phase::Measure, Extent::Time(time)) => Instant::now() >= self.plan.begin + time,
             _ => false,
         };
-        late || self.progress.stop.load(Ordering::Relaxed)
-    }
-
-    fn write_request(&mut self, kind: Kind, key: u64, endpoint: &Endpoint) {
-        let Workload { prefix, value_size, stale, request_ids, .. } = &*self.workload;
-        let method = match kind {
-            Kind::Get => "GET",
-            Kind::Put => "PUT",
-            Kind::Delete => "DELETE",
-        };
-        let query = if kind == Kind::Get && *stale { "?consistency=stale" } else { "" };
-        let host = endpoint.authority();
-        self.request.clear();
-        let request = &mut self.request;
-        // Writing to memory does not fail.
-        let _ = write!(request, "{method} /kv/{prefix}{key:010}{query} HTTP/1.1\r\nhost: {host}\r\n");
-        if kind != Kind::Get && *request_ids {
-            let _ = write!(request, "idempotency-key: {}\r\n", Uuid::now_v7());
-        }
-        if kind == Kind::Put {
-            let _ = write!(request, "content-length: {value_size}\r\n\r\n");
-            let start = self.random.random_range(0..=*value_size);
-            request.extend_from_slice(&self.values[start..start + value_size]);
-        } else {
-            request.extend_from_slice(b"\r\n");
-        }
+        late || self.plan.progress.stop.load(Ordering::Relaxed)
     }
 }
 
-/// What went wrong, if anything: a get of a key that holds no value is no error.
-fn error_kind(kind: Kind, reply: &Reply<'_>) -> Option<&'static str> {
-    match reply.status {
-        200 => None,
-        404 if kind == Kind::Get => None,
-        _ => {
-            let problem = serde_json::from_slice::<Problem<'_>>(reply.body).ok();
-            let kind = problem.and_then(|problem| ErrorKind::from_name(problem.kind));
-            Some(kind.map_or("not keevee's answer", ErrorKind::name))
-        }
+/// A timeout that costs next to nothing while answers come: its timer is set anew when it has run out, not for
+/// each request.
+struct Patience(Pin<Box<Sleep>>);
+
+impl Patience {
+    fn new() -> Patience {
+        Patience(Box::pin(sleep(PATIENCE)))
+    }
+
+    /// What the future gives; `None` if that takes too long.
+    async fn limit<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let mut deadline = None;
+        poll_fn(|context| {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Some(output));
+            }
+            let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + PATIENCE);
+            while self.0.as_mut().poll(context).is_ready() {
+                if tokio::time::Instant::now() >= deadline {
+                    return Poll::Ready(None);
+                }
+                self.0.as_mut().reset(deadline);
+            }
+            Poll::Pending
+        })
+        .await
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use keevee_client::Endpoint;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -9,13 +10,22 @@ use rand_distr::{Distribution as _, Zipf};
 
 use crate::load::worker::Phase;
 
+/// How many digits a key's number has if nothing else is asked for.
+pub(crate) const KEY_DIGITS: usize = 10;
+
 /// A load.
 #[derive(Clone, Debug)]
 pub(crate) struct Workload {
+    /// What the connections speak.
+    pub(crate) protocol: Protocol,
     /// Where the connections go, in turn.
     pub(crate) endpoints: Vec<Endpoint>,
-    /// How many connections, each with one request at a time.
+    /// How many connections.
     pub(crate) connections: usize,
+    /// How many requests are under way on each.
+    pub(crate) pipeline: usize,
+    /// How many operations are due each second; without it, the next is due when an answer has come.
+    pub(crate) rate: Option<f64>,
     /// How many threads hold them.
     pub(crate) threads: usize,
     /// How many bytes a value has.
@@ -24,6 +34,8 @@ pub(crate) struct Workload {
     pub(crate) keys: u64,
     /// What they begin with.
     pub(crate) prefix: String,
+    /// How many digits follow.
+    pub(crate) key_digits: usize,
     /// Which share of the operations reads, from 0 to 1.
     pub(crate) reads: f64,
     /// Which share deletes; the rest puts.
@@ -38,6 +50,19 @@ pub(crate) struct Workload {
     pub(crate) warm_up: Duration,
     /// When it is over.
     pub(crate) extent: Extent,
+}
+
+/// What is spoken on the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    /// keevee's HTTP API
+    Http,
+    /// The Redis protocol
+    Resp,
+    /// keevee's gRPC API
+    Grpc,
+    /// etcd's gRPC API, version 3
+    Etcd,
 }
 
 /// Which keys are chosen how often.
@@ -68,7 +93,37 @@ pub(crate) enum Kind {
     Delete,
 }
 
+impl Protocol {
+    /// How it is written before an address.
+    pub(crate) fn scheme(self) -> &'static str {
+        if self == Protocol::Resp { "redis" } else { "http" }
+    }
+}
+
 impl Workload {
+    /// Puts to these nodes over HTTP, one at a time on each connection: each key once, in order.
+    pub(crate) fn over_http(endpoints: Vec<Endpoint>, prefix: String, keys: u64) -> Workload {
+        Workload {
+            protocol: Protocol::Http,
+            endpoints,
+            connections: 64,
+            pipeline: 1,
+            rate: None,
+            threads: 1,
+            value_size: 128,
+            keys,
+            prefix,
+            key_digits: KEY_DIGITS,
+            reads: 0.0,
+            deletes: 0.0,
+            stale: false,
+            request_ids: false,
+            distribution: Distribution::InOrder,
+            warm_up: Duration::ZERO,
+            extent: Extent::Operations(keys),
+        }
+    }
+
     pub(crate) fn warm_up(&self, phase: Phase) -> Duration {
         match (phase, self.extent) {
             (Phase::Measure, Extent::Time(_)) => self.warm_up,

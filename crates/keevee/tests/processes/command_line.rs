@@ -11,13 +11,12 @@ use crate::{PATIENCE, program, start};
 with_both_engines! {
     keys_are_put_read_and_deleted
     ranges_are_listed_and_deleted
-    a_load_is_measured
     shards_are_explained_listed_and_added
     a_local_cluster_is_started_and_shown_as_json
 }
 
 /// Runs the program against a cluster: exit code, standard output, standard error.
-fn run(cluster: &TemporaryCluster, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn run(cluster: &TemporaryCluster, arguments: &[&str]) -> (i32, String, String) {
     let endpoints: Vec<String> = cluster.endpoints().iter().map(ToString::to_string).collect();
     let output = Command::new(program())
         .args(arguments)
@@ -27,7 +26,7 @@ fn run(cluster: &TemporaryCluster, arguments: &[&str]) -> (i32, String, String) 
     texts(output)
 }
 
-fn texts(output: Output) -> (i32, String, String) {
+pub(crate) fn texts(output: Output) -> (i32, String, String) {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
@@ -106,20 +105,6 @@ async fn ranges_are_listed_and_deleted(engine: &str) {
         (0, "5 keys deleted\n".to_owned(), String::new())
     );
     assert_eq!(run(&cluster, &["scan", "--all"]).1, "key  version  value\n");
-}
-
-async fn a_load_is_measured(engine: &str) {
-    let cluster = start(3, engine).await;
-    let load = ["bench", "--operations", "500", "--connections", "8", "--keys", "100"];
-    let mixed = ["--reads", "0.5", "--distribution", "zipf", "--output", "json"];
-    let (code, stdout, stderr) = run(&cluster, &[&load[..], &mixed].concat());
-    assert_eq!(code, 0, "{stderr}");
-    let report: Value = serde_json::from_str(&stdout).expect("JSON");
-    assert_eq!(report["operations"], 500, "{report}");
-    assert_eq!(report["errors"], serde_json::json!({}), "{report}");
-    let counts = [&report["get"]["count"], &report["put"]["count"]].map(|count| count.as_u64());
-    assert_eq!(counts.map(Option::unwrap_or_default).iter().sum::<u64>(), 500, "{report}");
-    assert!(report["put"]["p50_ms"].as_f64().is_some_and(|time| time > 0.0), "{report}");
 }
 
 async fn shards_are_explained_listed_and_added(engine: &str) {

@@ -162,15 +162,15 @@ async fn keys_are_gone_in_time_and_not_before(engine: &str) {
 }
 
 /// A `redis-server` of its own; killed when dropped.
-struct RedisServer {
+pub(crate) struct RedisServer {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     _folder: tempfile::TempDir,
 }
 
 impl RedisServer {
     /// `None` if there is none on this machine.
-    async fn start() -> Option<RedisServer> {
+    pub(crate) async fn start() -> Option<RedisServer> {
         if !is_installed("redis-server") {
             return None;
         }
@@ -201,12 +201,12 @@ impl Drop for RedisServer {
     }
 }
 
-fn is_installed(program: &str) -> bool {
+pub(crate) fn is_installed(program: &str) -> bool {
     let output = Command::new(program).arg("--version").output();
     output.is_ok_and(|output| output.status.success())
 }
 
 /// Said where a test is left out. `.ci/run` installs what is needed.
-fn left_out(what: &str, needs: &str) {
+pub(crate) fn left_out(what: &str, needs: &str) {
     eprintln!("LEFT OUT: {what}: {needs} is not installed (apt-get install redis-server redis-tools)");
 }
