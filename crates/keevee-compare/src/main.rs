@@ -1,8 +1,10 @@
-//! What the machine can do at all: the [`ceiling`].
+//! Holds keevee against etcd, Redis and what the machine can do at all (the [`ceiling`]), for `scripts/compare.sh`: the
+//! [`comparison`]. One program, which starts itself for the parts of the ceiling.
 //!
 //! It is no part of the product: what only it needs, the other crates do not depend on.
 
 mod ceiling;
+mod comparison;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(comparison::Arguments),
     /// The ceiling's leader
     Leader(ceiling::leader::Arguments),
     /// A follower of the ceiling
@@ -34,6 +37,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Run(arguments) => comparison::run(&arguments),
         Command::Leader(arguments) => ceiling::leader::run(&arguments),
         Command::Follower(arguments) => ceiling::follower::run(&arguments),
         Command::Echo(arguments) => ceiling::echo::run(&arguments),

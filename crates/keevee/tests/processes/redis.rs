@@ -208,5 +208,7 @@ pub(crate) fn is_installed(program: &str) -> bool {
 
 /// Said where a test is left out. `.ci/run` installs what is needed.
 pub(crate) fn left_out(what: &str, needs: &str) {
-    eprintln!("LEFT OUT: {what}: {needs} is not installed (apt-get install redis-server redis-tools)");
+    eprintln!(
+        "LEFT OUT: {what}: {needs} is not installed (apt-get install redis-server redis-tools etcd-server)"
+    );
 }
