@@ -396,6 +396,49 @@ fn after_a_crash_each_shard_stands_at_one_applied_index_and_the_log_has_the_rest
 }
 
 #[test]
+fn what_is_gathered_reads_as_if_it_was_written_and_is_written_at_the_end() {
+    let temp = TempDir::new().unwrap();
+    let live = temp.path().join("live");
+    ready(&live);
+    let node = Node::start(&live);
+    let mut state = node.state(SHARDS[0]);
+    let records = || node.folder.data.iterator(rocksdb::IteratorMode::Start).count();
+    let before = records();
+    let get = |state: &RocksState, key: &str| state.get(Namespace::DEFAULT, key.as_bytes()).unwrap();
+    for index in 1..=3 {
+        state.write(write_set(index)).unwrap();
+        assert_eq!(get(&state, "all"), Some(value(index)));
+    }
+    let mut removing = write_set(4);
+    removing.values.insert((Namespace::DEFAULT, "key 1".into()), None);
+    state.write(removing).unwrap();
+    assert_eq!(get(&state, "key 1"), None);
+    assert_eq!(records(), before, "all that is gathered");
+    let mut keys = Vec::new();
+    let range = KeyRange::default();
+    let mut take = |key: Bytes, found: Versioned| {
+        keys.push((key, found.version));
+        ControlFlow::Continue(())
+    };
+    state.scan(Namespace::DEFAULT, &range, &mut take).unwrap();
+    let expected = [("all", 4), ("key 2", 2), ("key 3", 3), ("key 4", 4)];
+    assert_eq!(keys, expected.map(|(key, version)| (Bytes::from(key), version)));
+    assert!(records() > before, "a scan reads what was written");
+    state.write(write_set(5)).unwrap();
+    drop(state);
+    assert_eq!(get(&node.state(SHARDS[0]), "all"), Some(value(5)));
+    // What is large is not held.
+    let mut state = node.state(SHARDS[1]);
+    let (before, mut large) = (records(), write_set(1));
+    let bytes = Bytes::from(vec![0; 1 << 20]);
+    large.values.insert((Namespace::DEFAULT, "large".into()), Some(Versioned { value: bytes, ..value(1) }));
+    state.write(large).unwrap();
+    assert!(records() > before);
+    drop(state);
+    node.stop();
+}
+
+#[test]
 fn a_flush_that_nobody_asked_for_is_a_whole_prefix_too() {
     let temp = TempDir::new().unwrap();
     let live = temp.path().join("live");
@@ -410,6 +453,8 @@ fn a_flush_that_nobody_asked_for_is_a_whole_prefix_too() {
             let mut write_set = write_set(index);
             write_set.meta.owned = (0..8000).map(keevee_core::slots::Slot).collect();
             state.write(write_set).unwrap();
+            // Not gathered any longer.
+            state.flushed().unwrap();
         }
         // Each entry is written to the first shard first; flushes go on between the reads.
         let [first, second] = &states;

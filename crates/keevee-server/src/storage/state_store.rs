@@ -1,9 +1,13 @@
 //! One shard's applied state on `data/`.
 //!
-//! Every write set goes into one batch with the shard's meta, without a write-ahead log: after a crash
-//! the shard stands at the applied index of its meta on disk, and its log replays the rest. Not here:
-//! what is applied and when.
+//! Write sets are gathered, the later one over the earlier, and then written in one batch with the shard's meta, without
+//! a write-ahead log: after a crash the shard stands at the applied index of its meta on disk, and its log replays the
+//! rest. Gathered, because a key costs RocksDB's write buffer a search with a cache miss at every step; in the order of
+//! keys the next search begins where the last one ended, and of several writes to a key only the last one costs anything.
+//! Not here: what is applied and when.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keevee_core::apply::{ShardMeta, StateView, Take, TakeExpiry, WriteSet};
@@ -27,6 +31,32 @@ pub struct RocksState {
     meta: ShardMeta,
     /// True if the owned slots on disk are those of `meta`.
     is_owned_written: bool,
+    gathered: RefCell<Gathered>,
+}
+
+/// Bytes of keys and values that are gathered before they are written.
+const GATHERED_BYTES_MAX: usize = 256 << 10;
+
+/// What is not written yet: keys of `data/` in order, and their values; `None` is removed.
+#[derive(Debug, Default)]
+struct Gathered {
+    records: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.set(key.into(), Some(value.into()));
+    }
+
+    fn remove(&mut self, key: impl Into<Vec<u8>>) {
+        self.set(key.into(), None);
+    }
+
+    fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+        self.records.insert(key, value);
+    }
 }
 
 impl RocksState {
@@ -46,13 +76,34 @@ impl RocksState {
             }
             None => ShardMeta::new(initial_owned),
         };
-        Ok(RocksState { shard, incarnation, data, meta, is_owned_written: found.is_some() })
+        let (is_owned_written, gathered) = (found.is_some(), RefCell::default());
+        Ok(RocksState { shard, incarnation, data, meta, is_owned_written, gathered })
     }
 
     /// Puts everything written so far, of all shards, where a crash leaves it. Blocks for as long as
     /// that takes.
     pub fn flush(&self) -> Result<(), StorageError> {
+        self.write_out()?;
         self.data.flush().map_err(|error| storage_error("flushing the state", error))
+    }
+
+    /// Writes what is gathered.
+    fn write_out(&self) -> Result<(), StorageError> {
+        let mut gathered = self.gathered.borrow_mut();
+        if gathered.records.is_empty() {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::default();
+        for (key, value) in &gathered.records {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        let written = self.data.write_opt(batch, &options::unlogged());
+        written.map_err(|error| storage_error("writing the state", error))?;
+        *gathered = Gathered::default();
+        Ok(())
     }
 
     fn meta_key(&self) -> [u8; 13] {
@@ -65,11 +116,15 @@ impl StateView for RocksState {
 
     fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, StorageError> {
         let key = format::value_key(self.shard, self.incarnation, namespace, key);
+        if let Some(gathered) = self.gathered.borrow().records.get(&key[..]) {
+            return gathered.as_deref().map(format::decode_value).transpose();
+        }
         let found = self.data.get_pinned(key).map_err(|error| storage_error(READING, error))?;
         found.map(|bytes| format::decode_value(&bytes)).transpose()
     }
 
     fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), StorageError> {
+        self.write_out()?;
         let (from, end) = format::value_bounds(self.shard, self.incarnation, namespace, range);
         let mut keys = self.data.raw_iterator_opt(options::range(from, end));
         keys.seek_to_first();
@@ -83,6 +138,7 @@ impl StateView for RocksState {
     }
 
     fn expiries(&self, latest: u64, take: &mut TakeExpiry<'_>) -> Result<(), StorageError> {
+        self.write_out()?;
         let (from, end) = format::expiry_bounds(self.shard, self.incarnation, latest);
         let mut keys = self.data.raw_iterator_opt(options::range(from, end));
         keys.seek_to_first();
@@ -103,6 +159,7 @@ impl StateStore for RocksState {
     }
 
     fn requests(&self) -> Result<Vec<RequestRecord>, StorageError> {
+        self.write_out()?;
         let (from, end) = format::request_bounds(self.shard, self.incarnation);
         let records = self.data.iterator_opt(IteratorMode::Start, options::range(from, end));
         let decoded = records.map(|record| {
@@ -113,48 +170,56 @@ impl StateStore for RocksState {
     }
 
     fn write(&mut self, write_set: WriteSet) -> Result<(), StorageError> {
-        let mut batch = WriteBatch::default();
+        let gathered = self.gathered.get_mut();
         for ((namespace, key), value) in &write_set.values {
             let key = format::value_key(self.shard, self.incarnation, *namespace, key);
             match value {
-                Some(value) => batch.put(key, format::encode_value(value)),
-                None => batch.delete(key),
+                Some(value) => gathered.put(key, format::encode_value(value)),
+                None => gathered.remove(key),
             }
         }
         // Before those added, as `WriteSet` asks.
         for (expires, place) in &write_set.expiries_removed {
-            batch.delete(format::expiry_key(self.shard, self.incarnation, *expires, place));
+            gathered.remove(format::expiry_key(self.shard, self.incarnation, *expires, place));
         }
         for (expires, place) in write_set.expiries_added() {
-            batch.put(format::expiry_key(self.shard, self.incarnation, expires, place), b"");
+            gathered.put(format::expiry_key(self.shard, self.incarnation, expires, place), []);
         }
         // Before those added, as `WriteSet` asks: an id may be in both. What an entry has added and forgotten
         // again is in neither.
         for record in &write_set.requests_removed {
-            batch.delete(format::request_key(self.shard, self.incarnation, record));
+            gathered.remove(format::request_key(self.shard, self.incarnation, record));
         }
         for record in &write_set.requests_added {
             let key = format::request_key(self.shard, self.incarnation, record);
-            batch.put(key, codec::encode_request(record));
+            gathered.put(key, codec::encode_request(record));
         }
-        batch.put(self.meta_key(), codec::encode_meta(&write_set.meta));
+        gathered.put(format::meta_key(self.shard, self.incarnation), codec::encode_meta(&write_set.meta));
         if !self.is_owned_written || write_set.meta.owned != self.meta.owned {
             let key = format::owned_key(self.shard, self.incarnation);
-            batch.put(key, write_set.meta.owned.to_bytes());
+            gathered.put(key, write_set.meta.owned.to_bytes());
         }
-        let written = self.data.write_opt(batch, &options::unlogged());
-        written.map_err(|error| storage_error("writing the state", error))?;
+        let is_full = gathered.bytes >= GATHERED_BYTES_MAX;
         self.meta = write_set.meta;
         self.is_owned_written = true;
-        Ok(())
+        if is_full { self.write_out() } else { Ok(()) }
     }
 
     fn flushed(&self) -> Result<u64, StorageError> {
+        // Or what is gathered of a shard that nobody writes to any more would never be flushed.
+        self.write_out()?;
         let found = self.data.get_opt(self.meta_key(), &options::persisted());
         match found.map_err(|error| storage_error(READING, error))? {
             Some(bytes) => Ok(format::decode_meta(&bytes, self.meta.owned.clone())?.applied),
             None => Ok(0),
         }
+    }
+}
+
+impl Drop for RocksState {
+    fn drop(&mut self) {
+        // The log has it too.
+        let _ = self.write_out();
     }
 }
 
