@@ -4,9 +4,12 @@
 //! after a while cut off. What a connection holds is bounded: a little for each, more only while there is room that all
 //! of them share. Idle, it holds no buffer at all.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -15,7 +18,7 @@ use keevee_resp::data::Data;
 use keevee_resp::parser::Parser;
 use keevee_resp::reply::{Reply, Version};
 use keevee_resp::session::{Peer, Session, Step};
-use tokio::io::AsyncWriteExt;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -102,14 +105,14 @@ impl Connection {
             let before = self.buffer.len();
             loop {
                 self.make_room(resp).await?;
-                match self.stream.try_read_buf(&mut self.buffer) {
+                let room = self.buffer.capacity() - self.buffer.len();
+                match self.take_what_has_come().await {
                     // What came before the end is answered: the client may only have ended its own side.
-                    Ok(0) if self.buffer.len() > before => return Ok(()),
-                    Ok(0) => return Err(RespEnd::Closed),
-                    Ok(_) if self.buffer.len() - before < GATHERED_BYTES => {}
-                    Ok(_) => return Ok(()),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(_) => return Err(RespEnd::Closed),
+                    Some(Ok(0)) if self.buffer.len() > before => return Ok(()),
+                    Some(Ok(0)) | Some(Err(_)) => return Err(RespEnd::Closed),
+                    Some(Ok(read)) if read == room && self.buffer.len() - before < GATHERED_BYTES => {}
+                    Some(Ok(_)) => return Ok(()),
+                    None => break,
                 }
             }
             // It said that something has come; that may have been wrong.
@@ -117,6 +120,18 @@ impl Connection {
                 return Ok(());
             }
         }
+    }
+
+    /// Reads without waiting, `None` if nothing is there. Unlike `try_read_buf` it notes when it has taken all, and so
+    /// spares asking once more in vain.
+    async fn take_what_has_come(&mut self) -> Option<io::Result<usize>> {
+        let Connection { stream, buffer, .. } = self;
+        let mut read = pin!(stream.read_buf(buffer));
+        poll_fn(|context| match read.as_mut().poll(context) {
+            Poll::Ready(read) => Poll::Ready(Some(read)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
     }
 
     /// Makes room to read into: as much again as there is, so that who announces much and sends little holds little.
@@ -261,11 +276,14 @@ impl Connection {
 
     async fn write(&mut self, resp: &Resp) -> Result<(), RespEnd> {
         while self.replies.has_remaining() {
-            let written = self.stream.write_buf(&mut self.replies);
-            match tokio::time::timeout(resp.stalled, written).await {
-                Ok(Ok(0) | Err(_)) => return Err(RespEnd::Closed),
-                Ok(Ok(_)) => {}
-                Err(_) => return Err(RespEnd::Stalled),
+            match self.stream.try_write(&self.replies) {
+                Ok(0) => return Err(RespEnd::Closed),
+                Ok(written) => self.replies.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let writable = tokio::time::timeout(resp.stalled, self.stream.writable()).await;
+                    writable.map_err(|_| RespEnd::Stalled)?.map_err(|_| RespEnd::Closed)?;
+                }
+                Err(_) => return Err(RespEnd::Closed),
             }
         }
         self.replies = BytesMut::new();
