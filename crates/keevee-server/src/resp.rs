@@ -25,7 +25,7 @@ use keevee_core::slots::Slot;
 use keevee_resp::parser::ParserLimits;
 use keevee_resp::reply::Reply;
 use keevee_resp::session;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::keyspace::Cursors;
 pub(crate) use self::listener::serve;
@@ -37,6 +37,9 @@ use crate::node::{Consistency, Context, ExecuteError, Node};
 const ARGUMENTS_MAX: usize = 65_536;
 /// Bytes of a request beside its keys and values.
 const EXTRA_BYTES: usize = 2 << 20;
+
+/// How long what is large waits for room.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What all connections share.
 pub(crate) struct Resp {
@@ -134,6 +137,12 @@ impl Resp {
             _ => Reply::error(&error.detail),
         }
     }
+}
+
+/// Takes so many bytes of shared room; `None` if there are not so many in time.
+async fn acquire(room: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let acquired = Arc::clone(room).acquire_many_owned(u32::try_from(bytes).ok()?);
+    tokio::time::timeout(ROOM_PATIENCE, acquired).await.ok()?.ok()
 }
 
 fn moved(slot: Slot, address: &str) -> Reply {

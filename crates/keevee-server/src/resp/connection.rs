@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use keevee_resp::command::{COMMANDS, Keyspace};
@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::group::{Answered, Group};
-use super::{Resp, now};
+use super::{Resp, acquire, now};
 use crate::metrics::RespEnd;
 
 /// Room made for what comes next, if nothing is known of it.
@@ -36,8 +36,6 @@ const OWN_BYTES: usize = GATHERED_BYTES + READ_BYTES;
 const REPLY_BYTES: usize = 256 << 10;
 /// Values that are read at once, while they are small.
 const READS_MAX: usize = 1024;
-/// How long a large request waits for shared room.
-const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Connection {
     stream: TcpStream,
@@ -144,20 +142,15 @@ impl Connection {
         let wanted = needs.clamp(READ_BYTES, length.max(READ_BYTES));
         let held = OWN_BYTES + self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if let Some(missing) = (length + wanted).checked_sub(held).filter(|missing| *missing > 0) {
-            let missing = u32::try_from(missing).map_err(|_| RespEnd::NoRoom)?;
-            let acquired = Arc::clone(&resp.room).acquire_many_owned(missing);
-            match tokio::time::timeout(ROOM_PATIENCE, acquired).await {
-                Ok(Ok(more)) => match &mut self.room {
-                    Some(room) => room.merge(more),
-                    None => self.room = Some(more),
-                },
-                _ => {
-                    let reply =
-                        Reply::Error("OOM too many large requests are under way: try again".to_owned());
-                    self.reply(&reply);
-                    self.write(resp).await?;
-                    return Err(RespEnd::NoRoom);
-                }
+            let Some(more) = acquire(&resp.room, missing).await else {
+                let reply = Reply::Error("OOM too many large requests are under way: try again".to_owned());
+                self.reply(&reply);
+                self.write(resp).await?;
+                return Err(RespEnd::NoRoom);
+            };
+            match &mut self.room {
+                Some(room) => room.merge(more),
+                None => self.room = Some(more),
             }
         }
         self.buffer.reserve(wanted);

@@ -1,8 +1,6 @@
 //! Groups: commands about keys that a connection has sent together, carried out by one command of the store per shard.
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -16,10 +14,9 @@ use keevee_core::slots::{Slot, slot};
 use keevee_resp::data::{Answer, Data, command, refuse_partly_read};
 use keevee_resp::reply::{Reply, Version};
 use keevee_resp::session::{Batch, Queued};
-
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Resp, crossslot, moved, now, try_again};
+use super::{Resp, acquire, crossslot, moved, now, try_again};
 use crate::node::ExecuteError;
 
 /// Bytes of keys and values of one group, unless its first command alone has more: an entry of the log has no more.
@@ -35,9 +32,6 @@ const ANSWER_ROOM_BYTES: usize = 2 * ANSWER_BYTES_MAX_APPLY;
 const READS_BESIDE_WRITES_MAX: usize = ANSWER_BYTES_MAX_APPLY >> 20;
 /// Bytes of the reply to one command.
 const REPLY_BYTES_MAX: usize = 64 << 20;
-
-/// How long large values wait for shared room.
-const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Group<'a> {
@@ -316,10 +310,7 @@ impl Resp {
 
     /// Room for large values. Whoever does not take its replies holds it until it is cut off.
     pub(super) async fn room_for(&self, bytes: usize) -> Result<Room, Reply> {
-        let permits = bytes.min(self.replies_bytes_max) as u32;
-        let acquired = Arc::clone(&self.replies_room).acquire_many_owned(permits);
-        let acquired = tokio::time::timeout(ROOM_PATIENCE, acquired).await;
-        acquired.ok().and_then(Result::ok).ok_or_else(|| {
+        acquire(&self.replies_room, bytes.min(self.replies_bytes_max)).await.ok_or_else(|| {
             Reply::Error("OOM too many large values are on their way to clients: try again".to_owned())
         })
     }
@@ -402,6 +393,10 @@ impl Resp {
             }
             if bytes > REPLY_BYTES_MAX {
                 return Err(Reply::error("the values are too large for one reply: ask for fewer keys"));
+            }
+            // A value of an earlier version, when there were larger ones: it would be so for ever.
+            if room.is_some() && results[next].is_none() {
+                return Err(no_room());
             }
             next += results[next..].iter().take_while(|result| result.is_some()).count();
             if next < all.len() && room.is_none() {
