@@ -14,6 +14,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::apply::{Entry, ProposalId, ShardMeta};
 use crate::command::{
@@ -32,6 +33,11 @@ mod proto {
 
 /// The format that this version writes, and the only one that it reads.
 pub const FORMAT: u32 = 1;
+
+/// The field of an entry that holds its commands.
+const ENTRY_COMMANDS: u32 = 4;
+/// What stands before a command in an entry, at most.
+const COMMAND_PREFIX_BYTES_MAX: usize = 11;
 
 /// Why bytes could not be decoded, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,20 +59,27 @@ pub enum DecodeError {
     BadField(&'static str),
 }
 
-/// Encodes an entry of the log; keys and values are copied once, into the result.
+/// Encodes an entry of the log.
 pub fn encode_entry(entry: &Entry) -> Bytes {
-    let proposal = entry.proposal;
-    let message = proto::Entry {
-        format: FORMAT,
-        stamp: entry.stamp,
-        proposal: Some(proto::ProposalId {
-            node: proposal.node,
-            boot: proposal.boot,
-            sequence: proposal.sequence,
-        }),
-        commands: entry.commands.iter().map(command_to_proto).collect(),
-    };
-    message.encode_to_vec().into()
+    let commands: Vec<Bytes> = entry.commands.iter().map(encode_command).collect();
+    join_entry(entry.stamp, entry.proposal, &commands)
+}
+
+/// Encodes an entry of commands that [`encode_command`] has encoded.
+pub fn join_entry(stamp: u64, proposal: ProposalId, commands: &[Bytes]) -> Bytes {
+    let proposal =
+        proto::ProposalId { node: proposal.node, boot: proposal.boot, sequence: proposal.sequence };
+    let head = proto::Entry { format: FORMAT, stamp, proposal: Some(proposal), commands: Vec::new() };
+    let length: usize = commands.iter().map(|command| command.len() + COMMAND_PREFIX_BYTES_MAX).sum();
+    let mut bytes = Vec::with_capacity(head.encoded_len() + length);
+    head.encode(&mut bytes).expect("a vector grows");
+    // The commands are the last field of an entry, and as messages they stand behind their lengths.
+    for command in commands {
+        encode_key(ENTRY_COMMANDS, WireType::LengthDelimited, &mut bytes);
+        encode_varint(command.len() as u64, &mut bytes);
+        bytes.extend_from_slice(command);
+    }
+    bytes.into()
 }
 
 /// Decodes an entry of the log.
@@ -90,11 +103,6 @@ pub fn encode_command(command: &Command) -> Bytes {
 /// Decodes a command.
 pub fn decode_command(bytes: Bytes) -> Result<Command, DecodeError> {
     decode(bytes, command_from_proto)
-}
-
-/// The length of [`encode_command`]'s result. In an entry, a command takes its length prefix more.
-pub fn command_size(command: &Command) -> usize {
-    command_to_proto(command).encoded_len()
 }
 
 /// Encodes an outcome.

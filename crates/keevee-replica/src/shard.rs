@@ -114,6 +114,13 @@ pub struct ShardStatus {
     pub is_quiesced: bool,
 }
 
+/// A command that waits to be proposed.
+struct Waiting {
+    request: Request,
+    /// The command, as it will be in its entry.
+    encoded: Bytes,
+}
+
 /// An entry proposed here, until it is known what became of it.
 struct Proposed {
     payload: Bytes,
@@ -140,10 +147,12 @@ pub struct Shard<E: Engine, S> {
     clock: HybridClock,
     bounds: Bounds,
     next_proposal: ProposalId,
-    waiting: VecDeque<Request>,
+    waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     proposed: BTreeMap<u64, Proposed>,
     proposed_bytes: usize,
+    /// Reads that came since the last step: they share a barrier.
+    new_reads: Vec<Request>,
     reads: BTreeMap<u64, Vec<Request>>,
     reads_waiting: usize,
     read_count: u64,
@@ -188,6 +197,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             waiting_bytes: 0,
             proposed: BTreeMap::new(),
             proposed_bytes: 0,
+            new_reads: Vec::new(),
             reads: BTreeMap::new(),
             reads_waiting: 0,
             read_count: 0,
@@ -241,7 +251,6 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         if requests.iter().any(|request| !request.stale || !request.command.is_read_only()) {
             self.wake(now.monotonic, None);
         }
-        let mut linearizable = Vec::new();
         for request in requests {
             if !request.command.is_read_only() {
                 self.enqueue(request);
@@ -251,15 +260,18 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 self.refuse(request.ticket, Refusal::Unavailable("too many reads are waiting"));
             } else {
                 self.reads_waiting += 1;
-                linearizable.push(request);
+                self.new_reads.push(request);
             }
         }
-        if !linearizable.is_empty() {
-            self.read_count += 1;
-            self.reads.insert(self.read_count, linearizable);
-            self.engine.read_barrier(self.time(now.monotonic), self.read_count);
-        }
         Ok(())
+    }
+
+    fn start_reads(&mut self, now: Duration) {
+        if !self.new_reads.is_empty() {
+            self.read_count += 1;
+            self.reads.insert(self.read_count, mem::take(&mut self.new_reads));
+            self.engine.read_barrier(self.time(now), self.read_count);
+        }
     }
 
     /// A message arrived from another replica: false if no correct one can have sent it, and nothing was done with it.
@@ -335,6 +347,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// Goes as far as it can: applies, answers, proposes. What is to be done outside.
     pub fn advance(&mut self, now: Now) -> Result<Effects<E::Message>, Failure> {
+        self.start_reads(now.monotonic);
         loop {
             self.take_asked(now.wall_micros)?;
             self.propose(now);
@@ -369,13 +382,13 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     pub fn expire(&mut self, now: Duration) {
         let late = |deadline: Duration| deadline <= now;
         let mut expired = Vec::new();
-        for request in &self.waiting {
+        for Waiting { request, encoded } in &self.waiting {
             if late(request.deadline) {
                 expired.push((request.ticket, Refusal::Unavailable("it was not proposed in time")));
-                self.waiting_bytes -= codec::command_size(&request.command);
+                self.waiting_bytes -= encoded.len();
             }
         }
-        self.waiting.retain(|request| !late(request.deadline));
+        self.waiting.retain(|waiting| !late(waiting.request.deadline));
         for requests in self.reads.values_mut() {
             let waiting = requests.iter().filter(|request| late(request.deadline));
             let refusal = Refusal::Unavailable("no quorum confirmed the read in time");
@@ -421,15 +434,15 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     }
 
     fn enqueue(&mut self, request: Request) {
-        let bytes = codec::command_size(&request.command);
+        let encoded = codec::encode_command(&request.command);
         if self.waiting.len() >= self.bounds.waiting_commands_max
-            || self.waiting_bytes + bytes > self.bounds.waiting_bytes_max
+            || self.waiting_bytes + encoded.len() > self.bounds.waiting_bytes_max
         {
             self.refuse(request.ticket, Refusal::Unavailable("too many commands are waiting"));
             return;
         }
-        self.waiting_bytes += bytes;
-        self.waiting.push_back(request);
+        self.waiting_bytes += encoded.len();
+        self.waiting.push_back(Waiting { request, encoded });
     }
 
     fn refuse(&mut self, ticket: u64, refusal: Refusal) {
@@ -453,8 +466,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             && self.proposed.len() < self.bounds.unchosen_entries_max
             && self.proposed_bytes < self.bounds.unchosen_bytes_max
         {
-            let (entry, waiters) = self.cut(now.wall_micros);
-            let payload = codec::encode_entry(&entry);
+            let (entry, payload, waiters) = self.cut(now.wall_micros);
             let Some(index) = self.engine.propose(self.time(now.monotonic), payload.clone()) else {
                 // Leadership is being handed over.
                 waiters.iter().for_each(|waiter| self.refuse(waiter.ticket, Refusal::NotLeader(None)));
@@ -472,36 +484,41 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     fn turn_away(&mut self, leader: Option<NodeId>) {
         self.expiries.forget_wishes();
         self.waiting_bytes = 0;
-        for request in mem::take(&mut self.waiting) {
+        for Waiting { request, .. } in mem::take(&mut self.waiting) {
             self.refuse(request.ticket, Refusal::NotLeader(leader));
         }
     }
 
-    fn cut(&mut self, wall_micros: u64) -> (Entry, Vec<Waiter>) {
+    /// The next entry, also as it is written, and who waits for it.
+    fn cut(&mut self, wall_micros: u64) -> (Entry, Bytes, Vec<Waiter>) {
         let (mut bytes, mut bytes_made) = (0, 0);
-        let mut commands = Vec::new();
-        let mut waiters = Vec::new();
-        while let Some(request) = self.waiting.front() {
-            let size = codec::command_size(&request.command);
+        let (mut commands, mut all_encoded, mut waiters) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(Waiting { request, encoded }) = self.waiting.front() {
             // Zeros that a write into a value makes do not travel, and are there when it is applied.
             let made = request.command.bytes_made();
-            if !commands.is_empty() && bytes + size + bytes_made + made > self.bounds.entry_bytes_max {
+            let bytes_after = bytes + encoded.len() + bytes_made + made;
+            if !commands.is_empty() && bytes_after > self.bounds.entry_bytes_max {
                 break;
             }
             // A delete of a range does more than its size tells: no other shares its entry.
             if request.command.has_range() && commands.iter().any(Command::has_range) {
                 break;
             }
-            let Some(request) = self.waiting.pop_front() else { break };
-            bytes += size;
+            let Some(Waiting { request, encoded }) = self.waiting.pop_front() else { break };
+            bytes += encoded.len();
             bytes_made += made;
             waiters.push(Waiter { ticket: request.ticket, deadline: request.deadline });
             commands.push(request.command);
+            all_encoded.push(encoded);
         }
         self.waiting_bytes -= bytes;
-        self.expiries.add_removal(&mut commands);
-        let stamp = self.clock.tick(wall_micros);
-        (Entry { stamp, proposal: self.next_proposal, commands }, waiters)
+        if let Some(removal) = self.expiries.take_removal() {
+            all_encoded.push(codec::encode_command(&removal));
+            commands.push(removal);
+        }
+        let (stamp, proposal) = (self.clock.tick(wall_micros), self.next_proposal);
+        let payload = codec::join_entry(stamp, proposal, &all_encoded);
+        (Entry { stamp, proposal, commands }, payload, waiters)
     }
 
     fn apply(&mut self, index: u64, payload: Option<Bytes>) -> Result<(), Failure> {

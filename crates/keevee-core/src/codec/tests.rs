@@ -249,10 +249,24 @@ mod format_1 {
 }
 
 #[test]
-fn a_commands_size_is_known_without_encoding_it() {
-    let later = [sample_range_command(), sample_expiry_command(), sample_bounded_command()];
-    for command in sample_entry().commands.into_iter().chain(later) {
-        assert_eq!(command_size(&command), encode_command(&command).len());
+fn an_entry_is_what_protobuf_makes_of_it() {
+    let large = Command::single(Action::put("k", vec![7; 100_000]));
+    let later = [sample_range_command(), sample_expiry_command(), sample_bounded_command(), large];
+    let mut entry = sample_entry();
+    entry.commands.extend(later);
+    for commands in [entry.commands, Vec::new()] {
+        let entry = Entry { commands, ..entry };
+        let whole = proto::Entry {
+            format: FORMAT,
+            stamp: entry.stamp,
+            proposal: Some(proto::ProposalId {
+                node: entry.proposal.node,
+                boot: entry.proposal.boot,
+                sequence: entry.proposal.sequence,
+            }),
+            commands: entry.commands.iter().map(command_to_proto).collect(),
+        };
+        assert_eq!(encode_entry(&entry), whole.encode_to_vec());
     }
 }
 

@@ -85,11 +85,10 @@ impl Expiries {
         self.asked.push((from, to));
     }
 
-    /// Adds to an entry what is to be removed.
-    pub(crate) fn add_removal(&mut self, commands: &mut Vec<Command>) {
-        if mem::take(&mut self.is_removal_due) {
-            commands.push(Command::single(Action::RemoveExpired { limit: REMOVAL_KEYS }));
-        }
+    /// What the next entry removes, if anything is due.
+    pub(crate) fn take_removal(&mut self) -> Option<Command> {
+        let removal = || Command::single(Action::RemoveExpired { limit: REMOVAL_KEYS });
+        mem::take(&mut self.is_removal_due).then(removal)
     }
 
     /// An entry changed the state.
