@@ -152,6 +152,8 @@ pub struct EngineConfig {
     pub unsynced_entries_max: usize,
     /// How often applied state is flushed, so that the log can be truncated, in milliseconds.
     pub flush_interval_ms: u64,
+    /// Memory for values that were read lately, of all shards of the node.
+    pub value_cache_bytes: u64,
 }
 
 impl Default for EngineConfig {
@@ -163,6 +165,7 @@ impl Default for EngineConfig {
             timeout_max_ms: 1200,
             unsynced_entries_max: 1,
             flush_interval_ms: 10_000,
+            value_cache_bytes: 64 << 20,
         }
     }
 }

@@ -51,6 +51,7 @@ use crate::storage::LogWriter;
 use crate::storage::LogWriterHandle;
 use crate::storage::RocksLog;
 use crate::storage::RocksState;
+use crate::storage::ValueCache;
 use crate::storage::{DataFolder, FolderError, FolderLock, OpenFolder};
 use crate::transport::refusals::Refusals;
 use crate::transport::{
@@ -375,11 +376,13 @@ fn replica_opener(
     writer: LogWriterHandle,
 ) -> impl FnMut(&ShardInfo, &SlotTable) -> Result<Replica, ServerError> + Send + use<> {
     let (config, log, data) = (config.clone(), Arc::clone(&folder.log), Arc::clone(&folder.data));
+    let values = Arc::new(ValueCache::new(config.engine.value_cache_bytes));
     move |shard, slots| {
         let log = RocksLog::open(shard.id, Arc::clone(&log), writer.clone())?;
         // The system shard's keys are its own: they are in no slot of the table.
         let owned = if shard.id == ShardId::SYSTEM { SlotSet::all() } else { slots.slots_of(shard.id) };
-        let state = RocksState::open(shard.id, Incarnation(0), Arc::clone(&data), owned)?;
+        let state =
+            RocksState::open(shard.id, Incarnation(0), Arc::clone(&data), Arc::clone(&values), owned)?;
         let applied = state.meta()?.applied;
         log.check_fits(applied)?;
         check_consensus(&config, shard, &log)?;
@@ -433,9 +436,10 @@ impl Threads {
         map: &ShardMap,
         jobs: &Jobs,
         executor: impl FnOnce(OpenReplica) -> Executor,
-    ) -> Result<Threads, ServerError> {
+    ) -> Result<Workers, ServerError> {
         let shard = ShardId::FIRST_DATA;
-        let flushed = RocksState::open(shard, Incarnation(0), Arc::clone(&folder.data), SlotSet::all())?;
+        let (data, unread) = (Arc::clone(&folder.data), Arc::new(ValueCache::new(0)));
+        let flushed = RocksState::open(shard, Incarnation(0), data, unread, SlotSet::all())?;
         let interval = Duration::from_millis(config.engine.flush_interval_ms);
         let events = jobs.clone();
         let on_event = move |event| events.send(Job::Log(event));

@@ -14,6 +14,7 @@ mod log_store;
 mod log_writer;
 mod options;
 mod state_store;
+mod value_cache;
 
 pub use folder::{DataFolder, FolderError, FolderLock, OpenFolder, store_shard_map};
 pub use format::{FORMAT_VERSION, FirstMember, Identity};
@@ -21,6 +22,7 @@ pub use keevee_core::ids::StoreId;
 pub use log_store::RocksLog;
 pub use log_writer::{LogEvent, LogSink, LogWriter, LogWriterHandle};
 pub use state_store::RocksState;
+pub use value_cache::ValueCache;
 
 use keevee_replica::storage::StorageError;
 

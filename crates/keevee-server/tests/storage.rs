@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use keevee_core::slots::SlotSet;
 use keevee_replica::storage::{LogRecord, LogStore, StateStore};
 use keevee_server::storage::{
     DataFolder, FolderError, Identity, LogEvent, LogWriter, LogWriterHandle, OpenFolder, RocksLog,
-    RocksState, StoreId, format,
+    RocksState, StoreId, ValueCache, format,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -109,6 +110,7 @@ fn write_set(index: u64) -> WriteSet {
 /// A node's storage, running.
 struct Node {
     folder: OpenFolder,
+    values: Arc<ValueCache>,
     writer: LogWriter,
     handle: LogWriterHandle,
     events: Receiver<LogEvent>,
@@ -122,7 +124,8 @@ impl Node {
             let _ = events_in.send(event);
         };
         let (writer, handle) = LogWriter::start(folder.log.clone(), on_event).unwrap();
-        Node { folder, writer, handle, events }
+        let values = Arc::new(ValueCache::new(1 << 20));
+        Node { folder, values, writer, handle, events }
     }
 
     fn log(&self, shard: ShardId) -> RocksLog {
@@ -131,7 +134,7 @@ impl Node {
 
     fn state(&self, shard: ShardId) -> RocksState {
         let data = self.folder.data.clone();
-        RocksState::open(shard, Incarnation(0), data, SlotSet::all()).unwrap()
+        RocksState::open(shard, Incarnation(0), data, self.values.clone(), SlotSet::all()).unwrap()
     }
 
     /// Appends entries one by one, each synced before the next.
@@ -526,7 +529,8 @@ fn incarnations_and_shards_are_apart_and_a_new_one_owns_what_it_is_given() {
     state.write(write_set(1)).unwrap();
     check_state(&node.state(SHARDS[1]), 0, 1);
     let data = node.folder.data.clone();
-    let next = RocksState::open(SHARDS[0], Incarnation(1), data, SlotSet::none()).unwrap();
+    let next =
+        RocksState::open(SHARDS[0], Incarnation(1), data, node.values.clone(), SlotSet::none()).unwrap();
     check_state(&next, 0, 1);
     assert!(next.meta().unwrap().owned.is_empty());
     drop((state, next));

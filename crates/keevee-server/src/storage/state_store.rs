@@ -20,7 +20,7 @@ use keevee_core::slots::SlotSet;
 use keevee_replica::storage::{StateStore, StorageError};
 use rocksdb::{IteratorMode, WriteBatch};
 
-use super::{Database, format, options, storage_error};
+use super::{Database, ValueCache, format, options, storage_error};
 
 /// The applied state of one incarnation of one shard.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ pub struct RocksState {
     shard: ShardId,
     incarnation: Incarnation,
     data: Arc<Database>,
+    values: Arc<ValueCache>,
     meta: ShardMeta,
     /// True if the owned slots on disk are those of `meta`.
     is_owned_written: bool,
@@ -65,6 +66,7 @@ impl RocksState {
         shard: ShardId,
         incarnation: Incarnation,
         data: Arc<Database>,
+        values: Arc<ValueCache>,
         initial_owned: SlotSet,
     ) -> Result<RocksState, StorageError> {
         let read = |key| data.get(key).map_err(|error| storage_error(READING, error));
@@ -77,7 +79,7 @@ impl RocksState {
             None => ShardMeta::new(initial_owned),
         };
         let (is_owned_written, gathered) = (found.is_some(), RefCell::default());
-        Ok(RocksState { shard, incarnation, data, meta, is_owned_written, gathered })
+        Ok(RocksState { shard, incarnation, data, values, meta, is_owned_written, gathered })
     }
 
     /// Puts everything written so far, of all shards, where a crash leaves it. Blocks for as long as
@@ -116,11 +118,19 @@ impl StateView for RocksState {
 
     fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Versioned>, StorageError> {
         let key = format::value_key(self.shard, self.incarnation, namespace, key);
-        if let Some(gathered) = self.gathered.borrow().records.get(&key[..]) {
-            return gathered.as_deref().map(format::decode_value).transpose();
+        if let Some(found) = self.values.get(&key) {
+            return Ok(Some(found));
         }
-        let found = self.data.get_pinned(key).map_err(|error| storage_error(READING, error))?;
-        found.map(|bytes| format::decode_value(&bytes)).transpose()
+        let found = if let Some(gathered) = self.gathered.borrow().records.get(&key[..]) {
+            gathered.as_deref().map(format::decode_value).transpose()?
+        } else {
+            let found = self.data.get_pinned(&key).map_err(|error| storage_error(READING, error))?;
+            found.map(|bytes| format::decode_value(&bytes)).transpose()?
+        };
+        if let Some(found) = &found {
+            self.values.add(key, found);
+        }
+        Ok(found)
     }
 
     fn scan(&self, namespace: Namespace, range: &KeyRange, take: &mut Take<'_>) -> Result<(), StorageError> {
@@ -173,6 +183,7 @@ impl StateStore for RocksState {
         let gathered = self.gathered.get_mut();
         for ((namespace, key), value) in &write_set.values {
             let key = format::value_key(self.shard, self.incarnation, *namespace, key);
+            self.values.set(&key, value.as_ref());
             match value {
                 Some(value) => gathered.put(key, format::encode_value(value)),
                 None => gathered.remove(key),
