@@ -115,8 +115,8 @@ pub struct NodeConfig {
     /// Where it listens for clients that speak the Redis protocol, `host:port`; without, it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resp: Option<String>,
-    /// Threads that serve connections; 0 means one for every two cores. The log and the replicas have
-    /// threads of their own.
+    /// Threads that serve connections and run the replicas; 0 means one for every two cores. The log has a thread of
+    /// its own.
     #[serde(default)]
     pub io_threads: usize,
 }
@@ -326,7 +326,7 @@ impl Config {
         Limits { value_bytes_max: self.limits.value_bytes_max, ..Limits::default() }
     }
 
-    /// How many threads serve connections.
+    /// How many threads serve connections and run the replicas.
     pub fn io_threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         if self.node.io_threads > 0 { self.node.io_threads } else { cores.div_ceil(2) }

@@ -1,14 +1,13 @@
-//! The thread that runs a node's replicas: inputs come in by one queue, and everything that one round of
+//! The task that runs a node's replicas: inputs come in by one queue, and everything that one round of
 //! inputs brought about goes out together.
 //!
-//! A replica is only ever touched here, so that it needs no lock. It leaves out where inputs come from
-//! (HTTP, peers, the log writer) and where effects go (the transport).
+//! A replica is only ever touched here, so that it needs no lock. The task shares its runtime with the connections, so
+//! that a request passes from one to the other without waking a thread (decision 0016). It leaves out where inputs come
+//! from (HTTP, peers, the log writer) and where effects go (the transport).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keevee_core::command::{Command, Outcome};
@@ -20,7 +19,11 @@ use keevee_replica::{
     CLOCK_DIFFERENCE_MAX, Effects, Failure, Neighbours, Now, Refusal, Request, Role, Shard,
     ShardStatus as ReplicaStatus,
 };
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
+use tokio::task::{unconstrained, yield_now};
+use tokio::time::timeout_at;
 
 use crate::directory::Directory;
 use crate::engine::{EngineMessage, ShardEngine};
@@ -51,6 +54,8 @@ const SPREADING: Duration = Duration::from_secs(2);
 const LAG_MAX: u64 = 64;
 /// Inputs taken from the queue before their effects are carried out.
 const ROUND_MAX: usize = 4096;
+/// How often a round lets connections bring more before it ends, while they do.
+const WAITS_MAX: usize = 3;
 
 /// What a command is answered with.
 pub(crate) type Answer = Result<Outcome, Refusal>;
@@ -79,7 +84,7 @@ pub(crate) enum Job {
     /// Hosts the replicas that a newer map gives to this node.
     Host(Arc<ShardMap>),
     TransferLeadership,
-    /// Ends the thread once no answer is owed, or at this time.
+    /// Ends the executor once no answer is owed, or at this time.
     Stop {
         latest: Instant,
     },
@@ -132,7 +137,7 @@ pub(crate) struct Hosted {
 pub(crate) struct Executor {
     pub(crate) node: NodeId,
     pub(crate) origin: Instant,
-    pub(crate) jobs: Receiver<Job>,
+    pub(crate) jobs: UnboundedReceiver<Job>,
     pub(crate) shards: BTreeMap<ShardId, Hosted>,
     pub(crate) open: OpenReplica,
     pub(crate) directory: Arc<Directory>,
@@ -181,25 +186,28 @@ impl Tickets {
 
 impl Executor {
     /// Runs until it is stopped or a replica fails. What it has not taken in by then never happened.
-    pub(crate) fn run(mut self) -> Result<(), FatalError> {
-        let result = self.run_until_stopped();
-        self.jobs.try_iter().for_each(Job::turn_away);
+    pub(crate) async fn run(mut self) -> Result<(), FatalError> {
+        // openraft's tasks run within and may take more steps at once than tokio grants a task; else they would starve.
+        let result = unconstrained(self.run_until_stopped()).await;
+        self.jobs.close();
+        while let Ok(job) = self.jobs.try_recv() {
+            job.turn_away();
+        }
         result
     }
 
-    fn run_until_stopped(&mut self) -> Result<(), FatalError> {
+    async fn run_until_stopped(&mut self) -> Result<(), FatalError> {
         let mut tick_at = Instant::now();
         let mut housekeeping_at = tick_at;
         let mut flush_check_at = tick_at;
         // Not at once: nodes that start together first find out who leads what.
         let mut spreading_at = tick_at + SPREADING;
         loop {
-            let wait = tick_at.saturating_duration_since(Instant::now());
             let mut touched = BTreeSet::new();
-            match self.jobs.recv_timeout(wait) {
-                Ok(job) => self.round(job, &mut touched)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            match timeout_at(tick_at.into(), self.jobs.recv()).await {
+                Ok(Some(job)) => self.round(job, &mut touched).await?,
+                Ok(None) => return Ok(()),
+                Err(_) => {}
             }
             let now = Instant::now();
             if now >= tick_at {
@@ -236,13 +244,22 @@ impl Executor {
     }
 
     /// Takes everything that waits, so that it shares the syncs and messages that follow.
-    fn round(&mut self, first: Job, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
-        // Where threads wait for a core, those that are about to bring more go first; else this is nothing.
-        thread::yield_now();
-        let mut next = Some(first);
-        for _ in 0..ROUND_MAX {
-            let Some(job) = next.take().or_else(|| self.jobs.try_recv().ok()) else { break };
-            self.take(job, touched)?;
+    async fn round(&mut self, first: Job, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
+        self.take(first, touched)?;
+        let mut taken = 1;
+        for _ in 0..WAITS_MAX {
+            // Connections that have something to read go first: they are about to bring more.
+            yield_now().await;
+            let before = taken;
+            while taken < ROUND_MAX
+                && let Ok(job) = self.jobs.try_recv()
+            {
+                self.take(job, touched)?;
+                taken += 1;
+            }
+            if taken == before {
+                break;
+            }
         }
         Ok(())
     }
@@ -561,7 +578,7 @@ fn set_gauges(metrics: &ShardMetrics, status: &ReplicaStatus) {
 
 /// Sends inputs to the executor. Once it has ended, inputs go nowhere, and answers never come.
 #[derive(Clone)]
-pub(crate) struct Jobs(pub(crate) Sender<Job>);
+pub(crate) struct Jobs(pub(crate) UnboundedSender<Job>);
 
 impl Jobs {
     pub(crate) fn send(&self, job: Job) {

@@ -105,9 +105,8 @@ fn into_reply(answer: Result<Answer, oneshot::error::RecvError>) -> ForwardReply
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use keevee_replica::ChainHash;
+    use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
     use crate::metrics::Metrics;
@@ -115,7 +114,7 @@ mod tests {
     #[test]
     fn what_comes_while_too_much_waits_is_dropped_and_counted() {
         let metrics = Metrics::new();
-        let (sender, receiver) = mpsc::channel();
+        let (sender, mut receiver) = unbounded_channel();
         let inbox = Inbox {
             jobs: Jobs(sender),
             limits: Limits::default(),

@@ -22,7 +22,6 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use keevee_core::ids::{Incarnation, NodeId, ShardId};
@@ -34,7 +33,9 @@ use keevee_replica::storage::{StateStore, StorageError};
 use keevee_replica::{Bounds, Failure, Shard};
 use rand::Rng;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::config::{Config, NodeConfig};
 use crate::directory::Directory;
@@ -102,9 +103,6 @@ pub enum ServerError {
     /// The log can't be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// A thread can't be started.
-    #[error("can't start a thread: {0}")]
-    Thread(std::io::Error),
     /// The cluster began with other shards than this node's folder was told.
     #[error(
         "the cluster's shard map of epoch {epoch} is another than this node's: its folder was told other shards by \
@@ -133,7 +131,7 @@ pub struct Server {
     resp: Option<(TcpListener, Arc<Resp>)>,
     transport: Arc<dyn PeerTransport>,
     keeper: MapKeeper,
-    threads: Threads,
+    workers: Workers,
     lock: FolderLock,
 }
 
@@ -192,7 +190,7 @@ impl Server {
         let authorization = peers.authorization()?;
         let transport = transport::open(protocol, peers, &metrics)?;
         let directory = Arc::new(Directory::new(map));
-        let (sender, receiver) = mpsc::channel();
+        let (sender, receiver) = unbounded_channel();
         let jobs = Jobs(sender);
         let peer_bytes = Arc::new(AtomicUsize::new(0));
         let executor = |open| Executor {
@@ -216,7 +214,7 @@ impl Server {
             is_leaving: false,
         };
         // The last that can fail.
-        let threads = Threads::start(config, &folder, &directory.map(), &jobs, executor)?;
+        let workers = Workers::start(config, &folder, &directory.map(), &jobs, executor)?;
         let inbox = Inbox {
             jobs: jobs.clone(),
             limits: config.limits(),
@@ -260,7 +258,7 @@ impl Server {
         let resp = |listener| (listener, Arc::new(Resp::new(node.clone(), config, Arc::clone(&metrics))));
         let resp = listeners.resp.map(resp);
         let api = Api::new(node.clone(), settings, metrics);
-        Ok(Server { node, api, http: listeners.http, resp, transport, keeper, threads, lock: folder.lock })
+        Ok(Server { node, api, http: listeners.http, resp, transport, keeper, workers, lock: folder.lock })
     }
 
     /// The store.
@@ -271,7 +269,7 @@ impl Server {
     /// Serves until `shutdown` is ready, then hands leadership over, answers what is in flight, flushes and
     /// returns; or returns the reason why the node had to stop.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Server { node, api, http, resp, transport, keeper, mut threads, lock } = self;
+        let Server { node, api, http, resp, transport, keeper, mut workers, lock } = self;
         // Dropped with this function's future, or when it has stopped the rest.
         let mut keeping = pin!(keeper.run());
         let (stop, mut stopped) = watch::channel(false);
@@ -288,7 +286,7 @@ impl Server {
         });
         let mut ended = tokio::select! {
             () = shutdown => Ok(()),
-            () = threads.any_ended() => Err(ServerError::Panicked),
+            () = workers.any_ended() => Err(ServerError::Panicked),
             _ = &mut serving => Err(ServerError::Panicked),
             error = &mut keeping => Err(error),
         };
@@ -307,7 +305,7 @@ impl Server {
         // On every way out: what uses the databases has ended before others may open them, and before the
         // process exits, which RocksDB would not survive.
         node.stop(latest);
-        let joined = threads.join(ended.is_ok(), &transport).await;
+        let joined = workers.join(ended.is_ok(), &transport).await;
         drop((node, lock));
         // A thread's own error says more than that one of them ended.
         joined.and(ended)?;
@@ -421,14 +419,14 @@ async fn listen(address: &str) -> Result<TcpListener, ServerError> {
     TcpListener::bind(address).await.map_err(failed)
 }
 
-/// All threads that use the databases.
-struct Threads {
+/// All that uses the databases.
+struct Workers {
     executor: Worker,
     flusher: Flusher,
     log_writer: LogWriter,
 }
 
-impl Threads {
+impl Workers {
     /// Starts all of them, or leaves none behind.
     fn start(
         config: &Config,
@@ -446,19 +444,14 @@ impl Threads {
         let (log_writer, log) = LogWriter::start(Arc::clone(&folder.log), on_event)?;
         let started = || {
             let mut executor = executor(Box::new(replica_opener(config, folder, log)));
-            executor.host(map)?;
-            let flusher = Flusher::start(move || flushed.flush(), interval)?;
-            match Worker::start("executor", move || executor.run()) {
-                Ok(executor) => Ok((executor, flusher)),
-                Err(error) => {
-                    flusher.stop(false);
-                    let _ = flusher.worker.join();
-                    Err(error)
-                }
-            }
+            executor.host(map).map(|_| executor)
         };
         match started() {
-            Ok((executor, flusher)) => Ok(Threads { executor, flusher, log_writer }),
+            Ok(executor) => Ok(Workers {
+                executor: Worker::start("executor", tokio::spawn(executor.run())),
+                flusher: Flusher::start(move || flushed.flush(), interval),
+                log_writer,
+            }),
             Err(error) => {
                 // With the executor all its handles are gone.
                 log_writer.join();
@@ -479,51 +472,46 @@ impl Threads {
     /// Waits for the executor, which was told to stop, then for the others. The state is flushed once more if
     /// all is well.
     async fn join(self, is_well: bool, transport: &Arc<dyn PeerTransport>) -> Result<(), ServerError> {
-        let transport = Arc::clone(transport);
-        let runtime = tokio::runtime::Handle::current();
-        let join = move || {
-            let executed = self.executor.join();
-            if is_well {
-                // The last answers to peers are on their way.
-                runtime.block_on(transport.drain());
-            }
-            transport.stop();
-            self.flusher.stop(is_well && executed.is_ok());
-            let flushed = self.flusher.worker.join();
-            let logged = if self.log_writer.join() { Ok(()) } else { Err(ServerError::Panicked) };
-            executed.and(flushed).and(logged)
-        };
-        tokio::task::spawn_blocking(join).await.map_err(|_| ServerError::Panicked)?
+        let executed = self.executor.join().await;
+        if is_well {
+            // The last answers to peers are on their way.
+            transport.drain().await;
+        }
+        transport.stop();
+        self.flusher.stop(is_well && executed.is_ok());
+        let flushed = self.flusher.worker.join().await;
+        let logged = tokio::task::spawn_blocking(|| self.log_writer.join()).await;
+        let logged = if logged.unwrap_or(false) { Ok(()) } else { Err(ServerError::Panicked) };
+        executed.and(flushed).and(logged)
     }
 }
 
-/// A thread that ends with the node. If it ends before, so does the node.
+/// What ends with the node. If it ends before, so does the node.
 struct Worker {
-    thread: thread::JoinHandle<Result<(), ServerError>>,
-    /// Nothing is ever sent: the thread holds the sender, so this resolves at its end.
+    work: JoinHandle<Result<(), ServerError>>,
+    /// Nothing is ever sent: the work holds the sender, so this resolves at its end.
     ended: oneshot::Receiver<Infallible>,
 }
 
 impl Worker {
-    fn start<E: Into<ServerError>>(
+    fn start<E: Into<ServerError> + Send + 'static>(
         name: &'static str,
-        work: impl FnOnce() -> Result<(), E> + Send + 'static,
-    ) -> Result<Worker, ServerError> {
+        work: JoinHandle<Result<(), E>>,
+    ) -> Worker {
         let (end, ended) = oneshot::channel();
-        let run = move || {
-            let result = work().map_err(Into::into);
+        let work = tokio::spawn(async move {
+            let _end = end;
+            let result = work.await.map_err(|_| ServerError::Panicked)?.map_err(Into::into);
             if let Err(error) = &result {
-                tracing::error!(thread = name, %error, "the node stops");
+                tracing::error!(worker = name, %error, "the node stops");
             }
-            drop(end);
             result
-        };
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(run).map_err(ServerError::Thread)?;
-        Ok(Worker { thread, ended })
+        });
+        Worker { work, ended }
     }
 
-    fn join(self) -> Result<(), ServerError> {
-        self.thread.join().unwrap_or(Err(ServerError::Panicked))
+    async fn join(self) -> Result<(), ServerError> {
+        self.work.await.unwrap_or(Err(ServerError::Panicked))
     }
 }
 
@@ -536,10 +524,7 @@ struct Flusher {
 }
 
 impl Flusher {
-    fn start(
-        flush: impl Fn() -> Result<(), StorageError> + Send + 'static,
-        interval: Duration,
-    ) -> Result<Flusher, ServerError> {
+    fn start(flush: impl Fn() -> Result<(), StorageError> + Send + 'static, interval: Duration) -> Flusher {
         let (stop, stopped) = mpsc::channel();
         let run = move || {
             loop {
@@ -550,7 +535,7 @@ impl Flusher {
                 }
             }
         };
-        Ok(Flusher { stop, worker: Worker::start("flusher", run)? })
+        Flusher { stop, worker: Worker::start("flusher", tokio::task::spawn_blocking(run)) }
     }
 
     fn stop(&self, flush: bool) {

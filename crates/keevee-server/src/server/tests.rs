@@ -53,10 +53,10 @@ async fn a_failed_flush_stops_the_node() {
     let temp = TempDir::new().unwrap();
     let config = alone(temp.path());
     let mut server = start_again(&config).await;
-    let failing = Flusher::start(|| Err(disk_error()), Duration::from_millis(1)).unwrap();
-    let flusher = std::mem::replace(&mut server.threads.flusher, failing);
+    let failing = Flusher::start(|| Err(disk_error()), Duration::from_millis(1));
+    let flusher = std::mem::replace(&mut server.workers.flusher, failing);
     flusher.stop(false);
-    flusher.worker.join().unwrap();
+    flusher.worker.join().await.unwrap();
     let error = end(server).await;
     assert!(matches!(&error, ServerError::Storage(error) if *error == disk_error()), "{error}");
 
@@ -73,9 +73,9 @@ async fn a_failed_executor_stops_the_node_and_its_other_threads() {
     for failure in failures {
         let mut server = start_again(&config).await;
         server.node.stop(Instant::now());
-        (&mut server.threads.executor.ended).await.unwrap_err();
-        let failing = Worker::start("executor", failure).unwrap();
-        std::mem::replace(&mut server.threads.executor, failing).join().unwrap();
+        (&mut server.workers.executor.ended).await.unwrap_err();
+        let failing = Worker::start("executor", tokio::spawn(async move { failure() }));
+        std::mem::replace(&mut server.workers.executor, failing).join().await.unwrap();
         let error = end(server).await;
         assert!(matches!(error, ServerError::Fatal(_) | ServerError::Panicked), "{error}");
     }

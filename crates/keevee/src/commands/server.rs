@@ -64,13 +64,21 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let _guard = start_logging(&level, json)?;
     let _pid_file = PidFile::claim(&arguments.config);
     raise_file_limit();
-    let threads = config.io_threads();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let runtime = runtime(config.io_threads())?;
     let result = runtime.block_on(serve(config, arguments.join.as_ref()));
     if let Err(error) = &result {
         tracing::error!("{error}");
     }
     result
+}
+
+/// With one thread nothing is ever handed to another, and nobody is woken for it.
+fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads).enable_all().build()
 }
 
 async fn serve(config: Config, join: Option<&Endpoint>) -> Result<(), Failure> {
