@@ -212,7 +212,9 @@ impl Node {
         if let Err(invalid) = command.validate(&self.parts.limits) {
             return Err(ExecuteError::new(invalid.kind(), invalid.to_string()));
         }
-        self.catch_up(context.epoch, context.deadline).await;
+        if context.epoch > self.parts.directory.epoch() {
+            Box::pin(self.catch_up(context.epoch, context.deadline)).await;
+        }
         let shard = self.route(&command, &context)?;
         self.execute_in(shard, context, command).await
     }
@@ -351,13 +353,23 @@ impl Node {
     /// One hop at most: here, or at the leader, which does not forward again.
     async fn attempt(&self, leader: NodeId, shard: ShardId, deadline: Instant, command: &Command) -> Attempt {
         let is_here = self.decide(shard, |route| route.is_here(leader, command.is_read_only()));
-        if is_here.unwrap_or(false) {
-            return match self.submit(shard, command.clone(), deadline, false).await {
-                Some(answer) => Attempt::from(answer),
-                // The executor took it along when it ended.
-                None => Attempt::Unknown("this node stopped before it knew the outcome".to_owned()),
-            };
+        if !is_here.unwrap_or(false) {
+            return Box::pin(self.attempt_there(leader, shard, deadline, command)).await;
         }
+        match self.submit(shard, command.clone(), deadline, false).await {
+            Some(answer) => Attempt::from(answer),
+            // The executor took it along when it ended.
+            None => Attempt::Unknown("this node stopped before it knew the outcome".to_owned()),
+        }
+    }
+
+    async fn attempt_there(
+        &self,
+        leader: NodeId,
+        shard: ShardId,
+        deadline: Instant,
+        command: &Command,
+    ) -> Attempt {
         let encoded = codec::encode_command(command);
         let scanned_bytes = |action: &Action| match action {
             Action::Scan { bytes_max, .. } => *bytes_max as usize,
@@ -407,14 +419,18 @@ impl Node {
         attempted: usize,
         deadline: Instant,
     ) -> Result<NodeId, ExecuteError> {
-        let unknown = || ExecuteError::new(ErrorKind::Unavailable, format!("there is no shard {shard} yet"));
-        let asked = self.decide(shard, |route| route.asked(attempted)).ok_or_else(unknown)?;
-        if let Some(asked) = asked {
-            let is_stopping = asked == self.parts.id && self.stopping.load(Ordering::Relaxed);
-            return if is_stopping { Err(ExecuteError::stopping()) } else { Ok(asked) };
-        }
+        let asked = self.decide(shard, |route| route.asked(attempted));
+        let Some(asked) = asked.ok_or_else(|| unknown_shard(shard))? else {
+            return Box::pin(self.wait_for_leader(shard, deadline)).await;
+        };
+        let is_stopping = asked == self.parts.id && self.stopping.load(Ordering::Relaxed);
+        if is_stopping { Err(ExecuteError::stopping()) } else { Ok(asked) }
+    }
+
+    async fn wait_for_leader(&self, shard: ShardId, deadline: Instant) -> Result<NodeId, ExecuteError> {
         let latest = deadline.min(Instant::now() + self.parts.leader_wait);
-        let mut view = self.parts.directory.watch_leader(shard).ok_or_else(unknown)?;
+        let view = self.parts.directory.watch_leader(shard);
+        let mut view = view.ok_or_else(|| unknown_shard(shard))?;
         let known = view.wait_for(Option::is_some);
         match tokio::time::timeout_at(latest.into(), known).await {
             Ok(Ok(leader)) => leader.ok_or_else(ExecuteError::stopping),
@@ -576,6 +592,10 @@ impl Node {
     pub(crate) fn stop(&self, latest: Instant) {
         self.parts.jobs.send(Job::Stop { latest });
     }
+}
+
+fn unknown_shard(shard: ShardId) -> ExecuteError {
+    ExecuteError::new(ErrorKind::Unavailable, format!("there is no shard {shard} yet"))
 }
 
 pub(crate) fn describe(refusal: Refusal) -> String {

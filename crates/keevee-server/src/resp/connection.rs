@@ -4,12 +4,13 @@
 //! after a while cut off. What a connection holds is bounded: a little for each, more only while there is room that all
 //! of them share. Idle, it holds no buffer at all.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
@@ -18,7 +19,7 @@ use keevee_resp::data::Data;
 use keevee_resp::parser::Parser;
 use keevee_resp::reply::{Reply, Version};
 use keevee_resp::session::{Peer, Session, Step};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -26,7 +27,7 @@ use super::group::{Answered, Group};
 use super::{Resp, acquire, now};
 use crate::metrics::RespEnd;
 
-/// Room made for what comes next, if nothing is known of it.
+/// Room made for the rest of what has come in part, if nothing is known of it.
 const READ_BYTES: usize = 16 << 10;
 /// So much is read before it is looked at: what came together goes to the store together.
 const GATHERED_BYTES: usize = 64 << 10;
@@ -36,6 +37,12 @@ const OWN_BYTES: usize = GATHERED_BYTES + READ_BYTES;
 const REPLY_BYTES: usize = 256 << 10;
 /// Values that are read at once, while they are small.
 const READS_MAX: usize = 1024;
+
+thread_local! {
+    /// What comes first is read into here and copied, so that a connection holds only as much as it got: a key or a value
+    /// keeps the whole buffer alive that it lies in.
+    static ARRIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; GATHERED_BYTES].into());
+}
 
 pub(super) struct Connection {
     stream: TcpStream,
@@ -81,6 +88,13 @@ pub(super) async fn serve(mut connection: Connection, resp: Arc<Resp>, mut stopp
     resp.metrics.resp.ended(end);
 }
 
+fn without_waiting<T>(polled: Poll<T>) -> Poll<Option<T>> {
+    match polled {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => Poll::Ready(None),
+    }
+}
+
 impl Connection {
     /// Waits until something has come, and takes what has.
     async fn read(&mut self, resp: &Resp, stopping: &mut watch::Receiver<()>) -> Result<(), RespEnd> {
@@ -102,9 +116,13 @@ impl Connection {
             .map_err(|_| RespEnd::Closed)?;
             let before = self.buffer.len();
             loop {
-                self.make_room(resp).await?;
-                let room = self.buffer.capacity() - self.buffer.len();
-                match self.take_what_has_come().await {
+                let (room, read) = if self.parser.is_idle(&self.buffer) {
+                    (GATHERED_BYTES, self.take_first().await)
+                } else {
+                    self.make_room(resp).await?;
+                    (self.buffer.capacity() - self.buffer.len(), self.take_more().await)
+                };
+                match read {
                     // What came before the end is answered: the client may only have ended its own side.
                     Some(Ok(0)) if self.buffer.len() > before => return Ok(()),
                     Some(Ok(0)) | Some(Err(_)) => return Err(RespEnd::Closed),
@@ -120,16 +138,24 @@ impl Connection {
         }
     }
 
-    /// Reads without waiting, `None` if nothing is there. Unlike `try_read_buf` it notes when it has taken all, and so
-    /// spares asking once more in vain.
-    async fn take_what_has_come(&mut self) -> Option<io::Result<usize>> {
+    /// Reads without waiting, `None` if nothing is there.
+    async fn take_first(&mut self) -> Option<io::Result<usize>> {
+        let Connection { stream, buffer, .. } = self;
+        let mut take = |context: &mut Context<'_>, arrived: &mut [u8]| {
+            let mut read = ReadBuf::new(arrived);
+            let polled = Pin::new(&mut *stream).poll_read(context, &mut read);
+            buffer.extend_from_slice(read.filled());
+            without_waiting(polled.map_ok(|()| read.filled().len()))
+        };
+        poll_fn(|context| ARRIVED.with_borrow_mut(|arrived| take(context, arrived))).await
+    }
+
+    /// As [`Connection::take_first`], straight into the buffer. Unlike `try_read_buf` both note when they have taken all,
+    /// and so spare asking once more in vain.
+    async fn take_more(&mut self) -> Option<io::Result<usize>> {
         let Connection { stream, buffer, .. } = self;
         let mut read = pin!(stream.read_buf(buffer));
-        poll_fn(|context| match read.as_mut().poll(context) {
-            Poll::Ready(read) => Poll::Ready(Some(read)),
-            Poll::Pending => Poll::Ready(None),
-        })
-        .await
+        poll_fn(|context| without_waiting(read.as_mut().poll(context))).await
     }
 
     /// Makes room to read into: as much again as there is, so that who announces much and sends little holds little.
@@ -185,7 +211,7 @@ impl Connection {
                         group.push(data, is_readonly, self.session.version());
                     } else {
                         self.finish(&mut group, resp).await?;
-                        let answered = resp.in_parts(data, is_readonly).await;
+                        let answered = Box::pin(resp.in_parts(data, is_readonly)).await;
                         self.answer(answered, self.session.version(), resp).await?;
                     }
                 }
@@ -204,7 +230,7 @@ impl Connection {
                 }
                 step => {
                     self.finish(&mut group, resp).await?;
-                    let answered = self.alone(step, resp).await;
+                    let answered = Box::pin(self.alone(step, resp)).await;
                     self.answer(answered, self.session.version(), resp).await?;
                 }
             }

@@ -241,7 +241,7 @@ impl CarriedOut<'_> {
         let answered = match again {
             Some(again) if found.iter().any(had_no_room) => {
                 self.has_read_again = true;
-                self.resp.again(again, &self.written).await
+                Box::pin(self.resp.again(again, &self.written)).await
             }
             _ => answer.reply(&found, self.now).into(),
         };
@@ -276,7 +276,7 @@ impl Resp {
     async fn parts(&self, parts: Vec<Part>) -> (Vec<Results>, Vec<Room>) {
         let done = match <[Part; 1]>::try_from(parts) {
             Ok([part]) => vec![self.part(part).await],
-            Err(parts) => join_all(parts.into_iter().map(|part| self.part(part))).await,
+            Err(parts) => Box::pin(join_all(parts.into_iter().map(|part| self.part(part)))).await,
         };
         let (results, rooms): (Vec<_>, Vec<_>) = done.into_iter().unzip();
         (results, rooms.into_iter().flatten().collect())
