@@ -29,7 +29,6 @@ use crate::directory::Directory;
 use crate::engine::{EngineMessage, ShardEngine};
 use crate::metrics::{Metrics, RefusalReason, ShardMetrics};
 use crate::server::ServerError;
-use crate::storage::LogEvent;
 use crate::storage::RocksState;
 use crate::transport::refusals::Refusals;
 use crate::transport::throttle::Party;
@@ -78,7 +77,12 @@ pub(crate) enum Job {
         /// What they count in `peer_bytes`.
         bytes: usize,
     },
-    Log(LogEvent),
+    /// See [`crate::storage::LogEvent`].
+    Persisted {
+        shard: ShardId,
+        token: u64,
+    },
+    LogFailed(StorageError),
     Disconnected(NodeId),
     Status(oneshot::Sender<Vec<(ShardId, ReplicaStatus)>>),
     /// Hosts the replicas that a newer map gives to this node.
@@ -275,18 +279,13 @@ impl Executor {
                 self.peer_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 self.receive(from, shard, messages, touched)?;
             }
-            Job::Log(LogEvent::Persisted { shard, token }) => {
+            Job::Persisted { shard, token } => {
                 if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) {
                     replica.persisted(now.monotonic, token);
                     touched.insert(shard);
                 }
             }
-            Job::Log(LogEvent::Synced { took, records, .. }) => {
-                self.metrics.log.syncs.inc();
-                self.metrics.log.sync_seconds.observe(took.as_secs_f64());
-                self.metrics.log.sync_records.observe(records as f64);
-            }
-            Job::Log(LogEvent::Failed { error }) => return Err(FatalError::Log(error)),
+            Job::LogFailed(error) => return Err(FatalError::Log(error)),
             Job::Disconnected(node) => {
                 self.neighbours.lost(node);
                 self.disconnected(node, touched);

@@ -127,6 +127,15 @@ pub struct LogMetrics {
     pub sync_records: Histogram,
 }
 
+impl LogMetrics {
+    /// Counts a sync.
+    pub fn synced(&self, took: Duration, records: usize) {
+        self.syncs.inc();
+        self.sync_seconds.observe(took.as_secs_f64());
+        self.sync_records.observe(records as f64);
+    }
+}
+
 /// Of one shard's replica on this node.
 #[derive(Clone, Debug)]
 pub struct ShardMetrics {

@@ -48,6 +48,7 @@ use crate::map_keeper::MapKeeper;
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::resp::{self, Resp};
+use crate::storage::LogEvent;
 use crate::storage::LogWriter;
 use crate::storage::LogWriterHandle;
 use crate::storage::RocksLog;
@@ -214,7 +215,7 @@ impl Server {
             is_leaving: false,
         };
         // The last that can fail.
-        let workers = Workers::start(config, &folder, &directory.map(), &jobs, executor)?;
+        let workers = Workers::start(config, &folder, &directory.map(), &jobs, &metrics, executor)?;
         let inbox = Inbox {
             jobs: jobs.clone(),
             limits: config.limits(),
@@ -433,14 +434,20 @@ impl Workers {
         folder: &OpenFolder,
         map: &ShardMap,
         jobs: &Jobs,
+        metrics: &Metrics,
         executor: impl FnOnce(OpenReplica) -> Executor,
     ) -> Result<Workers, ServerError> {
         let shard = ShardId::FIRST_DATA;
         let (data, unread) = (Arc::clone(&folder.data), Arc::new(ValueCache::new(0)));
         let flushed = RocksState::open(shard, Incarnation(0), data, unread, SlotSet::all())?;
         let interval = Duration::from_millis(config.engine.flush_interval_ms);
-        let events = jobs.clone();
-        let on_event = move |event| events.send(Job::Log(event));
+        let (events, log_metrics) = (jobs.clone(), metrics.log.clone());
+        let on_event = move |event| match event {
+            // Counted here: the executor would be woken for it.
+            LogEvent::Synced { took, records } => log_metrics.synced(took, records),
+            LogEvent::Persisted { shard, token } => events.send(Job::Persisted { shard, token }),
+            LogEvent::Failed { error } => events.send(Job::LogFailed(error)),
+        };
         let (log_writer, log) = LogWriter::start(Arc::clone(&folder.log), on_event)?;
         let started = || {
             let mut executor = executor(Box::new(replica_opener(config, folder, log)));
