@@ -1,5 +1,6 @@
 //! The two databases of a replica: a log that is synced, and data that is not logged. With keevee's options, as far as
-//! they count for speed (`keevee-server/src/storage/options.rs`).
+//! they count for speed (`keevee-server/src/storage/options.rs`). Nothing is overwritten in place, which RocksDB could: no
+//! store with scans or backups can have that.
 //!
 //! The log is never cut. So that it costs nothing once it is written, its files are not compacted either.
 
@@ -11,6 +12,8 @@ use rocksdb::{
 };
 
 const WRITE_BUFFER_BYTES: usize = 64 << 20;
+const DATA_WRITE_BUFFER_BYTES: usize = 8 << 20;
+const DATA_WRITE_BUFFERS_MERGED: i32 = 8;
 
 pub(super) struct Store {
     log: DB,
@@ -30,8 +33,11 @@ impl Store {
         table.set_bloom_filter(10.0, false);
         let mut data = shared();
         data.set_block_based_table_factory(&table);
-        // A read of a key that was just overwritten a hundred times walks over none of that.
-        data.set_inplace_update_support(true);
+        data.set_write_buffer_size(DATA_WRITE_BUFFER_BYTES);
+        data.set_min_write_buffer_number_to_merge(DATA_WRITE_BUFFERS_MERGED);
+        data.set_max_write_buffer_number(4 * DATA_WRITE_BUFFERS_MERGED);
+        data.set_memtable_whole_key_filtering(true);
+        data.set_memtable_prefix_bloom_ratio(0.05);
         let (mut synced, mut unlogged) = (WriteOptions::default(), WriteOptions::default());
         synced.set_sync(true);
         unlogged.disable_wal(true);
