@@ -29,7 +29,7 @@ use systems::{Running, System};
 /// Measure all systems in turn, and write compare.md and its plots
 #[derive(Args)]
 #[command(after_help = "\
-About 25 minutes with the defaults. A quick look, which is no measurement:
+About 30 minutes with the defaults. A quick look, which is no measurement:
   scripts/compare.sh --seconds 1 --rounds 1 --memory-keys 10000 --write /tmp/look")]
 pub(crate) struct Arguments {
     /// The keevee program

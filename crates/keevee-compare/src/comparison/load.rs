@@ -183,7 +183,7 @@ impl Loader {
             "--endpoint",
             &place.endpoints,
         ]);
-        // Of several endpoints one leads; a single one is the leader's.
+        // Of several endpoints one leads; a single one is all there is.
         if place.endpoints.contains(',') {
             command.args(["--target", "leader"]);
         }

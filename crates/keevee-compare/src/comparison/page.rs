@@ -46,7 +46,8 @@ impl Series {
     pub(super) fn name(self) -> String {
         match (self.system, self.protocol) {
             (System::Paxos | System::Raft, protocol) => {
-                format!("{}, {}", self.system.name(), protocol.to_uppercase())
+                let protocol = if protocol == "grpc" { "gRPC".to_owned() } else { protocol.to_uppercase() };
+                format!("{}, {protocol}", self.system.name())
             }
             (system, _) => system.name().to_owned(),
         }
@@ -76,8 +77,9 @@ fn throughput(page: &mut String, results: &Results) {
         let errors = if figures.errors > 0 { format!(", {} errors", figures.errors) } else { String::new() };
         format!("{:.0} ({:.2} / {:.2}{errors})", figures.per_second, figures.p50_ms, figures.p99_ms)
     };
+    // In two, or they would be too wide to be read.
     for is_http in [false, true] {
-        let of = |series: &Series| (series.protocol == "http") == is_http;
+        let of = |series: &Series| matches!(series.protocol, "http" | "grpc") == is_http;
         let series: Vec<Series> = results.figures.keys().copied().filter(of).collect();
         if !series.is_empty() {
             table(page, results, &series, show);

@@ -24,7 +24,7 @@ pub(super) enum System {
 pub(super) struct Place {
     /// As `keevee bench --protocol` names it.
     pub(super) protocol: &'static str,
-    /// The leader's, or all of which one leads.
+    /// A server's, or those of all nodes, of which one leads.
     pub(super) endpoints: String,
 }
 
@@ -160,13 +160,9 @@ fn echo(protocol: &'static str, scheme: &str, folder: &Path) -> Fallible<Running
 async fn cluster(engine: &str, keevee: &Path) -> Fallible<Running> {
     let choices = Choices { consensus: Some(engine.to_owned()), ..Choices::default() };
     let mut cluster = TemporaryCluster::start_with(keevee, 3, &choices).await?;
-    let leader = cluster.leader().await.ok_or("nobody leads")?;
-    let leader = cluster.node(leader)?;
-    let resp = leader.resp.ok_or("the leader does not listen for the Redis protocol")?;
-    let places = vec![
-        Place { protocol: "resp", endpoints: format!("redis://{resp}") },
-        Place { protocol: "http", endpoints: leader.endpoint().to_string() },
-    ];
+    let endpoints: Vec<String> = cluster.endpoints().iter().map(ToString::to_string).collect();
+    let place = |protocol| Place { protocol, endpoints: endpoints.join(",") };
+    let places = ["resp", "http", "grpc"].map(place).into();
     let pids = cluster.nodes().iter_mut().filter_map(keevee_cluster::Node::pid).collect();
     let commands = vec![format!("keevee cluster start --nodes 3 --shards 1 --consensus {engine}")];
     Ok(Running { places, pids, commands, _processes: Vec::new(), _cluster: Some(cluster) })
