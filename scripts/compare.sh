@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measures keevee with both engines beside etcd, Redis, and what this machine could do without consensus: the same load on
 # each in turn, three rounds, and writes docs/benchmarks/compare.md with plots. Installs etcd and Redis (Debian's) if they
-# are missing. About 30 minutes. Takes the options of `keevee-compare run`: see --help.
+# are missing. About 40 minutes. Takes the options of `keevee-compare run`: see --help.
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 # shellcheck source=scripts/program.sh

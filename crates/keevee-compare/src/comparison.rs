@@ -6,6 +6,7 @@
 //! - [`systems`]: what is compared, and how it is started;
 //! - [`process`]: what runs, and what it takes of the machine;
 //! - [`load`]: what is asked of it;
+//! - [`sweep`]: the same with larger values, more connections, more keys: of keevee only;
 //! - [`machine`]: on what, and with which versions;
 //! - [`page`], [`plots`]: what came out.
 
@@ -14,6 +15,7 @@ mod machine;
 mod page;
 mod plots;
 mod process;
+mod sweep;
 mod systems;
 
 use std::collections::BTreeMap;
@@ -24,13 +26,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Fallible;
 use load::{Case, Figures, Loader};
+use sweep::Sweep;
 use systems::{Running, System};
 
 /// Measure all systems in turn, and write compare.md and its plots
 #[derive(Args)]
 #[command(after_help = "\
-About 30 minutes with the defaults. A quick look, which is no measurement:
-  scripts/compare.sh --seconds 1 --rounds 1 --memory-keys 10000 --write /tmp/look")]
+About 40 minutes with the defaults, 8 of them for the sweeps. A quick look, which is no measurement:
+  scripts/compare.sh --seconds 1 --rounds 1 --memory-keys 10000 --sweep-keys-max 10000 --write /tmp/look")]
 pub(crate) struct Arguments {
     /// The keevee program
     #[arg(long, value_name = "FILE")]
@@ -47,6 +50,9 @@ pub(crate) struct Arguments {
     /// With how many keys memory is measured, beside at rest and under load
     #[arg(long, value_name = "COUNT", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     memory_keys: u64,
+    /// Up to how many keys keevee is measured with, in steps of ten: 10000000 take 6 GB of disk and 5 minutes more
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(load::KEYS..))]
+    sweep_keys_max: u64,
     /// Which systems, with commas between
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = System::ALL)]
     systems: Vec<System>,
@@ -56,6 +62,8 @@ pub(crate) struct Arguments {
 #[derive(Default)]
 struct Results {
     figures: BTreeMap<Series, BTreeMap<Case, Vec<Figures>>>,
+    /// Of one round.
+    sweeps: BTreeMap<(Sweep, System, Case), Figures>,
     memory: BTreeMap<System, Memory>,
     /// How each system was started, as typed in a shell.
     commands: BTreeMap<System, Vec<String>>,
@@ -107,7 +115,11 @@ async fn compare(arguments: &Arguments) -> Fallible {
         for system in &arguments.systems {
             eprintln!("round {round} of {}: {}", arguments.rounds, system.name());
             let memory_keys = (round == 1).then_some(arguments.memory_keys);
-            let measured = measure(*system, keevee, &loader, memory_keys, &mut results).await;
+            let mut measured = measure(*system, keevee, &loader, memory_keys, &mut results).await;
+            if round == 1 && system.is_keevee() && measured.is_ok() {
+                let keys_max = arguments.sweep_keys_max;
+                measured = sweep::measure(*system, keevee, &loader, keys_max, &mut results).await;
+            }
             if let Err(error) = measured {
                 eprintln!("error: {error}");
                 results.failures.push(format!("{}: {error}", system.name()));
@@ -136,7 +148,7 @@ async fn measure(
     memory.at_rest = memory.at_rest.max(process::resident_bytes(&running.pids));
     for place in &running.places {
         let series = Series { system, protocol: place.protocol };
-        loader.fill(place, load::KEYS).await?;
+        loader.fill(place, load::KEYS, load::VALUE_BYTES).await?;
         for case in load::cases(place.protocol) {
             let (figures, peak_bytes, command) = loader.measure(place, case, &running.pids).await?;
             eprintln!("  {} {case}: {:.0} each second", place.protocol, figures.per_second);
@@ -148,7 +160,7 @@ async fn measure(
     }
     if let (Some(keys), Some(place), true) = (memory_keys, running.places.first(), system.stores()) {
         eprintln!("  {keys} keys");
-        loader.fill(place, keys).await?;
+        loader.fill(place, keys, load::VALUE_BYTES).await?;
         results.memory.entry(system).or_default().with_keys = process::resident_bytes(&running.pids);
     }
     results.commands.insert(system, running.commands.clone());

@@ -18,7 +18,11 @@ use crate::Fallible;
 pub(super) const KEYS: u64 = 10_000;
 pub(super) const VALUE_BYTES: u32 = 128;
 pub(super) const CONNECTIONS: [u32; 3] = [1, 64, 256];
+/// At so many, what does not vary by connections is shown.
+pub(super) const TYPICAL_CONNECTIONS: u32 = 64;
 const PIPELINE: u32 = 16;
+/// On each connection of a fill, under way at most: what a node had no room for would not be put again.
+const FILL_BYTES: u32 = 64 << 10;
 const WARM_UP: &str = "500ms";
 /// How often memory is looked at.
 const SAMPLES: Duration = Duration::from_millis(200);
@@ -30,8 +34,21 @@ pub(super) struct Case {
     pub(super) is_read: bool,
     pub(super) pipeline: u32,
     pub(super) connections: u32,
+    pub(super) value_bytes: u32,
+    pub(super) keys: u64,
+    /// To the nodes that do not lead, in turn: they hand each request on. Else to the one that leads.
+    pub(super) to_followers: bool,
 }
 
+impl Case {
+    /// What all systems are asked for, but for their pipelines.
+    pub(super) fn typical(is_read: bool, connections: u32) -> Case {
+        let (value_bytes, keys) = (VALUE_BYTES, KEYS);
+        Case { is_read, pipeline: 1, connections, value_bytes, keys, to_followers: false }
+    }
+}
+
+/// Without what all typical cases have in common. The others are named by their [`Sweep`](super::sweep::Sweep).
 impl fmt::Display for Case {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.is_read { "read" } else { "write" };
@@ -44,9 +61,9 @@ impl fmt::Display for Case {
 pub(super) fn cases(protocol: &str) -> Vec<Case> {
     let mut cases = Vec::new();
     for is_read in [false, true] {
-        cases.extend(CONNECTIONS.map(|connections| Case { is_read, pipeline: 1, connections }));
+        cases.extend(CONNECTIONS.map(|connections| Case::typical(is_read, connections)));
         if protocol == "resp" {
-            cases.push(Case { is_read, pipeline: PIPELINE, connections: 64 });
+            cases.push(Case { pipeline: PIPELINE, ..Case::typical(is_read, TYPICAL_CONNECTIONS) });
         }
     }
     cases
@@ -117,8 +134,8 @@ impl Loader {
         for place in &running.places {
             let mut last = String::new();
             let ready = until(START_PATIENCE, async || {
-                let asked = self.bench(place, &["--operations", "1", "--connections", "1"]).output().await;
-                match asked {
+                let once = ["--operations", "1", "--connections", "1"];
+                match self.bench(place, false, &once).output().await {
                     Ok(output) if output.status.success() => return Some(()),
                     Ok(output) => last = String::from_utf8_lossy(&output.stderr).into_owned(),
                     Err(error) => last = error.to_string(),
@@ -133,10 +150,13 @@ impl Loader {
     }
 
     /// Puts so many keys.
-    pub(super) async fn fill(&self, place: &Place, keys: u64) -> Fallible {
-        let keys = keys.to_string();
-        let options = ["--reads", "1", "--operations", "1", "--pipeline", "16", "--keys", &keys];
-        self.report(self.bench(place, &options)).await?;
+    pub(super) async fn fill(&self, place: &Place, keys: u64, value_bytes: u32) -> Fallible {
+        let pipeline = (FILL_BYTES / value_bytes).clamp(1, PIPELINE);
+        let [keys, value_bytes, pipeline] =
+            [keys, value_bytes.into(), pipeline.into()].map(|number| number.to_string());
+        let load = ["--keys", &keys, "--value-size", &value_bytes, "--pipeline", &pipeline];
+        let options = [&["--reads", "1", "--operations", "1"], &load[..]].concat();
+        self.report(self.bench(place, false, &options)).await?;
         Ok(())
     }
 
@@ -148,16 +168,16 @@ impl Loader {
         pids: &[u32],
     ) -> Fallible<(Figures, u64, String)> {
         let (connections, pipeline, keys) =
-            (case.connections.to_string(), case.pipeline.to_string(), KEYS.to_string());
-        let value_size = VALUE_BYTES.to_string();
+            (case.connections.to_string(), case.pipeline.to_string(), case.keys.to_string());
+        let value_size = case.value_bytes.to_string();
         let options = ["--no-fill", "--warm-up", "0s", "--keys", &keys, "--value-size", &value_size];
         let load = ["--reads", if case.is_read { "1" } else { "0" }, "--connections", &connections];
         let duration = format!("{}s", self.seconds);
         let options =
             |duration| [&options[..], &load, &["--pipeline", &pipeline, "--duration", duration]].concat();
         // By itself, so that the CPU time is that of the operations that are counted.
-        self.report(self.bench(place, &options(WARM_UP))).await?;
-        let command = self.bench(place, &options(&duration));
+        self.report(self.bench(place, case.to_followers, &options(WARM_UP))).await?;
+        let command = self.bench(place, case.to_followers, &options(&duration));
         let typed =
             command.as_std().get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let before = cpu_micros(pids);
@@ -172,7 +192,7 @@ impl Loader {
         Ok((figures, peak_bytes, format!("keevee {typed}")))
     }
 
-    fn bench(&self, place: &Place, options: &[&str]) -> Command {
+    fn bench(&self, place: &Place, to_followers: bool, options: &[&str]) -> Command {
         let mut command = Command::new(&self.keevee);
         command.args([
             "bench",
@@ -185,7 +205,7 @@ impl Loader {
         ]);
         // Of several endpoints one leads; a single one is all there is.
         if place.endpoints.contains(',') {
-            command.args(["--target", "leader"]);
+            command.args(["--target", if to_followers { "followers" } else { "leader" }]);
         }
         command.args(options).stdin(Stdio::null()).kill_on_drop(true);
         command

@@ -4,15 +4,17 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use super::load::{Case, Figures, KEYS, VALUE_BYTES};
+use super::load::{Case, Figures, KEYS, TYPICAL_CONNECTIONS, VALUE_BYTES};
+use super::sweep::Sweep;
 use super::systems::System;
 use super::{Arguments, Fallible, Memory, Results, Series};
 
 pub(super) fn write(folder: &Path, arguments: &Arguments, machine: &[String], results: &Results) -> Fallible {
     fs::create_dir_all(folder)?;
-    let Arguments { seconds, rounds, memory_keys, .. } = arguments;
+    let Arguments { seconds, rounds, memory_keys, sweep_keys_max, .. } = arguments;
     let mut page = format!(
-        "<!-- Made by: scripts/compare.sh --seconds {seconds} --rounds {rounds} --memory-keys {memory_keys} -->\n\n\
+        "<!-- Made by: scripts/compare.sh --seconds {seconds} --rounds {rounds} --memory-keys {memory_keys} \
+         --sweep-keys-max {sweep_keys_max} -->\n\n\
          # Comparison\n\n\
          All on one machine, one system at a time, each with the same load from `keevee bench`, which shares the machine's\n\
          cores. Medians of rounds ({rounds}) of {seconds} s; each round starts each system anew on empty folders. Values of \
@@ -27,6 +29,7 @@ pub(super) fn write(folder: &Path, arguments: &Arguments, machine: &[String], re
     }
     throughput(&mut page, results);
     ratios(&mut page, results);
+    sweeps(&mut page, *sweep_keys_max, results);
     cpu(&mut page, results);
     memory(&mut page, *memory_keys, results);
     commands(&mut page, results);
@@ -73,18 +76,19 @@ fn table(page: &mut String, results: &Results, series: &[Series], show: impl Fn(
 fn throughput(page: &mut String, results: &Results) {
     page.push_str("\n## Operations per second, and p50 / p99 in milliseconds\n\n![Throughput](compare-throughput.svg)\n");
     page.push_str("\n![Latency](compare-latency.svg)\n");
-    let show = |figures: &Figures| {
-        let errors = if figures.errors > 0 { format!(", {} errors", figures.errors) } else { String::new() };
-        format!("{:.0} ({:.2} / {:.2}{errors})", figures.per_second, figures.p50_ms, figures.p99_ms)
-    };
     // In two, or they would be too wide to be read.
     for is_http in [false, true] {
         let of = |series: &Series| matches!(series.protocol, "http" | "grpc") == is_http;
         let series: Vec<Series> = results.figures.keys().copied().filter(of).collect();
         if !series.is_empty() {
-            table(page, results, &series, show);
+            table(page, results, &series, rate_and_latency);
         }
     }
+}
+
+fn rate_and_latency(figures: &Figures) -> String {
+    let errors = if figures.errors > 0 { format!(", {} errors", figures.errors) } else { String::new() };
+    format!("{:.0} ({:.2} / {:.2}{errors})", figures.per_second, figures.p50_ms, figures.p99_ms)
 }
 
 /// keevee's throughput over that of the others, and its p99 over etcd's.
@@ -94,8 +98,7 @@ fn ratios(page: &mut String, results: &Results) {
          | | over etcd | over Redis | over the ceiling | over the echo | p99 over etcd's |\n\
          | --- | ---: | ---: | ---: | ---: | ---: |\n",
     );
-    let ours = |series: &&Series| matches!(series.system, System::Paxos | System::Raft);
-    for series in results.figures.keys().filter(ours) {
+    for series in results.figures.keys().filter(|series| series.system.is_keevee()) {
         let echo = if series.protocol == "http" { System::EchoHttp } else { System::EchoResp };
         for case in cases(results) {
             let Some(own) = results.median(*series, case) else { continue };
@@ -118,6 +121,49 @@ fn ratios(page: &mut String, results: &Results) {
             );
         }
     }
+}
+
+/// A table for each sweep, with a column for writes and one for reads of each engine.
+fn sweeps(page: &mut String, keys_max: u64, results: &Results) {
+    let mut systems: Vec<System> = results.sweeps.keys().map(|(_, system, _)| *system).collect();
+    systems.sort_unstable();
+    systems.dedup();
+    if systems.is_empty() {
+        return;
+    }
+    let columns: Vec<(System, bool)> =
+        systems.into_iter().flat_map(|system| [(system, false), (system, true)]).collect();
+    let _ = writeln!(
+        page,
+        "\n## No cliff\n\nkeevee over the Redis protocol: operations per second, and p50 / p99 in milliseconds. What a table does not vary is\n\
+         {VALUE_BYTES} bytes, {KEYS} keys and {TYPICAL_CONNECTIONS} connections, to the leader if nothing else is said; each has \
+         clusters of its own. Of one round:\nsingle figures vary more than those above.\n\n\
+         ![Sweeps](compare-sweep.svg)"
+    );
+    for sweep in Sweep::ALL {
+        let _ = write!(page, "\n| by {} |", sweep.name());
+        for (system, is_read) in &columns {
+            let _ = write!(page, " {}, {} |", system.name(), if *is_read { "reads" } else { "writes" });
+        }
+        let _ = write!(page, "\n| --- |{}\n", " ---: |".repeat(columns.len()));
+        for row in sweep.rows(keys_max) {
+            let cell = |(system, is_read): &(System, bool)| {
+                let figures = results.sweeps.get(&(sweep, *system, Case { is_read: *is_read, ..row }));
+                figures.map_or(String::new(), |figures| show(sweep, row, figures))
+            };
+            let cells: Vec<String> = columns.iter().map(cell).collect();
+            let _ = writeln!(page, "| {} | {} |", sweep.row_name(row), cells.join(" | "));
+        }
+    }
+}
+
+fn show(sweep: Sweep, case: Case, figures: &Figures) -> String {
+    let shown = rate_and_latency(figures);
+    if sweep != Sweep::Values {
+        return shown;
+    }
+    let mib_per_second = figures.per_second * f64::from(case.value_bytes) / f64::from(1 << 20);
+    format!("{shown}, {mib_per_second:.1} MiB/s")
 }
 
 fn cpu(page: &mut String, results: &Results) {
@@ -149,7 +195,7 @@ fn commands(page: &mut String, results: &Results) {
     }
     let _ = writeln!(
         page,
-        "# the last load; the others differ by protocol, place, reads, connections, pipeline\n{}\n```",
+        "# the last load; the others differ by protocol, place, reads, connections, pipeline, keys, value size\n{}\n```",
         results.load_command
     );
     for failure in &results.failures {
@@ -161,17 +207,14 @@ fn commands(page: &mut String, results: &Results) {
 mod tests {
     use super::*;
 
+    fn figures(per_second: f64, p99_ms: f64) -> Figures {
+        let (p50_ms, cpu_micros, quantiles_ms, errors) = (1.0, 7.0, Vec::new(), 0);
+        Figures { per_second, p50_ms, p99_ms, cpu_micros, quantiles_ms, errors }
+    }
+
     #[test]
     fn medians_are_held_against_the_others_of_the_same_case() {
-        let case = Case { is_read: false, pipeline: 1, connections: 64 };
-        let figures = |per_second: f64, p99_ms: f64| Figures {
-            per_second,
-            p50_ms: 1.0,
-            p99_ms,
-            cpu_micros: 7.0,
-            quantiles_ms: Vec::new(),
-            errors: 0,
-        };
+        let case = Case::typical(false, 64);
         let mut results = Results::default();
         for (system, protocol, rounds) in [
             (System::Etcd, "etcd", [100.0, 90.0, 5.0]),
@@ -184,6 +227,21 @@ mod tests {
         let mut page = String::new();
         ratios(&mut page, &results);
         let row = "| keevee, Paxos, RESP: write, 64 | 5.00 |  | 0.45 |  | 0.20 |";
+        assert!(page.contains(row), "{page}");
+    }
+
+    #[test]
+    fn a_row_of_a_sweep_has_writes_and_reads_beside_each_other() {
+        let mut results = Results::default();
+        let mut page = String::new();
+        sweeps(&mut page, KEYS, &results);
+        assert_eq!(page, "");
+        let write = Sweep::Values.rows(KEYS)[2];
+        let read = Case { is_read: true, ..write };
+        results.sweeps.insert((Sweep::Values, System::Raft, write), figures(2048.0, 3.0));
+        results.sweeps.insert((Sweep::Values, System::Raft, read), figures(10240.0, 2.0));
+        sweeps(&mut page, KEYS, &results);
+        let row = "| 1024 | 2048 (1.00 / 3.00), 2.0 MiB/s | 10240 (1.00 / 2.00), 10.0 MiB/s |";
         assert!(page.contains(row), "{page}");
     }
 }

@@ -1,17 +1,17 @@
-//! The figures as plots: throughput over connections, the distribution of latency, CPU time of a write.
+//! The figures as plots: throughput over connections, the distribution of latency, CPU time of a write, the sweeps.
 
 use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::load::{CONNECTIONS, Case};
+use super::load::{CONNECTIONS, Case, TYPICAL_CONNECTIONS};
+use super::sweep::Sweep;
+use super::systems::System;
 use super::{Fallible, Results, Series};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// At so many connections latency and CPU time are shown.
-const TYPICAL: u32 = 64;
 /// Up to which quantile: beyond it a few seconds tell little.
 const QUANTILE_MAX: f64 = 0.9999;
 
@@ -28,7 +28,8 @@ pub(super) fn write(folder: &Path, results: &Results) -> Fallible {
     };
     lines("compare-throughput.svg", throughput)?;
     lines("compare-latency.svg", latency)?;
-    cpu(&folder.join("compare-cpu.svg"), results)
+    cpu(&folder.join("compare-cpu.svg"), results)?;
+    sweeps(&folder.join("compare-sweep.svg"), results)
 }
 
 fn kind(is_read: bool) -> &'static str {
@@ -39,7 +40,7 @@ fn kind(is_read: bool) -> &'static str {
 fn throughput(area: &Area<'_>, results: &Results, is_read: bool) -> Fallible {
     let line = |series: &Series| -> Vec<(f64, f64)> {
         let point = |connections| {
-            let figures = results.median(*series, Case { is_read, pipeline: 1, connections })?;
+            let figures = results.median(*series, Case::typical(is_read, connections))?;
             Some((f64::from(connections), figures.per_second.max(1.0)))
         };
         CONNECTIONS.into_iter().filter_map(point).collect()
@@ -52,13 +53,13 @@ fn throughput(area: &Area<'_>, results: &Results, is_read: bool) -> Fallible {
 /// By quantile: each nine is as wide as the one before.
 fn latency(area: &Area<'_>, results: &Results, is_read: bool) -> Fallible {
     let line = |series: &Series| -> Vec<(f64, f64)> {
-        let figures = results.median(*series, Case { is_read, pipeline: 1, connections: TYPICAL });
+        let figures = results.median(*series, Case::typical(is_read, TYPICAL_CONNECTIONS));
         let pairs = figures.map_or(Vec::new(), |figures| figures.quantiles_ms);
         let pairs = pairs.into_iter().filter(|(quantile, _)| *quantile <= QUANTILE_MAX);
         pairs.map(|(quantile, ms)| (1.0 / (1.0 - quantile), ms.max(0.001))).collect()
     };
     let lines: Vec<_> = results.figures.keys().map(|series| (series.name(), line(series))).collect();
-    let title = format!("latency of {} in ms, {TYPICAL} connections", kind(is_read));
+    let title = format!("latency of {} in ms, {TYPICAL_CONNECTIONS} connections", kind(is_read));
     let label = |x: &f64| format!("{}%", (1.0 - 1.0 / x) * 100.0);
     draw(area, &title, "quantile", &lines, label)
 }
@@ -73,17 +74,19 @@ fn draw(
 ) -> Fallible {
     let points = || lines.iter().flat_map(|(_, points)| points);
     let right = points().map(|(x, _)| *x).fold(1.0, f64::max);
+    let left = points().map(|(x, _)| *x).fold(right, f64::min);
     let top = points().map(|(_, y)| *y).fold(f64::MIN_POSITIVE, f64::max);
     let bottom = points().map(|(_, y)| *y).fold(top, f64::min);
     // The names lie above the lines, or they would hide some.
-    let room = (top / bottom).powf(0.7).max(10.0);
+    let room = (top / bottom).max(10.0).powf(0.09 * lines.len() as f64);
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 17))
         .margin(12)
+        .margin_right(36)
         .x_label_area_size(40)
         .y_label_area_size(70)
-        .build_cartesian_2d((0.9..right * 1.1).log_scale(), (bottom * 0.8..top * room).log_scale())?;
-    chart.configure_mesh().x_desc(x_name).x_label_formatter(&x_label).draw()?;
+        .build_cartesian_2d((left * 0.9..right * 1.1).log_scale(), (bottom * 0.8..top * room).log_scale())?;
+    chart.configure_mesh().x_desc(x_name).x_labels(6).x_label_formatter(&x_label).draw()?;
     for (number, (name, points)) in lines.iter().enumerate().filter(|(_, (_, points))| !points.is_empty()) {
         let style = Palette99::pick(number).stroke_width(2);
         chart
@@ -99,9 +102,34 @@ fn draw(
     Ok(())
 }
 
+/// One picture for each sweep: the lines of both engines, writes and reads, at the leader.
+fn sweeps(path: &Path, results: &Results) -> Fallible {
+    if results.sweeps.is_empty() {
+        return Ok(());
+    }
+    let line = |sweep: Sweep, system: System, is_read: bool| {
+        let of = results.sweeps.iter().filter(move |((of, measured, case), _)| {
+            (*of, *measured, case.is_read, case.to_followers) == (sweep, system, is_read, false)
+        });
+        let points =
+            of.map(|((.., case), figures)| (sweep.varied(*case) as f64, figures.per_second.max(1.0)));
+        (format!("{}, {}", system.name(), kind(is_read)), points.collect())
+    };
+    let root = SVGBackend::new(path, (1200, 420)).into_drawing_area();
+    root.fill(&WHITE)?;
+    for (area, sweep) in root.split_evenly((1, 3)).iter().zip(Sweep::ALL) {
+        let systems = [System::Paxos, System::Raft];
+        let lines = systems.map(|system| [false, true].map(|is_read| line(sweep, system, is_read))).concat();
+        let title = format!("operations per second, by {}", sweep.name());
+        draw(area, &title, sweep.name(), &lines, |x| format!("{x:.0}"))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
 /// Bars of all series.
 fn cpu(path: &Path, results: &Results) -> Fallible {
-    let case = Case { is_read: false, pipeline: 1, connections: TYPICAL };
+    let case = Case::typical(false, TYPICAL_CONNECTIONS);
     let bar = |series: &Series| Some((series.name(), results.median(*series, case)?.cpu_micros));
     let bars: Vec<(String, f64)> = results.figures.keys().filter_map(bar).collect();
     let top = bars.iter().map(|(_, micros)| *micros).fold(1e-9, f64::max) * 1.25;
@@ -109,7 +137,7 @@ fn cpu(path: &Path, results: &Results) -> Fallible {
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .caption(
-            format!("CPU time of a write in µs, all replicas, {TYPICAL} connections"),
+            format!("CPU time of a write in µs, all replicas, {TYPICAL_CONNECTIONS} connections"),
             ("sans-serif", 17),
         )
         .margin(12)

@@ -65,6 +65,10 @@ impl System {
         !matches!(self, System::EchoResp | System::EchoHttp)
     }
 
+    pub(super) fn is_keevee(self) -> bool {
+        matches!(self, System::Paxos | System::Raft)
+    }
+
     pub(super) async fn start(self, keevee: &Path, folder: &Path) -> Fallible<Running> {
         match self {
             System::Etcd => etcd(folder),
