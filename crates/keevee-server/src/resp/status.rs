@@ -45,6 +45,13 @@ impl Resp {
                     ("maxclients", self.connections_max.to_string()),
                 ],
             ),
+            (
+                "Memory",
+                vec![
+                    ("keevee_requests_room_free", self.room.available_permits().to_string()),
+                    ("keevee_replies_room_free", self.replies_room.available_permits().to_string()),
+                ],
+            ),
             ("Persistence", vec![("loading", "0".to_owned()), ("aof_enabled", "1".to_owned())]),
             (
                 "Stats",

@@ -138,6 +138,14 @@ async fn large_requests_wait_for_room_and_are_cut_off_without() {
         resp.writer.write_all(&value.as_bytes()[..value.len() - 1]).await.expect("sent");
         holding.push(resp);
     }
+    // They hold it once the node has read all of that.
+    let mut other = connect(&mut cluster, 1).await;
+    let is_taken = async || {
+        let info = other.ask(&["INFO", "memory"]).await.text();
+        let free = info.lines().find_map(|line| line.strip_prefix("keevee_requests_room_free:"))?;
+        (free.parse::<usize>().ok()? < 1 << 20).then_some(())
+    };
+    assert!(until(PATIENCE, is_taken).await.is_some());
     let mut third = Resp::connect(&address).await;
     // Not all of it: what is on its way when a connection ends may take the reply with it.
     let head = format!("*3\r\n$3\r\nSET\r\n$1\r\nc\r\n${}\r\n{}", value.len(), &value[..1 << 20]);
