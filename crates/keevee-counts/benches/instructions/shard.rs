@@ -1,5 +1,7 @@
 //! A shard's state on RocksDB, and entries applied to it as a replica does.
 
+use std::sync::Arc;
+
 use keevee_core::apply::{self, Entry, ShardMeta};
 use keevee_core::ids::{Incarnation, NodeId, ShardId, StoreId};
 use keevee_core::requests::RequestMemory;
@@ -7,7 +9,7 @@ use keevee_core::shard_map::change::{Placement, ShardSpec};
 use keevee_core::shard_map::{Consensus, NodeInfo, ShardMap};
 use keevee_core::slots::SlotSet;
 use keevee_replica::storage::StateStore;
-use keevee_server::storage::{DataFolder, OpenFolder, RocksState};
+use keevee_server::storage::{DataFolder, OpenFolder, RocksState, ValueCache};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -30,7 +32,8 @@ impl Shard {
         DataFolder::join(folder.path(), &map()).expect("a formatted folder");
         let open = DataFolder::open(folder.path()).expect("a member's folder");
         let data = open.data.clone();
-        let state = RocksState::open(ShardId::FIRST_DATA, Incarnation(1), data, SlotSet::all());
+        let values = Arc::new(ValueCache::new(64 << 20));
+        let state = RocksState::open(ShardId::FIRST_DATA, Incarnation(1), data, values, SlotSet::all());
         let state = state.expect("an empty state");
         let meta = state.meta().expect("meta");
         let memory = RequestMemory::default();
