@@ -212,9 +212,7 @@ impl Node {
         if let Err(invalid) = command.validate(&self.parts.limits) {
             return Err(ExecuteError::new(invalid.kind(), invalid.to_string()));
         }
-        if context.epoch > self.parts.directory.epoch() {
-            Box::pin(self.catch_up(context.epoch, context.deadline)).await;
-        }
+        self.catch_up(context.epoch, context.deadline).await;
         let shard = self.route(&command, &context)?;
         self.execute_in(shard, context, command).await
     }
@@ -228,7 +226,8 @@ impl Node {
         let looked = directory.looked_for(epoch);
         self.parts.map_changed.notify_one();
         let latest = deadline.min(Instant::now() + MAP_PATIENCE);
-        let _ = tokio::time::timeout_at(latest.into(), looked).await;
+        // Boxed, so that a request that need not wait has no room for it.
+        let _ = Box::pin(tokio::time::timeout_at(latest.into(), looked)).await;
     }
 
     /// The shard that a command is for.

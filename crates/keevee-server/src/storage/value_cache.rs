@@ -104,5 +104,8 @@ mod tests {
         assert!((1..=64).contains(&held), "{held} of 1,000 values of 1,000 bytes in 64 KiB");
         cache.add(b"large".to_vec(), &value(1, VALUE_BYTES_MAX + 1));
         assert_eq!(cache.get(b"large"), None);
+        let none = ValueCache::new(0);
+        none.add(b"key".to_vec(), &value(1, 10));
+        assert_eq!(none.get(b"key"), None);
     }
 }
