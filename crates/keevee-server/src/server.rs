@@ -54,7 +54,7 @@ use crate::storage::LogWriterHandle;
 use crate::storage::RocksLog;
 use crate::storage::RocksState;
 use crate::storage::ValueCache;
-use crate::storage::{DataFolder, FolderError, FolderLock, OpenFolder};
+use crate::storage::{DataFolder, FolderError, FolderLock, Journal, OpenFolder};
 use crate::transport::refusals::Refusals;
 use crate::transport::{
     self, BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig, PeerConfigError, PeerTransport, Transport,
@@ -167,19 +167,25 @@ impl Listeners {
 impl Server {
     /// Starts a node: its folder is open and all listeners are bound when this returns.
     pub async fn start(config: &Config) -> Result<Server, ServerError> {
-        let folder = open(config)?;
+        let (folder, journal) = open(config)?;
         let NodeConfig { http, peer, resp, .. } = &config.node;
         let listeners = Listeners::bind(http, peer, resp.as_deref()).await?;
-        Server::assemble(config, folder, listeners)
+        Server::assemble(config, folder, journal, listeners)
     }
 
     /// As [`Server::start`], where the listeners came first: with port 0 the configuration can't have the addresses
     /// before.
     pub async fn start_on(config: &Config, listeners: Listeners) -> Result<Server, ServerError> {
-        Server::assemble(config, open(config)?, listeners)
+        let (folder, journal) = open(config)?;
+        Server::assemble(config, folder, journal, listeners)
     }
 
-    fn assemble(config: &Config, folder: OpenFolder, listeners: Listeners) -> Result<Server, ServerError> {
+    fn assemble(
+        config: &Config,
+        folder: OpenFolder,
+        journal: Journal,
+        listeners: Listeners,
+    ) -> Result<Server, ServerError> {
         let map = match &folder.shard_map {
             Some(map) => map.clone(),
             // Of a folder of the first versions.
@@ -215,7 +221,7 @@ impl Server {
             is_leaving: false,
         };
         // The last that can fail.
-        let workers = Workers::start(config, &folder, &directory.map(), &jobs, &metrics, executor)?;
+        let workers = Workers::start(config, &folder, journal, &directory.map(), &jobs, &metrics, executor)?;
         let inbox = Inbox {
             jobs: jobs.clone(),
             limits: config.limits(),
@@ -320,10 +326,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     Server::start(&config).await?.run(shutdown).await
 }
 
-fn open(config: &Config) -> Result<OpenFolder, ServerError> {
-    let folder = DataFolder::open(&config.node.data)?;
+fn open(config: &Config) -> Result<(OpenFolder, Journal), ServerError> {
+    let (folder, journal) = DataFolder::open(&config.node.data)?;
     check_identity(config, &folder)?;
-    Ok(folder)
+    Ok((folder, journal))
 }
 
 /// The folder knows who the node is; the configuration must agree.
@@ -432,6 +438,7 @@ impl Workers {
     fn start(
         config: &Config,
         folder: &OpenFolder,
+        journal: Journal,
         map: &ShardMap,
         jobs: &Jobs,
         metrics: &Metrics,
@@ -448,7 +455,7 @@ impl Workers {
             LogEvent::Persisted { shard, token } => events.send(Job::Persisted { shard, token }),
             LogEvent::Failed { error } => events.send(Job::LogFailed(error)),
         };
-        let (log_writer, log) = LogWriter::start(Arc::clone(&folder.log), on_event)?;
+        let (log_writer, log) = LogWriter::start(journal, on_event)?;
         let started = || {
             let mut executor = executor(Box::new(replica_opener(config, folder, log)));
             executor.host(map).map(|_| executor)

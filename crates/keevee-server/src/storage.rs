@@ -1,7 +1,7 @@
 //! The storage room: the data folder, and a shard's log and state on RocksDB.
 //!
-//! [`DataFolder`] formats and opens a node's folder; [`LogWriter`] is the only writer of `log/`;
-//! [`RocksLog`] and [`RocksState`] give one shard what `keevee-replica` asks of storage. Every key and
+//! [`DataFolder`] formats and opens a node's folder; [`LogWriter`] is the only writer of entries and hard state, to the
+//! [`Journal`] and then to `log/`; [`RocksLog`] and [`RocksState`] give one shard what `keevee-replica` asks of storage. Every key and
 //! record that reaches a disk is laid out in [`mod@format`]; `docs/storage-format.md` tells the same to
 //! people. Not here: what entries and hard state mean (the engines) and what is in a record of meta or
 //! of a request (`keevee_core::codec`).
@@ -9,6 +9,7 @@
 pub mod format;
 
 mod folder;
+mod journal;
 mod log_files;
 mod log_store;
 mod log_writer;
@@ -18,6 +19,7 @@ mod value_cache;
 
 pub use folder::{DataFolder, FolderError, FolderLock, OpenFolder, store_shard_map};
 pub use format::{FORMAT_VERSION, FirstMember, Identity};
+pub use journal::Journal;
 pub use keevee_core::ids::StoreId;
 pub use log_store::RocksLog;
 pub use log_writer::{LogEvent, LogSink, LogWriter, LogWriterHandle};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -68,11 +69,9 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The write-ahead file of the log that has something in it.
-fn log_file(folder: &Path) -> PathBuf {
-    let files = fs::read_dir(folder.join("log")).unwrap().map(|file| file.unwrap().path());
-    let mut logs = files.filter(|path| path.extension().is_some_and(|e| e == "log"));
-    logs.find(|path| path.metadata().unwrap().len() > 0).unwrap()
+/// The only segment of a journal that is as yet short.
+fn segment(folder: &Path) -> PathBuf {
+    folder.join("journal/1.segment")
 }
 
 fn value(index: u64) -> Versioned {
@@ -118,12 +117,12 @@ struct Node {
 
 impl Node {
     fn start(path: &Path) -> Node {
-        let folder = DataFolder::open(path).unwrap();
+        let (folder, journal) = DataFolder::open(path).unwrap();
         let (events_in, events) = mpsc::channel();
         let on_event = move |event| {
             let _ = events_in.send(event);
         };
-        let (writer, handle) = LogWriter::start(folder.log.clone(), on_event).unwrap();
+        let (writer, handle) = LogWriter::start(journal, on_event).unwrap();
         let values = Arc::new(ValueCache::new(1 << 20));
         Node { folder, values, writer, handle, events }
     }
@@ -200,7 +199,7 @@ fn a_formatted_folder_opens_as_what_it_was_formatted() {
     let other = StoreId(Uuid::from_u128(9));
     let members = [(NodeId(8), other), (NodeId(7), identity.store_id)];
     set_first_members(&path, &members).unwrap();
-    let folder = DataFolder::open(&path).unwrap();
+    let (folder, _journal) = DataFolder::open(&path).unwrap();
     assert_eq!(folder.identity, identity);
     assert_eq!(folder.first_members, [(NodeId(7), identity.store_id), (NodeId(8), other)]);
     let text = fs::read_to_string(path.join("identity.json")).unwrap();
@@ -245,7 +244,7 @@ fn an_interrupted_format_is_refused_until_the_folder_is_emptied() {
     formatted(&path, 1);
     // What is there before the last step of formatting, backwards to nothing.
     fs::rename(path.join("identity.json"), path.join("identity.json.unfinished")).unwrap();
-    for part in ["identity.json.unfinished", "log", "data"] {
+    for part in ["identity.json.unfinished", "journal", "log", "data"] {
         let error = DataFolder::open(&path).unwrap_err();
         assert!(matches!(error, FolderError::Interrupted { .. }), "{error}");
         let error = DataFolder::format(&path, Uuid::from_u128(1), NodeId(1)).unwrap_err();
@@ -330,24 +329,24 @@ fn another_format_version_is_refused_by_name() {
     let identity = ready(temp.path());
     let file = temp.path().join("identity.json");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, r#"{"format_version": 3, "what": "else"}"#).unwrap();
+    fs::write(&file, r#"{"format_version": 4, "what": "else"}"#).unwrap();
     let error = DataFolder::open(temp.path()).unwrap_err().to_string();
-    assert!(error.contains("version 3") && error.contains("version 2"), "{error}");
+    assert!(error.contains("version 4") && error.contains("version 3"), "{error}");
     fs::write(&file, text).unwrap();
     let data = rocksdb::DB::open_default(temp.path().join("data")).unwrap();
     let mut record = format::encode_identity(&identity);
-    record[3] = 3;
+    record[3] = 4;
     data.put(format::node_key(format::NodeKind::Identity), record).unwrap();
     drop(data);
     let error = DataFolder::open(temp.path()).unwrap_err();
-    assert!(matches!(error, FolderError::Version { found: 3, .. }), "{error}");
+    assert!(matches!(error, FolderError::Version { found: 4, .. }), "{error}");
 }
 
 #[test]
 fn an_unreadable_identity_file_is_refused() {
     let temp = TempDir::new().unwrap();
     ready(temp.path());
-    for text in ["", "{}", r#"{"format_version": 2, "cluster_id": "x", "node_id": 1, "store_id": ""}"#] {
+    for text in ["", "{}", r#"{"format_version": 3, "cluster_id": "x", "node_id": 1, "store_id": ""}"#] {
         fs::write(temp.path().join("identity.json"), text).unwrap();
         let error = DataFolder::open(temp.path()).unwrap_err();
         assert!(matches!(error, FolderError::BadIdentityFile { .. }), "{error}");
@@ -597,9 +596,10 @@ fn a_write_set_removes_values_and_remembers_anew_what_it_forgot() {
 #[test]
 fn a_torn_last_write_of_the_log_is_dropped() {
     let (_temp, image) = crashed_log();
-    let file = log_file(&image);
-    let length = file.metadata().unwrap().len();
-    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(length - 3).unwrap();
+    let mut bytes = fs::read(segment(&image)).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    bytes[end - 512..end].fill(0);
+    fs::write(segment(&image), bytes).unwrap();
     let node = Node::start(&image);
     let log = node.log(SHARDS[0]);
     assert_eq!(log.last(), Ok(9));
@@ -613,26 +613,25 @@ fn a_torn_last_write_of_the_log_is_dropped() {
 #[test]
 fn a_flipped_byte_anywhere_in_the_log_refuses_to_open() {
     let (_temp, image) = crashed_log();
-    let file = log_file(&image);
-    let whole = fs::read(&file).unwrap();
-    for at in 0..whole.len() {
-        let mut flipped = whole.clone();
-        flipped[at] ^= 0x04;
-        fs::write(&file, flipped).unwrap();
+    let file = fs::OpenOptions::new().read(true).write(true).open(segment(&image)).unwrap();
+    for at in (0..10 * 4096).step_by(61) {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x04], at).unwrap();
         let error = DataFolder::open(&image).unwrap_err();
-        assert!(matches!(error, FolderError::Unusable { database: "log", .. }), "{at}: {error}");
+        assert!(matches!(error, FolderError::Unusable { database: "journal", .. }), "{at}: {error}");
         assert!(error.to_string().contains("keevee init"));
+        file.write_all_at(&byte, at).unwrap();
     }
-    fs::write(&file, whole).unwrap();
     DataFolder::open(&image).unwrap();
 }
 
 #[test]
-fn a_missing_write_ahead_file_refuses_to_open() {
+fn a_missing_segment_of_the_journal_refuses_to_open() {
     let (_temp, image) = crashed_log();
-    fs::remove_file(log_file(&image)).unwrap();
+    fs::remove_file(segment(&image)).unwrap();
     let error = DataFolder::open(&image).unwrap_err();
-    assert!(matches!(error, FolderError::Unusable { database: "log", .. }), "{error}");
+    assert!(matches!(error, FolderError::Unusable { database: "journal", .. }), "{error}");
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Shard {
         let folder = TempDir::new().expect("a folder");
         DataFolder::format(folder.path(), Uuid::from_u128(1), NodeId(1)).expect("an empty folder");
         DataFolder::join(folder.path(), &map()).expect("a formatted folder");
-        let open = DataFolder::open(folder.path()).expect("a member's folder");
+        let (open, _journal) = DataFolder::open(folder.path()).expect("a member's folder");
         let data = open.data.clone();
         let values = Arc::new(ValueCache::new(64 << 20));
         let state = RocksState::open(ShardId::FIRST_DATA, Incarnation(1), data, values, SlotSet::all());

@@ -1,6 +1,6 @@
 //! The data folder of a node: formatting it, telling it the first members, opening it.
 //!
-//! A folder holds `log/` and `data/` (the databases), `identity.json` (for people and for checks) and a
+//! A folder holds `log/` and `data/` (the databases), `journal/` (in front of `log/`), `identity.json` (for people and for checks) and a
 //! lock file. The identity is in all three, so that a folder put together from parts of others is
 //! refused. `identity.json` is renamed into place last: a folder with it is formatted, one without it
 //! never was used. Not here: what shards keep in the databases.
@@ -17,6 +17,7 @@ use rocksdb::{Options, WriteBatch};
 use uuid::Uuid;
 
 use super::format::{self, FORMAT_VERSION, FirstMember, Identity, NodeKind};
+use super::journal::{Journal, JournalError};
 use super::{Database, log_files, options, storage_error};
 use keevee_core::ids::StoreId;
 
@@ -24,6 +25,7 @@ mod identity_file;
 
 const LOG: &str = "log";
 const DATA: &str = "data";
+const JOURNAL: &str = "journal";
 const LOCK: &str = "keevee.lock";
 
 /// Why a folder was not formatted or opened. Each says what to do about it.
@@ -141,7 +143,7 @@ pub enum FolderError {
         /// The version found.
         found: u32,
     },
-    /// A database is missing, empty or damaged. The node may have promised or accepted what it no
+    /// A database or the journal is missing, empty or damaged. The node may have promised or accepted what it no
     /// longer knows, so it must not take part under its old store id.
     #[error(
         "{}: {database}/ is unusable: {cause}; it must not vote as this store again: repair the disk, format a new folder with \
@@ -151,7 +153,7 @@ pub enum FolderError {
     Unusable {
         /// The folder.
         path: PathBuf,
-        /// The database.
+        /// The database, or the journal.
         database: &'static str,
         /// What is wrong with it.
         cause: String,
@@ -200,7 +202,7 @@ pub struct OpenFolder {
     pub first_members: Vec<FirstMember>,
     /// The newest shard map that the node has taken in; folders of the first versions have none.
     pub shard_map: Option<ShardMap>,
-    /// Entries and hard state of all shards; written by the log writer only.
+    /// Entries and hard state of all shards; written by the journal only, but for marks of the node's own.
     pub log: Arc<Database>,
     /// The applied state of all shards.
     pub data: Arc<Database>,
@@ -237,6 +239,7 @@ impl DataFolder {
         let identity = Identity { cluster_id, node_id, store_id: StoreId(Uuid::new_v4()) };
         create_database(&path.join(DATA), &options::data(true), &identity)?;
         create_database(&path.join(LOG), &options::log(true), &identity)?;
+        Journal::create(&path.join(JOURNAL)).map_err(|error| journal_error(path, error))?;
         sync_folder(path)?;
         identity_file::write(path, &identity)?;
         sync_folder(path)?;
@@ -301,17 +304,19 @@ impl DataFolder {
     }
 
     /// Opens a folder that was formatted and told the first members, and checks that all its parts
-    /// belong together and none is damaged.
-    pub fn open(path: &Path) -> Result<OpenFolder, FolderError> {
+    /// belong together and none is damaged. The journal is for the folder's log writer.
+    pub fn open(path: &Path) -> Result<(OpenFolder, Journal), FolderError> {
         let (identity, lock) = enter(path)?;
-        let log = open_database(path, LOG, &options::log(false), &identity)?;
+        let log = Arc::new(open_database(path, LOG, &options::log(false), &identity)?);
         let (first_members, shard_map) = (read_members(path, &log)?, read_map(path, &log)?);
         if first_members.is_none() && shard_map.is_none() {
             return Err(FolderError::NoFirstMembers { path: path.to_owned() });
         }
         let first_members = first_members.unwrap_or_default();
         let data = open_database(path, DATA, &options::data(false), &identity)?;
-        Ok(OpenFolder { identity, first_members, shard_map, log: log.into(), data: data.into(), lock })
+        let journal = Journal::open(&path.join(JOURNAL), identity.store_id, Arc::clone(&log));
+        let journal = journal.map_err(|error| journal_error(path, error))?;
+        Ok((OpenFolder { identity, first_members, shard_map, log, data: data.into(), lock }, journal))
     }
 }
 
@@ -328,7 +333,7 @@ fn enter(path: &Path) -> Result<(Identity, FolderLock), FolderError> {
         return Ok((identity, lock(path)?));
     }
     let path = path.to_owned();
-    if path.join(LOG).exists() || path.join(DATA).exists() {
+    if [LOG, DATA, JOURNAL].iter().any(|part| path.join(part).exists()) {
         return Err(FolderError::Interrupted { path });
     }
     Err(FolderError::NotFormatted { path })
@@ -384,7 +389,7 @@ fn check_empty(path: &Path) -> Result<(), FolderError> {
     let failed = |source| FolderError::Io { what: "listing", path: path.to_owned(), source };
     for file in fs::read_dir(path).map_err(failed)? {
         let name = file.map_err(failed)?.file_name();
-        if name == LOG || name == DATA {
+        if name == LOG || name == DATA || name == JOURNAL {
             return Err(FolderError::Interrupted { path: path.to_owned() });
         }
         if name != LOCK {
@@ -489,4 +494,13 @@ fn format_members(members: &[FirstMember]) -> String {
 
 fn database_error(what: &'static str, path: &Path, error: rocksdb::Error) -> FolderError {
     FolderError::Database { what, path: path.to_owned(), cause: error.into_string() }
+}
+
+fn journal_error(folder: &Path, error: JournalError) -> FolderError {
+    match error {
+        JournalError::Io { what, path, source } => FolderError::Io { what, path, source },
+        error @ (JournalError::Damaged(_) | JournalError::Log(_)) => {
+            FolderError::Unusable { path: folder.to_owned(), database: JOURNAL, cause: error.to_string() }
+        }
+    }
 }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 /// The version of all layouts in this file. Written into both databases when a folder is formatted and
 /// compared at every open.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Stands where a shard's number stands in keys that belong to the node; no shard has this number.
 const NODE_PREFIX: u32 = u32::MAX;
@@ -33,6 +33,10 @@ pub enum NodeKind {
     FirstMembers = 2,
     /// The newest shard map that the node has taken in, `keevee_core::shard_map::codec`; in `log/` only.
     ShardMap = 3,
+    /// `[sequence u64]`: which record of the journal was the last that `log/` took in; in `log/` only.
+    Journaled = 4,
+    /// `[count u64]`: how many segments the journal has, if more than one; in `log/` only.
+    Segments = 5,
 }
 
 /// Kinds of keys of a shard in `log/`: `[shard u32][kind u8]`, then what each kind adds.

@@ -1,4 +1,4 @@
-//! The log writer: the one thread that writes `log/`, for all shards of a node.
+//! The log writer: the one thread that writes the journal and `log/`, for all shards of a node.
 //!
 //! It takes what waits, writes it as one batch with one fsync, and reports each submission, those of a shard in
 //! order. While one sync runs the next batch gathers, so batches grow with the load and no timer is
@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use keevee_core::ids::ShardId;
 use keevee_replica::storage::{LogRecord, StorageError};
 use rocksdb::WriteBatch;
 
-use super::{Database, format, options, storage_error};
+use super::format;
 
 /// One sync takes no more than this beside the oldest submission: what comes during it waits so long.
 const BATCH_BYTES_MAX: usize = 2 << 20;
@@ -49,17 +48,10 @@ pub enum LogEvent {
     },
 }
 
-/// Where the log writer writes; a seam for tests that make the disk fail.
+/// Where the log writer writes: the journal; a seam for tests that make the disk fail.
 pub trait LogSink: Send + 'static {
     /// Writes the batch atomically; it is on disk when the call returns `Ok`.
     fn write_synced(&mut self, batch: WriteBatch) -> Result<(), StorageError>;
-}
-
-impl LogSink for Arc<Database> {
-    fn write_synced(&mut self, batch: WriteBatch) -> Result<(), StorageError> {
-        let written = self.write_opt(batch, &options::synced());
-        written.map_err(|error| storage_error("writing the log", error))
-    }
 }
 
 /// The thread that writes the log. It ends when every handle is dropped and all of it is written, or at
@@ -86,14 +78,6 @@ struct Submission {
 impl LogWriter {
     /// Starts the writer of a node's log.
     pub fn start(
-        log: Arc<Database>,
-        on_event: impl Fn(LogEvent) + Send + 'static,
-    ) -> Result<(LogWriter, LogWriterHandle), StorageError> {
-        LogWriter::start_with(log, on_event)
-    }
-
-    /// Starts a writer to any sink.
-    pub fn start_with(
         sink: impl LogSink,
         on_event: impl Fn(LogEvent) + Send + 'static,
     ) -> Result<(LogWriter, LogWriterHandle), StorageError> {

@@ -1,4 +1,4 @@
-//! The bytes on disk, as version 2 writes them. A change here is a change of the format: such a folder
+//! The bytes on disk, as version 3 writes them. A change here is a change of the format: such a folder
 //! must be refused or converted, so raise the version.
 
 use keevee_core::slots::Slot;
@@ -21,17 +21,19 @@ fn request(time: u64, id: RequestId) -> RequestRecord {
 }
 
 #[test]
-fn keys_of_the_log_are_as_in_version_2() {
+fn keys_of_the_log_are_as_in_version_3() {
     assert_eq!(hex(hard_state_key(SHARD)), "0102030401");
     assert_eq!(hex(entry_key(SHARD, 0x0708)), "01020304020000000000000708");
     assert_eq!(hex(entries_end(SHARD)), "0102030403");
     assert_eq!(hex(trimmed_key(SHARD)), "0102030403");
     assert_eq!(hex(node_key(NodeKind::Identity)), "ffffffff01");
     assert_eq!(hex(node_key(NodeKind::FirstMembers)), "ffffffff02");
+    assert_eq!(hex(node_key(NodeKind::Journaled)), "ffffffff04");
+    assert_eq!(hex(node_key(NodeKind::Segments)), "ffffffff05");
 }
 
 #[test]
-fn keys_of_the_state_are_as_in_version_2() {
+fn keys_of_the_state_are_as_in_version_3() {
     assert_eq!(hex(meta_key(SHARD, INCARNATION)), "01020304000000050100000000");
     assert_eq!(hex(owned_key(SHARD, INCARNATION)), "01020304000000050700000000");
     let key = value_key(SHARD, INCARNATION, Namespace(6), b"key");
@@ -45,7 +47,7 @@ fn keys_of_the_state_are_as_in_version_2() {
 }
 
 #[test]
-fn an_expiry_is_as_in_version_2() {
+fn an_expiry_is_as_in_version_3() {
     let place = (Namespace(6), Bytes::from_static(b"key"));
     let key = expiry_key(SHARD, INCARNATION, 7, &place);
     assert_eq!(hex(&key), "01020304000000050800000000000000000000000700000006".to_owned() + "6b6579");
@@ -85,7 +87,7 @@ fn reserved_kinds_keep_their_numbers() {
 }
 
 #[test]
-fn a_value_is_as_in_version_2() {
+fn a_value_is_as_in_version_3() {
     let value = Versioned { version: 1, stamp: 2, expires: None, value: Bytes::from_static(b"v") };
     let bytes = encode_value(&value);
     assert_eq!(hex(&bytes), "00000000000000010000000000000002000000000000000076");
@@ -98,7 +100,7 @@ fn a_value_is_as_in_version_2() {
 }
 
 #[test]
-fn a_meta_record_is_as_in_version_2() {
+fn a_meta_record_is_as_in_version_3() {
     let meta = ShardMeta {
         applied: 1,
         time: 2,
@@ -125,7 +127,7 @@ fn owned_slots_are_there_and_whole() {
 }
 
 #[test]
-fn a_request_record_is_as_in_version_2() {
+fn a_request_record_is_as_in_version_3() {
     let record = request(7, RequestId::Timed(8));
     let bytes = codec::encode_request(&record);
     let expected = "08011107000000000000001a120a100000000000000000000000000000000822";
@@ -136,20 +138,20 @@ fn a_request_record_is_as_in_version_2() {
 }
 
 #[test]
-fn an_identity_is_as_in_version_2() {
+fn an_identity_is_as_in_version_3() {
     let cluster_id = Uuid::from_bytes([0xcc; 16]);
     let identity = Identity { cluster_id, node_id: NodeId(2), store_id: store(0xdd) };
     let bytes = encode_identity(&identity);
     let (cluster, store) = ("cc".repeat(16), "dd".repeat(16));
-    assert_eq!(hex(&bytes), format!("00000002{cluster}0000000000000002{store}"));
-    assert_eq!(identity_version(&bytes), Ok(2));
+    assert_eq!(hex(&bytes), format!("00000003{cluster}0000000000000002{store}"));
+    assert_eq!(identity_version(&bytes), Ok(3));
     assert_eq!(decode_identity(&bytes), Ok(identity));
     assert!(decode_identity(&bytes[..43]).is_err());
     assert!(decode_identity(&[bytes.as_slice(), &[0]].concat()).is_err());
 }
 
 #[test]
-fn first_members_are_as_in_version_2() {
+fn first_members_are_as_in_version_3() {
     let members = [(NodeId(1), store(0xaa)), (NodeId(2), store(0xbb))];
     let bytes = encode_first_members(&members);
     let (a, b) = ("aa".repeat(16), "bb".repeat(16));

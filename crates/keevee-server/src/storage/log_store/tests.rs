@@ -22,7 +22,7 @@ impl LogSink for GatedSink {
     fn write_synced(&mut self, batch: WriteBatch) -> Result<(), StorageError> {
         // A gate that is gone is open.
         let _ = self.gate.recv();
-        self.log.write_synced(batch)
+        self.log.write(batch).map_err(|error| storage_error("writing the log", error))
     }
 }
 
@@ -49,7 +49,7 @@ impl Bench {
         let on_event = move |event| {
             let _ = events_in.send(event);
         };
-        let (writer, handle) = LogWriter::start_with(sink, on_event).unwrap();
+        let (writer, handle) = LogWriter::start(sink, on_event).unwrap();
         let store = RocksLog::open(SHARD, Arc::clone(&log), handle).unwrap();
         Bench { folder, log, store, gate, events, writer }
     }

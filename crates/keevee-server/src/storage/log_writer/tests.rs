@@ -33,7 +33,7 @@ fn start() -> Gated {
     let on_event = move |event| {
         let _ = events_in.send(event);
     };
-    let (writer, handle) = LogWriter::start_with(sink, on_event).unwrap();
+    let (writer, handle) = LogWriter::start(sink, on_event).unwrap();
     Gated { writer, handle, arrived, results, events }
 }
 

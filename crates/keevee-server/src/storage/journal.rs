@@ -1,0 +1,376 @@
+//! The journal: where a node's log is on disk first.
+//!
+//! Each write of the log writer is one record here, on disk when the call returns; then it goes into `log/`, without
+//! a write-ahead log there. What a crash takes from RocksDB's write buffer is replayed from here at the next open.
+//! The reason for a journal of our own is the cost of a sync: a file that grows takes a commit of the file system's own
+//! journal with each, one that is written over in place does not. So segments are filled with zeros ahead of their
+//! first use and used again once `log/` has what is in them in sorted files.
+//!
+//! A record is cut into sectors, each with the record's sequence number, its place in the record and a
+//! checksum. Sequence numbers only rise, so what is left of a segment's former use is told from what is new. A write was
+//! complete before the next began: the last record may be torn, which shows as sectors of it that were
+//! not written; it was never acknowledged and is dropped. A sector that is neither empty nor whole, a gap between
+//! records, or an end below what `log/` has, is damage.
+//!
+//! Not here: what the records say (the log writer and [`format`]), the layout of a sector ([`sector`]).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keevee_core::ids::StoreId;
+use keevee_replica::storage::StorageError;
+use rocksdb::{FlushOptions, WriteBatch};
+
+use super::format::NodeKind;
+use super::log_writer::LogSink;
+use super::{Database, format, options, storage_error};
+use sector::{ALIGNED, RecordShape, SECTOR, Sector};
+
+mod sector;
+
+/// As much as `log/` gathers before it writes a sorted file.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// How far ahead of a record zeros are written, in the same write: larger ones make that write slow, smaller ones many
+/// writes.
+const AHEAD_BYTES: u64 = 4 << 20;
+/// A buffer that one large record made larger than this is not kept.
+const KEPT_BUFFER_BYTES: usize = 4 << 20;
+const READ_BYTES: usize = 1 << 20;
+
+/// Why a journal may not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum JournalError {
+    /// A file could not be read or made.
+    #[error("{what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    /// It holds what no crash leaves behind.
+    #[error("{0}")]
+    Damaged(String),
+    /// `log/` could not be read or written.
+    #[error(transparent)]
+    Log(#[from] StorageError),
+}
+
+/// The journal of a node, and the database that it is written in front of.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+    store: StoreId,
+    log: Arc<Database>,
+    segment_bytes: u64,
+    segments: Vec<Segment>,
+    /// Which segment is written to, and where.
+    current: usize,
+    offset: u64,
+    /// The sequence number of the last record.
+    last: u64,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    file: File,
+    /// Of the checksum of its first sector.
+    seed: u64,
+    /// Up to here there are zeros or old records to write over.
+    prepared: u64,
+    /// The highest sequence number in it.
+    last: u64,
+}
+
+impl Journal {
+    /// Makes an empty journal for a `log/` that is empty as well. The caller syncs the folder above.
+    pub(super) fn create(folder: &Path) -> Result<(), JournalError> {
+        let failed = |source| JournalError::Io { what: "creating", path: folder.to_owned(), source };
+        fs::create_dir(folder).map_err(failed)?;
+        create_segment(folder, 1).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Opens a journal and brings `log/` up to its end: all of it is in sorted files there when this
+    /// returns. After a failed write the page cache or the disk's may hold what is not on disk; read from here and
+    /// written anew, it is.
+    pub(super) fn open(folder: &Path, store: StoreId, log: Arc<Database>) -> Result<Journal, JournalError> {
+        Journal::open_with(folder, store, log, SEGMENT_BYTES)
+    }
+
+    fn open_with(
+        folder: &Path,
+        store: StoreId,
+        log: Arc<Database>,
+        segment_bytes: u64,
+    ) -> Result<Journal, JournalError> {
+        let segments = count_segments(folder, &log)?;
+        let (mut records, mut seen) = (Vec::new(), 0);
+        for number in 1..=segments {
+            seen = seen.max(scan(folder, store, number, &mut records)?);
+        }
+        let applied = read_journaled(&log, &Default::default())?;
+        records.retain(|record| record.sequence > applied);
+        records.sort_unstable_by_key(|record| record.sequence);
+        check_complete(&records, applied, seen)?;
+        for record in &records {
+            let batch = WriteBatch::from_data(&read_record(folder, record)?);
+            let written = log.write_opt(batch, &options::unlogged());
+            written.map_err(|error| storage_error("replaying the journal", error))?;
+        }
+        if seen > applied {
+            // A torn record has taken its number, too: its sectors must not pass for a later record's.
+            let key = format::node_key(NodeKind::Journaled);
+            let marked = log.put_opt(key, format::encode_index(seen), &options::unlogged());
+            let flushed = marked.and_then(|()| log.flush());
+            flushed.map_err(|error| storage_error("writing out what was replayed", error))?;
+        }
+        let open = |number| {
+            let opened = Segment::open(folder, store, number);
+            opened.map_err(|source| JournalError::Io {
+                what: "opening",
+                path: segment_path(folder, number),
+                source,
+            })
+        };
+        Ok(Journal {
+            folder: folder.to_owned(),
+            store,
+            log,
+            segment_bytes,
+            segments: (1..=segments).map(open).collect::<Result<_, _>>()?,
+            current: 0,
+            offset: 0,
+            last: seen,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Writes a record; it is on disk when this returns.
+    fn append(&mut self, record: &[u8]) -> Result<(), StorageError> {
+        let shape = RecordShape::of(record.len());
+        if self.offset > 0 && self.offset + shape.bytes() > self.segment_bytes {
+            self.current = self.next_segment()?;
+            self.offset = 0;
+        }
+        let segment = &mut self.segments[self.current];
+        let end = self.offset + shape.bytes();
+        let prepared = segment.prepared.max(end);
+        // Zeros behind the record, once the end of those that there are is reached.
+        let until = if end > segment.prepared {
+            (end + AHEAD_BYTES).min(self.segment_bytes).max(prepared)
+        } else {
+            end
+        };
+        let length = (until - self.offset) as usize;
+        self.buffer.clear();
+        self.buffer.resize(length + ALIGNED, 0);
+        let start = self.buffer.as_ptr().align_offset(ALIGNED);
+        let bytes = &mut self.buffer[start..start + length];
+        let seed = segment.seed.wrapping_add(self.offset / SECTOR as u64);
+        shape.encode(record, self.last + 1, seed, bytes);
+        let written = segment.file.write_all_at(bytes, self.offset).and_then(|()| synced(&segment.file));
+        written.map_err(|error| StorageError::Io { what: "writing the log", cause: error.to_string() })?;
+        self.last += 1;
+        segment.last = self.last;
+        segment.prepared = segment.prepared.max(until);
+        self.offset = end;
+        if self.buffer.capacity() > KEPT_BUFFER_BYTES {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// A segment to go on in: one whose records are all in sorted files of `log/`, or a new one.
+    fn next_segment(&mut self) -> Result<usize, StorageError> {
+        // What is in the full segments gets into sorted files by the time that the next one is full.
+        let mut flush = FlushOptions::default();
+        flush.set_wait(false);
+        self.log.flush_opt(&flush).map_err(|error| storage_error("writing out the log", error))?;
+        let applied = read_journaled(&self.log, &options::persisted())?;
+        if let Some(free) = self.segments.iter().position(|segment| segment.last <= applied) {
+            return Ok(free);
+        }
+        let number = self.segments.len() as u32 + 1;
+        let made = create_segment(&self.folder, number);
+        let made = made.and_then(|()| Segment::open(&self.folder, self.store, number));
+        let segment =
+            made.map_err(|error| StorageError::Io { what: "making a segment", cause: error.to_string() })?;
+        note_segments(&self.log, number)?;
+        self.segments.push(segment);
+        Ok(self.segments.len() - 1)
+    }
+}
+
+impl LogSink for Journal {
+    fn write_synced(&mut self, mut batch: WriteBatch) -> Result<(), StorageError> {
+        batch.put(format::node_key(NodeKind::Journaled), format::encode_index(self.last + 1));
+        self.append(batch.data())?;
+        let written = self.log.write_opt(batch, &options::unlogged());
+        written.map_err(|error| storage_error("writing the log", error))
+    }
+}
+
+impl Segment {
+    /// Opens a segment to write to. All that is in it is in sorted files already.
+    fn open(folder: &Path, store: StoreId, number: u32) -> io::Result<Segment> {
+        let file = open_synced(&segment_path(folder, number))?;
+        let prepared = file.metadata()?.len() / ALIGNED as u64 * ALIGNED as u64;
+        Ok(Segment { file, seed: sector::segment_seed(store, number), prepared, last: 0 })
+    }
+}
+
+/// Writes that are on disk when they return, past the page cache where the file system knows how: a third of the CPU
+/// time.
+#[cfg(target_os = "linux")]
+fn open_synced(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let open = |flags| OpenOptions::new().write(true).custom_flags(flags).open(path);
+    match open(libc::O_DSYNC | libc::O_DIRECT) {
+        Err(error) if error.kind() == ErrorKind::InvalidInput => open(libc::O_DSYNC),
+        opened => opened,
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn synced(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_synced(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn synced(file: &File) -> io::Result<()> {
+    file.sync_data()
+}
+
+fn segment_path(folder: &Path, number: u32) -> PathBuf {
+    folder.join(format!("{number}.segment"))
+}
+
+/// Makes an empty segment; its name is on disk when this returns. One that a crash left unused is taken.
+fn create_segment(folder: &Path, number: u32) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(segment_path(folder, number))?
+        .sync_all()?;
+    File::open(folder)?.sync_all()
+}
+
+/// Remembers in `log/` how many segments there are, so that a missing one is found.
+fn note_segments(log: &Database, number: u32) -> Result<(), StorageError> {
+    let key = format::node_key(NodeKind::Segments);
+    let noted = log.put_opt(key, format::encode_index(number.into()), &options::synced());
+    noted.map_err(|error| storage_error("noting a segment", error))
+}
+
+/// How many segments there are; the first was made with the folder.
+fn count_segments(folder: &Path, log: &Database) -> Result<u32, JournalError> {
+    let noted = log.get(format::node_key(NodeKind::Segments));
+    let noted = noted.map_err(|error| storage_error("reading the log", error))?;
+    let noted = noted.map_or(Ok(1), |bytes| format::decode_index(&bytes))?;
+    let missing = (1..=noted).find(|number| !segment_path(folder, *number as u32).is_file());
+    match missing {
+        Some(number) => Err(JournalError::Damaged(format!("its segment {number} of {noted} is missing"))),
+        None => Ok(noted as u32),
+    }
+}
+
+/// The sequence number up to which `log/` has what was journaled.
+fn read_journaled(log: &Database, read: &rocksdb::ReadOptions) -> Result<u64, StorageError> {
+    let found = log.get_opt(format::node_key(NodeKind::Journaled), read);
+    let found = found.map_err(|error| storage_error("reading the log", error))?;
+    found.map_or(Ok(0), |bytes| format::decode_index(&bytes))
+}
+
+/// A record that is whole.
+struct Found {
+    sequence: u64,
+    segment: u32,
+    /// Where it begins.
+    offset: u64,
+    shape: RecordShape,
+}
+
+/// Adds the whole records of a segment; returns the highest sequence number that any sector has.
+fn scan(folder: &Path, store: StoreId, number: u32, records: &mut Vec<Found>) -> Result<u64, JournalError> {
+    let path = segment_path(folder, number);
+    let failed = |source| JournalError::Io { what: "reading", path: path.clone(), source };
+    let mut file = File::open(&path).map_err(failed)?;
+    let (seed, mut highest, mut first) = (sector::segment_seed(store, number), 0, 0);
+    // The record that the sectors before belong to, and how many of it there were.
+    let mut begun: Option<(Found, u32)> = None;
+    let mut bytes = Vec::with_capacity(READ_BYTES);
+    loop {
+        bytes.clear();
+        file.by_ref().take(READ_BYTES as u64).read_to_end(&mut bytes).map_err(failed)?;
+        // Less than a sector at the end is where a crash cut zeros.
+        let (sectors, _) = bytes.as_chunks::<SECTOR>();
+        for (at, sector) in (first..).zip(sectors) {
+            let damaged = |what| {
+                let offset = at * SECTOR as u64;
+                JournalError::Damaged(format!("{what} at byte {offset} of {}", path.display()))
+            };
+            let Some(sector) = Sector::decode(sector, seed.wrapping_add(at)).map_err(damaged)? else {
+                begun = None;
+                continue;
+            };
+            highest = highest.max(sector.sequence);
+            begun = match begun.take() {
+                _ if sector.index == 0 => {
+                    let (offset, shape) = (at * SECTOR as u64, sector.shape());
+                    Some((Found { sequence: sector.sequence, segment: number, offset, shape }, 1))
+                }
+                Some((found, count)) if (found.sequence, count) == (sector.sequence, sector.index) => {
+                    Some((found, count + 1))
+                }
+                // The rest of a record whose front was written over, or never was.
+                _ => None,
+            };
+            records.extend(
+                begun.take_if(|(found, count)| *count == found.shape.sectors()).map(|(found, _)| found),
+            );
+        }
+        first += sectors.len() as u64;
+        if bytes.len() < READ_BYTES {
+            return Ok(highest);
+        }
+    }
+}
+
+/// The records follow what `log/` has without a gap, and behind them is one torn record at most.
+fn check_complete(records: &[Found], applied: u64, seen: u64) -> Result<(), JournalError> {
+    if seen < applied {
+        let cause = format!("it ends at record {seen}, but log/ has record {applied}");
+        return Err(JournalError::Damaged(cause));
+    }
+    let expected = records.iter().zip(applied + 1..);
+    if let Some((_, missing)) = expected.into_iter().find(|(record, next)| record.sequence != *next) {
+        return Err(JournalError::Damaged(format!(
+            "record {missing} is missing or damaged, and later ones are there"
+        )));
+    }
+    let last = applied + records.len() as u64;
+    if seen > last + 1 {
+        return Err(JournalError::Damaged(format!(
+            "record {} is missing or damaged, and later ones are there",
+            last + 1
+        )));
+    }
+    Ok(())
+}
+
+fn read_record(folder: &Path, record: &Found) -> Result<Vec<u8>, JournalError> {
+    let path = segment_path(folder, record.segment);
+    let mut bytes = vec![0; record.shape.bytes() as usize];
+    let read = File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, record.offset));
+    read.map_err(|source| JournalError::Io { what: "reading", path, source })?;
+    Ok(record.shape.decode(&bytes))
+}
+
+#[cfg(test)]
+mod tests;
