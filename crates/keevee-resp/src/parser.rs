@@ -228,7 +228,13 @@ pub fn integer(text: &[u8]) -> Option<i64> {
         [b'1'..=b'9', ..] => digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    if is_plain { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
+    if !is_plain {
+        return None;
+    }
+    // Below zero there is room for one number more.
+    let add = |number: i64, digit: &u8| number.checked_mul(10)?.checked_sub(i64::from(digit - b'0'));
+    let negative = digits.iter().try_fold(0, add)?;
+    if digits.len() < text.len() { Some(negative) } else { negative.checked_neg() }
 }
 
 /// The words of a line, which may be quoted: `"` with escapes, `'` without.

@@ -108,24 +108,28 @@ fn line(kind: u8, text: &[u8], out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
-/// Digits by hand: this is on the way of every reply.
+/// Digits by hand, and the line at once: this is on the way of every reply.
 fn number(kind: u8, number: i64, out: &mut BytesMut) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
+    let mut line = [0; 23];
+    let mut at = line.len() - 2;
+    line[at..].copy_from_slice(b"\r\n");
+    let mut put = |byte| {
+        at -= 1;
+        line[at] = byte;
+    };
     let mut left = number.unsigned_abs();
     loop {
-        at -= 1;
-        digits[at] = b'0' + (left % 10) as u8;
+        put(b'0' + (left % 10) as u8);
         left /= 10;
         if left == 0 {
             break;
         }
     }
     if number < 0 {
-        at -= 1;
-        digits[at] = b'-';
+        put(b'-');
     }
-    line(kind, &digits[at..], out);
+    put(kind);
+    out.put_slice(&line[at..]);
 }
 
 #[cfg(test)]
