@@ -6,6 +6,8 @@
 //!
 //! It leaves out where the leader is, how it is reached, and how long to wait between attempts and in all.
 
+use std::borrow::Cow;
+
 use keevee_core::command::Outcome;
 use keevee_core::error::ErrorKind;
 
@@ -55,13 +57,13 @@ pub struct Attempts {
     /// Why the last ambiguous attempt was.
     ambiguous: Option<String>,
     /// Why the last attempt in vain was.
-    last: String,
+    last: Cow<'static, str>,
 }
 
 impl Attempts {
     /// None yet. `repeatable` is true of a write under a request id.
     pub fn new(repeatable: bool) -> Attempts {
-        Attempts { repeatable, ambiguous: None, last: "no leader was found in time".to_owned() }
+        Attempts { repeatable, ambiguous: None, last: Cow::Borrowed("no leader was found in time") }
     }
 
     /// The answer after one more attempt; `None` if it is to be tried again.
@@ -73,7 +75,7 @@ impl Attempts {
         match attempt {
             Attempt::Outcome(outcome) => Some(self.settle(outcome)),
             Attempt::Retry(why) => {
-                self.last = why;
+                self.last = why.into();
                 None
             }
             Attempt::Refused { kind, detail } => Some(Err(self.refused(kind, detail))),
@@ -86,7 +88,7 @@ impl Attempts {
 
     /// The answer if there is no time for another attempt.
     pub fn give_up(&self) -> (ErrorKind, String) {
-        self.refused(ErrorKind::Unavailable, self.last.clone())
+        self.refused(ErrorKind::Unavailable, self.last.clone().into_owned())
     }
 
     /// The outcome of the last attempt as the answer to all of them. `apply` may refuse a request whose earlier

@@ -247,15 +247,16 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     }
 
     /// Takes commands in. Call [`Shard::advance`] afterwards.
-    pub fn submit(&mut self, now: Now, requests: Vec<Request>) -> Result<(), Failure> {
-        if requests.iter().any(|request| !request.stale || !request.command.is_read_only()) {
-            self.wake(now.monotonic, None);
-        }
+    pub fn submit(&mut self, now: Now, requests: impl IntoIterator<Item = Request>) -> Result<(), Failure> {
         for request in requests {
-            if !request.command.is_read_only() {
-                self.enqueue(request);
-            } else if request.stale {
+            let is_read = request.command.is_read_only();
+            if is_read && request.stale {
                 self.serve_read(request, None)?;
+                continue;
+            }
+            self.wake(now.monotonic, None);
+            if !is_read {
+                self.enqueue(request);
             } else if self.reads_waiting + self.expiries.held() >= self.bounds.waiting_commands_max {
                 self.refuse(request.ticket, Refusal::Unavailable("too many reads are waiting"));
             } else {

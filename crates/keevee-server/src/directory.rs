@@ -3,7 +3,7 @@
 //! Both may be old. They only say where to ask: what a shard owns is checked where commands are applied, and a node
 //! that is asked in vain says who leads. It leaves out how the map changes (`map_keeper.rs`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -17,7 +17,7 @@ pub(crate) type Leader = Option<NodeId>;
 /// Shared by all that route.
 pub(crate) struct Directory {
     map: watch::Sender<Arc<ShardMap>>,
-    leaders: RwLock<HashMap<ShardId, watch::Sender<Leader>>>,
+    leaders: RwLock<BTreeMap<ShardId, watch::Sender<Leader>>>,
     /// How many looks at the system shard's map have begun, and which one ended last.
     looks_begun: AtomicU64,
     look_ended: watch::Sender<u64>,

@@ -67,9 +67,16 @@ pub(crate) struct Submission {
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
+impl Submission {
+    /// Tells whoever waits for it that nothing happened.
+    fn turn_away(self) {
+        let _ = self.answer.send(Err(Refusal::NotLeader(None)));
+    }
+}
+
 /// An input of the executor.
 pub(crate) enum Job {
-    Submit(ShardId, Vec<Submission>),
+    Submit(ShardId, Submission),
     Peer {
         from: NodeId,
         shard: ShardId,
@@ -97,10 +104,8 @@ pub(crate) enum Job {
 impl Job {
     /// Tells whoever waits for it that nothing happened.
     fn turn_away(self) {
-        if let Job::Submit(_, submissions) = self {
-            for submission in submissions {
-                let _ = submission.answer.send(Err(Refusal::NotLeader(None)));
-            }
+        if let Job::Submit(_, submission) = self {
+            submission.turn_away();
         }
     }
 }
@@ -170,7 +175,7 @@ pub(crate) struct Executor {
 #[derive(Default)]
 pub(crate) struct Tickets {
     next: u64,
-    owed: HashMap<u64, oneshot::Sender<Answer>>,
+    owed: HashMap<u64, oneshot::Sender<Answer>, foldhash::fast::FixedState>,
 }
 
 impl Tickets {
@@ -249,16 +254,16 @@ impl Executor {
 
     /// Takes everything that waits, so that it shares the syncs and messages that follow.
     async fn round(&mut self, first: Job, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
-        self.take(first, touched)?;
+        self.take(self.now(), first, touched)?;
         let mut taken = 1;
         for _ in 0..WAITS_MAX {
             // Connections that have something to read go first: they are about to bring more.
             yield_now().await;
-            let before = taken;
+            let (now, before) = (self.now(), taken);
             while taken < ROUND_MAX
                 && let Ok(job) = self.jobs.try_recv()
             {
-                self.take(job, touched)?;
+                self.take(now, job, touched)?;
                 taken += 1;
             }
             if taken == before {
@@ -268,16 +273,15 @@ impl Executor {
         Ok(())
     }
 
-    fn take(&mut self, job: Job, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
-        let now = self.now();
+    fn take(&mut self, now: Now, job: Job, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
         match job {
-            Job::Submit(shard, submissions) => {
-                self.submit(shard, submissions)?;
+            Job::Submit(shard, submission) => {
+                self.submit(now, shard, submission)?;
                 touched.insert(shard);
             }
             Job::Peer { from, shard, messages, bytes } => {
                 self.peer_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                self.receive(from, shard, messages, touched)?;
+                self.receive(now.monotonic, from, shard, messages, touched)?;
             }
             Job::Persisted { shard, token } => {
                 if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) {
@@ -288,7 +292,7 @@ impl Executor {
             Job::LogFailed(error) => return Err(FatalError::Log(error)),
             Job::Disconnected(node) => {
                 self.neighbours.lost(node);
-                self.disconnected(node, touched);
+                self.disconnected(now.monotonic, node, touched);
             }
             Job::Status(answer) => {
                 let statuses = self.shards.iter().map(|(id, hosted)| (*id, hosted.replica.status()));
@@ -310,39 +314,30 @@ impl Executor {
         Ok(())
     }
 
-    fn submit(&mut self, shard: ShardId, submissions: Vec<Submission>) -> Result<(), FatalError> {
-        let (now, origin) = (self.now(), self.origin);
+    fn submit(&mut self, now: Now, shard: ShardId, submission: Submission) -> Result<(), FatalError> {
         let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) else {
-            let refusal = Refusal::NotLeader(None);
-            submissions.into_iter().for_each(|submission| {
-                let _ = submission.answer.send(Err(refusal));
-            });
+            submission.turn_away();
             return Ok(());
         };
-        let tickets = &mut self.tickets;
-        let requests = submissions.into_iter().map(|submission| Request {
-            ticket: tickets.issue(submission.answer),
-            command: submission.command,
-            deadline: submission.deadline.saturating_duration_since(origin),
-            stale: submission.stale,
-        });
-        let requests = requests.collect();
-        replica.submit(now, requests).map_err(|failure| FatalError::Replica { shard, failure })
+        let Submission { command, deadline, stale, answer } = submission;
+        let deadline = deadline.saturating_duration_since(self.origin);
+        let request = Request { ticket: self.tickets.issue(answer), command, deadline, stale };
+        replica.submit(now, [request]).map_err(|failure| FatalError::Replica { shard, failure })
     }
 
     fn receive(
         &mut self,
+        now: Duration,
         from: NodeId,
         shard: ShardId,
         messages: Vec<PeerMessage>,
         touched: &mut BTreeSet<ShardId>,
     ) -> Result<(), FatalError> {
-        let now = self.now().monotonic;
         let (mut refused, mut homeless) = (0, false);
         for message in messages {
             if let PeerMessage::Alive { boot, leads, wall_micros } = message {
                 self.led.insert(from, leads as usize);
-                self.heard(from, boot, wall_micros, touched);
+                self.heard(now, from, boot, wall_micros, touched);
             } else if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard)
                 && let Some(message) = message.for_replica()
             {
@@ -367,17 +362,22 @@ impl Executor {
     }
 
     /// A node is alive: it vouches for what it leads, unless its process is another than before.
-    fn heard(&mut self, node: NodeId, boot: u64, wall_micros: Option<u64>, touched: &mut BTreeSet<ShardId>) {
-        let now = self.now().monotonic;
+    fn heard(
+        &mut self,
+        now: Duration,
+        node: NodeId,
+        boot: u64,
+        wall_micros: Option<u64>,
+        touched: &mut BTreeSet<ShardId>,
+    ) {
         if self.neighbours.heard(now, node, boot, wall_micros) {
             self.shards.values_mut().for_each(|hosted| hosted.replica.vouch(now, node));
         } else {
-            self.disconnected(node, touched);
+            self.disconnected(now, node, touched);
         }
     }
 
-    fn disconnected(&mut self, node: NodeId, touched: &mut BTreeSet<ShardId>) {
-        let now = self.now().monotonic;
+    fn disconnected(&mut self, now: Duration, node: NodeId, touched: &mut BTreeSet<ShardId>) {
         for (id, Hosted { replica, .. }) in &mut self.shards {
             replica.disconnected(now, node);
             touched.insert(*id);

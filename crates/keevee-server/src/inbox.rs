@@ -51,15 +51,14 @@ impl PeerHandler for Inbox {
     fn execute_forwarded(&self, _from: NodeId, forward: Forward) -> BoxFuture<Vec<ForwardReply>> {
         let deadline = Instant::now() + forward.time_left;
         let mut answers = Vec::with_capacity(forward.commands.len());
-        let mut submissions = Vec::with_capacity(forward.commands.len());
         for command in forward.commands {
             answers.push(self.check(command).map(|command| {
                 let (answer, answered) = oneshot::channel();
-                submissions.push(Submission { command, deadline, stale: false, answer });
+                let submission = Submission { command, deadline, stale: false, answer };
+                self.jobs.send(Job::Submit(forward.shard, submission));
                 answered
             }));
         }
-        self.jobs.send(Job::Submit(forward.shard, submissions));
         Box::pin(async move {
             let mut replies = Vec::with_capacity(answers.len());
             for answer in answers {

@@ -461,7 +461,7 @@ impl Node {
     ) -> Option<Answer> {
         let (answer, answered) = oneshot::channel();
         let submission = Submission { command, deadline, stale, answer };
-        self.parts.jobs.send(Job::Submit(shard, vec![submission]));
+        self.parts.jobs.send(Job::Submit(shard, submission));
         // The executor answers in time, unless it is stuck in a database that stalls.
         match tokio::time::timeout_at((deadline + ANSWER_GRACE).into(), answered).await {
             Ok(answer) => answer.ok(),
