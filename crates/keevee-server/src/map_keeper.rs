@@ -78,7 +78,7 @@ impl MapError {
 async fn read(node: &Node, consistency: Consistency) -> Result<Option<(ShardMap, u64)>, MapError> {
     let context = Context { consistency, ..Context::until(Instant::now() + TIMEOUT) };
     let command = Command::single(Action::Get { key: KEY.into() });
-    let outcome = node.execute_in(ShardId::SYSTEM, context, command).await?;
+    let outcome = node.execute_in(ShardId::SYSTEM, context, &command).await?;
     let Outcome::Done(results) = outcome else { return Ok(None) };
     let [OperationResult::Value(Some(Versioned { version, value, .. }))] = &results[..] else {
         return Ok(None);
@@ -97,7 +97,7 @@ async fn write(node: &Node, map: &ShardMap, expect: Expect) -> Result<bool, MapE
         ..Command::single(action)
     };
     let context = Context::until(Instant::now() + TIMEOUT);
-    Ok(matches!(node.execute_in(ShardId::SYSTEM, context, command).await?, Outcome::Done(_)))
+    Ok(matches!(node.execute_in(ShardId::SYSTEM, context, &command).await?, Outcome::Done(_)))
 }
 
 impl Node {

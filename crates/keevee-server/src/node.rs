@@ -192,6 +192,15 @@ pub(crate) struct Parts {
     pub(crate) map_changed: Arc<Notify>,
     /// 1 while this node's clock is off.
     pub(crate) clock_off: IntGauge,
+    /// True if the runtime that the node was started in has one thread.
+    pub(crate) has_one_thread: bool,
+}
+
+/// Who carries a command out.
+struct Asked {
+    node: NodeId,
+    /// True if this node's replica does.
+    is_here: bool,
 }
 
 /// The store, as every protocol reaches it. Cheap to clone.
@@ -209,12 +218,16 @@ impl Node {
     /// Carries out a command through the leader of the shard that owns its keys. One answer covers all
     /// attempts: once one of them was ambiguous, a refusal no longer means that nothing happened.
     pub async fn execute(&self, context: Context, command: Command) -> Result<Outcome, ExecuteError> {
-        if let Err(invalid) = command.validate(&self.parts.limits) {
-            return Err(ExecuteError::new(invalid.kind(), invalid.to_string()));
-        }
+        self.check(&command)?;
         self.catch_up(context.epoch, context.deadline).await;
         let shard = self.route(&command, &context)?;
-        self.execute_in(shard, context, command).await
+        self.execute_in(shard, context, &command).await
+    }
+
+    /// Checks a command against the limits: for who goes on with [`Node::execute_in`].
+    pub(crate) fn check(&self, command: &Command) -> Result<(), ExecuteError> {
+        let checked = command.validate(&self.parts.limits);
+        checked.map_err(|invalid| ExecuteError::new(invalid.kind(), invalid.to_string()))
     }
 
     /// Looks for a newer shard map if the caller has one, so that this node does not decide by an older one.
@@ -289,22 +302,28 @@ impl Node {
         &self,
         shard: ShardId,
         context: Context,
-        command: Command,
+        command: &Command,
     ) -> Result<Outcome, ExecuteError> {
         let Context { deadline, consistency, redirect, .. } = context;
         let is_read = command.is_read_only();
         if is_read && consistency == Consistency::Stale && self.hosts(shard) {
-            return self.read_here(shard, deadline, command).await;
+            return Box::pin(self.read_here(shard, deadline, command.clone())).await;
         }
         let mut attempts = Attempts::new(is_read || command.request_id.is_some());
         for attempted in 0.. {
-            let attempt = match self.find(shard, attempted, deadline).await {
-                Ok(node) if redirect && node != self.parts.id => {
+            let asked = match self.find(shard, attempted, is_read) {
+                Ok(None) => Box::pin(self.wait_for_leader(shard, is_read, deadline)).await,
+                Ok(Some(asked)) => Ok(asked),
+                Err(error) => Err(error),
+            };
+            let attempt = match asked {
+                Ok(Asked { node, .. }) if redirect && node != self.parts.id => {
                     let detail = format!("node {node} leads shard {shard}");
                     let error = ExecuteError::new(ErrorKind::NotLeader, detail);
                     return Err(ExecuteError { hint: self.hint(shard), ..error });
                 }
-                Ok(node) => self.attempt(node, shard, deadline, &command).await,
+                Ok(Asked { is_here: true, .. }) => self.attempt_here(shard, deadline, command).await,
+                Ok(Asked { node, .. }) => Box::pin(self.attempt_there(node, shard, deadline, command)).await,
                 Err(ExecuteError { kind, detail, .. }) => Attempt::Refused { kind, detail },
             };
             let attempt = match attempt {
@@ -319,7 +338,7 @@ impl Node {
                 let (kind, detail) = attempts.give_up();
                 return Err(ExecuteError::new(kind, detail));
             }
-            tokio::time::sleep(RETRY_PAUSE).await;
+            Box::pin(tokio::time::sleep(RETRY_PAUSE)).await;
         }
         unreachable!("the loop ends by its deadline")
     }
@@ -349,12 +368,7 @@ impl Node {
         self.decide(shard, |route| route.hosts()).unwrap_or(false)
     }
 
-    /// One hop at most: here, or at the leader, which does not forward again.
-    async fn attempt(&self, leader: NodeId, shard: ShardId, deadline: Instant, command: &Command) -> Attempt {
-        let is_here = self.decide(shard, |route| route.is_here(leader, command.is_read_only()));
-        if !is_here.unwrap_or(false) {
-            return Box::pin(self.attempt_there(leader, shard, deadline, command)).await;
-        }
+    async fn attempt_here(&self, shard: ShardId, deadline: Instant, command: &Command) -> Attempt {
         match self.submit(shard, command.clone(), deadline, false).await {
             Some(answer) => Attempt::from(answer),
             // The executor took it along when it ended.
@@ -362,6 +376,7 @@ impl Node {
         }
     }
 
+    /// The leader carries it out, and does not forward again.
     async fn attempt_there(
         &self,
         leader: NodeId,
@@ -411,28 +426,34 @@ impl Node {
         directory.set_leader(shard, heard.leader(asked, directory.leader(shard)));
     }
 
-    /// Whom to ask: see [`Route::asked`]. Waits a little while there is nobody.
-    async fn find(
-        &self,
-        shard: ShardId,
-        attempted: usize,
-        deadline: Instant,
-    ) -> Result<NodeId, ExecuteError> {
-        let asked = self.decide(shard, |route| route.asked(attempted));
-        let Some(asked) = asked.ok_or_else(|| unknown_shard(shard))? else {
-            return Box::pin(self.wait_for_leader(shard, deadline)).await;
-        };
-        let is_stopping = asked == self.parts.id && self.stopping.load(Ordering::Relaxed);
+    /// Whom to ask: see [`Route::asked`] and [`Route::is_here`]. `None` while there is nobody.
+    fn find(&self, shard: ShardId, attempted: usize, is_read: bool) -> Result<Option<Asked>, ExecuteError> {
+        let asked = self.decide(shard, |route| {
+            route.asked(attempted).map(|node| Asked { node, is_here: route.is_here(node, is_read) })
+        });
+        let asked = asked.ok_or_else(|| unknown_shard(shard))?;
+        let is_own = asked.as_ref().is_some_and(|asked| asked.node == self.parts.id);
+        let is_stopping = is_own && self.stopping.load(Ordering::Relaxed);
         if is_stopping { Err(ExecuteError::stopping()) } else { Ok(asked) }
     }
 
-    async fn wait_for_leader(&self, shard: ShardId, deadline: Instant) -> Result<NodeId, ExecuteError> {
+    /// Waits a little until somebody leads, and can be asked.
+    async fn wait_for_leader(
+        &self,
+        shard: ShardId,
+        is_read: bool,
+        deadline: Instant,
+    ) -> Result<Asked, ExecuteError> {
         let latest = deadline.min(Instant::now() + self.parts.leader_wait);
         let view = self.parts.directory.watch_leader(shard);
         let mut view = view.ok_or_else(|| unknown_shard(shard))?;
         let known = view.wait_for(Option::is_some);
         match tokio::time::timeout_at(latest.into(), known).await {
-            Ok(Ok(leader)) => leader.ok_or_else(ExecuteError::stopping),
+            Ok(Ok(leader)) => {
+                let node = leader.ok_or_else(ExecuteError::stopping)?;
+                let is_here = self.decide(shard, |route| route.is_here(node, is_read)).unwrap_or(false);
+                Ok(Asked { node, is_here })
+            }
             Ok(Err(_)) => Err(ExecuteError::stopping()),
             Err(_) => {
                 let detail =
@@ -452,20 +473,27 @@ impl Node {
         }
     }
 
-    async fn submit(
+    /// Hands a command to the executor at once. `None` if that ended and took it along.
+    fn submit(
         &self,
         shard: ShardId,
         command: Command,
         deadline: Instant,
         stale: bool,
-    ) -> Option<Answer> {
+    ) -> impl Future<Output = Option<Answer>> {
         let (answer, answered) = oneshot::channel();
-        let submission = Submission { command, deadline, stale, answer };
-        self.parts.jobs.send(Job::Submit(shard, submission));
-        // The executor answers in time, unless it is stuck in a database that stalls.
-        match tokio::time::timeout_at((deadline + ANSWER_GRACE).into(), answered).await {
-            Ok(answer) => answer.ok(),
-            Err(_) => Some(Err(Refusal::OutcomeUnknown("this node did not get to it in time"))),
+        self.parts.jobs.send(Job::Submit(shard, Submission { command, deadline, stale, answer }));
+        async move {
+            // The executor answers in time, unless it is stuck in a database that stalls. Where it has the only thread, a
+            // timer would be stuck as well.
+            if self.parts.has_one_thread {
+                return answered.await.ok();
+            }
+            // Boxed, so that a request without a timer has no room for it.
+            match Box::pin(tokio::time::timeout_at((deadline + ANSWER_GRACE).into(), answered)).await {
+                Ok(answer) => answer.ok(),
+                Err(_) => Some(Err(Refusal::OutcomeUnknown("this node did not get to it in time"))),
+            }
         }
     }
 

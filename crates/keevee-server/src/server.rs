@@ -33,6 +33,7 @@ use keevee_replica::storage::{StateStore, StorageError};
 use keevee_replica::{Bounds, Failure, Shard};
 use rand::Rng;
 use tokio::net::TcpListener;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -243,6 +244,7 @@ impl Server {
             transport: shared,
             map_changed: Arc::clone(&changed),
             clock_off: metrics.clock_off.clone(),
+            has_one_thread: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
         });
         let keeper = MapKeeper {
             node: node.clone(),
