@@ -22,7 +22,7 @@ fuzz_target!(|requests: Vec<(u8, Vec<Vec<u8>>)>| {
         if request.is_empty() {
             continue;
         }
-        let (_, step) = session.take(request, 1_700_000_000_000_000, &settings, &|_| None);
+        let (_, step) = session.take(request, || 1_700_000_000_000_000, &settings, &|_| None);
         match step {
             Step::Reply(reply) | Step::Close(reply) => {
                 let mut out = BytesMut::new();

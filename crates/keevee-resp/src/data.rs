@@ -126,8 +126,9 @@ impl Answer {
         matches!(self, Answer::Value | Answer::Values | Answer::Length | Answer::Part(..))
     }
 
-    /// The reply that these results make, one for each operation. `now` is in microseconds since the Unix epoch.
-    pub fn reply(self, results: &[OperationResult], now: u64) -> Reply {
+    /// The reply that these results make, one for each operation. `now` tells the time, in microseconds since the
+    /// Unix epoch: most replies need none.
+    pub fn reply(self, results: &[OperationResult], now: fn() -> u64) -> Reply {
         let failed = results.iter().find_map(|result| match result {
             OperationResult::Failed(error) => Some(failure(*error)),
             _ => None,
@@ -155,7 +156,7 @@ impl Answer {
             Answer::Type => Reply::Simple(if bytes_of(first).is_some() { "string" } else { "none" }),
             Answer::Remaining(unit) => time(first, |expires| {
                 // As Redis rounds: the nearest second.
-                (expires.saturating_sub(now).div_ceil(1_000) * 1_000 + unit / 2) / unit
+                (expires.saturating_sub(now()).div_ceil(1_000) * 1_000 + unit / 2) / unit
             }),
             Answer::Expires(unit) => {
                 time(first, |expires| (expires.div_ceil(1_000) * 1_000 + unit / 2) / unit)

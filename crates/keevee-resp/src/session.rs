@@ -73,7 +73,7 @@ pub enum Queued {
 
 impl Batch {
     /// The reply that these results make, which are those of all operations in order.
-    pub fn reply(&self, results: &[OperationResult], now: u64) -> Reply {
+    pub fn reply(&self, results: &[OperationResult], now: fn() -> u64) -> Reply {
         let mut results = results;
         let mut next = |queued: &Queued| match queued {
             Queued::Reply(reply) => reply.clone(),
@@ -161,12 +161,12 @@ impl Session {
         }
     }
 
-    /// What a request comes to, and which of [`COMMANDS`] it is. `now` is in microseconds since the Unix epoch. `refuse`
-    /// tells why a command can't be part of a transaction.
+    /// What a request comes to, and which of [`COMMANDS`] it is. `now` tells the time, in microseconds since the Unix
+    /// epoch. `refuse` tells why a command can't be part of a transaction.
     pub fn take(
         &mut self,
         request: Request,
-        now: u64,
+        now: fn() -> u64,
         settings: &Settings,
         refuse: &dyn Fn(&Data) -> Option<Reply>,
     ) -> (Option<usize>, Step) {
@@ -214,7 +214,7 @@ impl Session {
     fn step(
         &mut self,
         call: Call,
-        now: u64,
+        now: fn() -> u64,
         settings: &Settings,
         refuse: &dyn Fn(&Data) -> Option<Reply>,
     ) -> Step {
@@ -266,7 +266,7 @@ impl Session {
         Step::Reply(Reply::Simple("QUEUED"))
     }
 
-    fn transaction(&mut self, transaction: Transaction, now: u64, settings: &Settings) -> Step {
+    fn transaction(&mut self, transaction: Transaction, now: fn() -> u64, settings: &Settings) -> Step {
         match (transaction, self.open.take()) {
             (Transaction::Multi, None) => {
                 self.open = Some(Box::default());
@@ -308,7 +308,7 @@ impl Session {
         }
     }
 
-    fn local(&mut self, local: Local, now: u64, settings: &Settings) -> Reply {
+    fn local(&mut self, local: Local, now: fn() -> u64, settings: &Settings) -> Reply {
         match local {
             Local::Ping(None) => Reply::Simple("PONG"),
             Local::Ping(Some(message)) | Local::Echo(message) => Reply::Bulk(message),
@@ -344,6 +344,7 @@ impl Session {
                 )
             }
             Local::Time => {
+                let now = now();
                 let number = |number: u64| Reply::bulk(number.to_string());
                 Reply::Array(vec![number(now / 1_000_000), number(now % 1_000_000)])
             }
@@ -377,11 +378,11 @@ impl Session {
     }
 
     /// All fields that Redis has, since clients ask for them by name. What is not counted here is 0.
-    fn info(&self, now: u64) -> Reply {
+    fn info(&self, now: fn() -> u64) -> Reply {
         let name = self.name.as_ref().map(|name| String::from_utf8_lossy(name)).unwrap_or_default();
         let proto = if self.version == Version::Resp3 { 3 } else { 2 };
         let Peer { id, address, own, since } = self.peer;
-        let age = now.saturating_sub(since) / 1_000_000;
+        let age = now().saturating_sub(since) / 1_000_000;
         let flags = if self.is_readonly { "r" } else { "N" };
         Reply::Text(format!(
             "id={id} addr={address} laddr={own} fd=-1 name={name} age={age} idle=0 flags={flags} db=0 sub=0 psub=0 \

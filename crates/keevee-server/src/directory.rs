@@ -9,6 +9,7 @@ use std::sync::{Arc, RwLock};
 
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::shard_map::{NodeInfo, ShardMap};
+use keevee_core::slots::Slot;
 use tokio::sync::watch;
 
 /// The leader of a shard, as this node knows it.
@@ -82,6 +83,11 @@ impl Directory {
     /// The shard that owns a key.
     pub(crate) fn owner(&self, key: &[u8]) -> ShardId {
         self.map.borrow().owner(key)
+    }
+
+    /// The shard that owns a slot.
+    pub(crate) fn owner_of_slot(&self, slot: Slot) -> ShardId {
+        self.map.borrow().slots.owner(slot)
     }
 
     /// A node of the map.

@@ -1,4 +1,4 @@
-//! The Redis protocol: a thin adapter over [`Node::execute`], on a port of its own.
+//! The Redis protocol: a thin adapter over [`Node::execute`] and its last part, `Node::execute_in`, on a port of its own.
 //!
 //! What requests mean is `keevee-resp`'s to know; this is sockets, room, and the way to the store. `docs/redis.md` lists
 //! the commands and what differs from Redis.
@@ -104,10 +104,10 @@ impl Resp {
         }
     }
 
-    /// How the store is asked.
-    fn context(&self, is_stale: bool) -> Context {
+    /// How the store is asked for what was asked for at `asked`.
+    fn context(&self, is_stale: bool, asked: Instant) -> Context {
         let consistency = if is_stale { Consistency::Stale } else { Consistency::Linearizable };
-        Context { consistency, redirect: self.redirects(), ..Context::until(Instant::now() + self.timeout) }
+        Context { consistency, redirect: self.redirects(), ..Context::until(asked + self.timeout) }
     }
 
     /// True if clients are sent to where a key is led.

@@ -18,7 +18,7 @@ fn take(session: &mut Session, line: &str) -> Step {
     let refuse = |data: &Data| {
         data.keys().any(|key| key == "far").then(|| Reply::Error("MOVED 1 127.0.0.1:7002".to_owned()))
     };
-    session.take(request, 1_700_000_000_000_001, &settings(), &refuse).1
+    session.take(request, || 1_700_000_000_000_001, &settings(), &refuse).1
 }
 
 /// What is answered at once, as RESP2 text.
@@ -81,7 +81,7 @@ fn a_transaction_is_held_until_exec() {
     let written = |version| OperationResult::Written { version };
     let results = [written(1), OperationResult::Value(Some(found)), written(2)];
     let replies = vec![Reply::OK, Reply::bulk("1"), Reply::Simple("PONG"), Reply::error("syntax error")];
-    assert_eq!(batch.reply(&results, 0), Reply::Array(replies));
+    assert_eq!(batch.reply(&results, || 0), Reply::Array(replies));
     assert_eq!(answer(session, "EXEC"), "-ERR EXEC without MULTI\r\n");
     assert_eq!(answer(session, "DISCARD"), "-ERR DISCARD without MULTI\r\n");
 }

@@ -9,11 +9,11 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
 use keevee_resp::command::{COMMANDS, Keyspace};
 use keevee_resp::data::Data;
 use keevee_resp::parser::Parser;
@@ -72,20 +72,18 @@ impl Connection {
     }
 }
 
-/// Serves a connection to its end.
-pub(super) async fn serve(mut connection: Connection, resp: Arc<Resp>, mut stopping: watch::Receiver<()>) {
-    resp.metrics.resp.connections.inc();
-    let end = loop {
-        if let Err(end) = connection.read(&resp, &mut stopping).await {
-            break end;
-        }
-        // Boxed, so that an idle connection has no room for it.
-        if let Err(end) = Box::pin(connection.carry_out(&resp)).await {
-            break end;
-        }
-    };
-    resp.metrics.resp.connections.dec();
-    resp.metrics.resp.ended(end);
+/// What follows what was gathered.
+enum Next {
+    /// Nothing has come yet.
+    Nothing,
+    /// The next group.
+    More,
+    /// A command about keys that is not part of this group.
+    Data(Data),
+    /// What is part of no group.
+    Alone(Step),
+    /// The end, after this reply.
+    End(Option<Reply>, RespEnd),
 }
 
 fn without_waiting<T>(polled: Poll<T>) -> Poll<Option<T>> {
@@ -96,24 +94,47 @@ fn without_waiting<T>(polled: Poll<T>) -> Poll<Option<T>> {
 }
 
 impl Connection {
+    /// Serves the connection to its end.
+    pub(super) async fn serve(&mut self, resp: &Resp, stopping: &mut watch::Receiver<()>) {
+        resp.metrics.resp.connections.inc();
+        // One for the whole connection: to begin and end a wait for it costs more than a read.
+        let mut stopped = pin!(stopping.changed().map(drop));
+        let end = loop {
+            if let Err(end) = self.read(resp, stopped.as_mut()).await {
+                break end;
+            }
+            // Not boxed: what is rare in it is, so it takes little room while the connection is idle.
+            if let Err(end) = self.carry_out(resp).await {
+                break end;
+            }
+        };
+        resp.metrics.resp.connections.dec();
+        resp.metrics.resp.ended(end);
+    }
+
     /// Waits until something has come, and takes what has.
-    async fn read(&mut self, resp: &Resp, stopping: &mut watch::Receiver<()>) -> Result<(), RespEnd> {
+    async fn read(
+        &mut self,
+        resp: &Resp,
+        mut stopped: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), RespEnd> {
         if self.parser.is_idle(&self.buffer) {
             self.buffer = BytesMut::new();
             self.room = None;
         }
         loop {
-            let ready = self.stream.readable();
+            let is_ready = poll_fn(|context| self.stream.poll_read_ready(context));
             if self.room.is_some() {
                 // It holds what others may need.
-                tokio::time::timeout(resp.stalled, ready).await.map_err(|_| RespEnd::Stalled)?
+                let is_ready = Box::pin(tokio::time::timeout(resp.stalled, is_ready)).await;
+                is_ready.map_err(|_| RespEnd::Stalled)?.map_err(|_| RespEnd::Closed)?;
             } else {
                 tokio::select! {
-                    ready = ready => ready,
-                    _ = stopping.changed() => return Err(RespEnd::Closed),
+                    biased;
+                    () = stopped.as_mut() => return Err(RespEnd::Closed),
+                    is_ready = is_ready => is_ready.map_err(|_| RespEnd::Closed)?,
                 }
             }
-            .map_err(|_| RespEnd::Closed)?;
             let before = self.buffer.len();
             loop {
                 let (room, read) = if self.parser.is_idle(&self.buffer) {
@@ -187,59 +208,60 @@ impl Connection {
     async fn carry_out(&mut self, resp: &Resp) -> Result<(), RespEnd> {
         let mut group = Group::new(resp);
         loop {
-            let request = match self.parser.parse(&mut self.buffer) {
-                Ok(Some(request)) => request,
-                Ok(None) => break,
-                Err(error) => {
-                    self.finish(&mut group, resp).await?;
-                    self.reply(&Reply::error(error));
-                    self.write(resp).await?;
-                    return Err(RespEnd::Protocol);
+            let next = self.gather(&mut group, resp);
+            self.finish(&mut group, resp).await?;
+            match next {
+                Next::Nothing => return self.write(resp).await,
+                Next::More => {}
+                Next::Data(data) if group.takes(&data) => {
+                    group.push(data, self.session.is_readonly(), self.session.version());
                 }
-            };
-            let refuse = |data: &Data| resp.not_here(data);
-            let (command, step) = self.session.take(request, now(), &resp.settings, &refuse);
-            resp.metrics.resp.command(command);
-            match step {
-                Step::Reply(reply) => group.push_reply(reply, self.session.version()),
-                Step::Data(data) => {
-                    if !group.has_room_for(&data, self.reads_at_once) {
-                        self.finish(&mut group, resp).await?;
-                    }
-                    let is_readonly = self.session.is_readonly();
-                    if group.takes(&data) {
-                        group.push(data, is_readonly, self.session.version());
-                    } else {
-                        self.finish(&mut group, resp).await?;
-                        let answered = Box::pin(resp.in_parts(data, is_readonly)).await;
-                        self.answer(answered, self.session.version(), resp).await?;
-                    }
+                Next::Data(data) => {
+                    let answered = Box::pin(resp.in_parts(data, self.session.is_readonly())).await;
+                    self.answer(answered, self.session.version(), resp).await?;
                 }
-                Step::CutOff => {
-                    self.finish(&mut group, resp).await?;
-                    self.write(resp).await?;
-                    let command = command.map_or("", |command| COMMANDS[command].name);
-                    tracing::warn!(command, "HTTP was sent to the RESP port: the connection is cut off");
-                    return Err(RespEnd::Http);
-                }
-                Step::Close(reply) => {
-                    self.finish(&mut group, resp).await?;
-                    self.reply(&reply);
-                    self.write(resp).await?;
-                    return Err(RespEnd::Closed);
-                }
-                step => {
-                    self.finish(&mut group, resp).await?;
+                Next::Alone(step) => {
                     let answered = Box::pin(self.alone(step, resp)).await;
                     self.answer(answered, self.session.version(), resp).await?;
                 }
-            }
-            if group.is_full() || self.replies.len() >= REPLY_BYTES {
-                self.finish(&mut group, resp).await?;
+                Next::End(reply, end) => {
+                    if let Some(reply) = reply {
+                        self.reply(&reply);
+                    }
+                    self.write(resp).await?;
+                    return Err(end);
+                }
             }
         }
-        self.finish(&mut group, resp).await?;
-        self.write(resp).await
+    }
+
+    /// Puts commands that have come into a group, as long as it takes them.
+    fn gather(&mut self, group: &mut Group<'_>, resp: &Resp) -> Next {
+        while !group.is_full() {
+            let request = match self.parser.parse(&mut self.buffer) {
+                Ok(Some(request)) => request,
+                Ok(None) => return Next::Nothing,
+                Err(error) => return Next::End(Some(Reply::error(error)), RespEnd::Protocol),
+            };
+            let refuse = |data: &Data| resp.not_here(data);
+            let (command, step) = self.session.take(request, now, &resp.settings, &refuse);
+            resp.metrics.resp.command(command);
+            match step {
+                Step::Reply(reply) => group.push_reply(reply, self.session.version()),
+                Step::Data(data) if group.has_room_for(&data, self.reads_at_once) && group.takes(&data) => {
+                    group.push(data, self.session.is_readonly(), self.session.version());
+                }
+                Step::Data(data) => return Next::Data(data),
+                Step::CutOff => {
+                    let command = command.map_or("", |command| COMMANDS[command].name);
+                    tracing::warn!(command, "HTTP was sent to the RESP port: the connection is cut off");
+                    return Next::End(None, RespEnd::Http);
+                }
+                Step::Close(reply) => return Next::End(Some(reply), RespEnd::Closed),
+                step => return Next::Alone(step),
+            }
+        }
+        Next::More
     }
 
     /// Carries out what can't be part of a group.
@@ -275,7 +297,7 @@ impl Connection {
             return Ok(());
         }
         let started = Instant::now();
-        let mut done = std::mem::replace(group, Group::new(resp)).carry_out().await;
+        let mut done = group.carry_out(started).await;
         resp.metrics.resp.seconds.observe(started.elapsed().as_secs_f64());
         while let Some((answered, version)) = done.next().await {
             self.answer(answered, version, resp).await?;
@@ -299,7 +321,8 @@ impl Connection {
                 Ok(0) => return Err(RespEnd::Closed),
                 Ok(written) => self.replies.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let writable = tokio::time::timeout(resp.stalled, self.stream.writable()).await;
+                    // Boxed, so that who need not wait has no room for it.
+                    let writable = Box::pin(tokio::time::timeout(resp.stalled, self.stream.writable())).await;
                     writable.map_err(|_| RespEnd::Stalled)?.map_err(|_| RespEnd::Closed)?;
                 }
                 Err(_) => return Err(RespEnd::Closed),

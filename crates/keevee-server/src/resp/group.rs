@@ -1,6 +1,7 @@
 //! Groups: commands about keys that a connection has sent together, carried out by one command of the store per shard.
 
 use std::borrow::Cow;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -17,7 +18,7 @@ use keevee_resp::session::{Batch, Queued};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Resp, acquire, crossslot, moved, now, try_again};
-use crate::node::ExecuteError;
+use crate::node::{Context, ExecuteError};
 
 /// Bytes of keys and values of one group, unless its first command alone has more: an entry of the log has no more.
 const BYTES_MAX: usize = 1 << 20;
@@ -43,8 +44,6 @@ pub(super) struct Group<'a> {
     reads: usize,
     /// A command is here that reads and writes.
     reads_and_writes: bool,
-    /// What the group writes to.
-    written: Vec<Bytes>,
 }
 
 /// What one shard is to do.
@@ -61,13 +60,13 @@ struct Part {
 enum Slotted {
     /// Known already.
     Known(Reply, Version),
-    /// Made of results. What only reads is kept: there may be no room for what it found beside what others found.
+    /// Made of results.
     Made { answer: Answer, place: Place, slot: Slot, version: Version, again: Option<Again> },
 }
 
-/// A read that may have to be carried out again.
+/// Of what only reads: how it is carried out again, if there is no room for what it found beside what others found.
 struct Again {
-    data: Data,
+    spreads: bool,
     is_readonly: bool,
 }
 
@@ -79,7 +78,27 @@ enum Place {
     Spread(Vec<(usize, usize)>),
 }
 
+impl Place {
+    /// What one command asked for.
+    fn operations(&self, done: &[Done]) -> Vec<Operation> {
+        match self {
+            Place::Run { part, first, count } => done[*part].operations[*first..first + count].to_vec(),
+            Place::Spread(places) => {
+                places.iter().map(|(part, at)| done[*part].operations[*at].clone()).collect()
+            }
+        }
+    }
+}
+
 type Results = Result<Vec<OperationResult>, Failed>;
+
+/// What became of a part.
+struct Done {
+    operations: Vec<Operation>,
+    results: Results,
+    /// What the results have.
+    _room: Option<Room>,
+}
 
 /// Room in memory that all connections share: held until what it is for was written.
 pub(super) type Room = OwnedSemaphorePermit;
@@ -115,7 +134,6 @@ impl<'a> Group<'a> {
             bytes: 0,
             reads: 0,
             reads_and_writes: false,
-            written: Vec::new(),
         }
     }
 
@@ -156,7 +174,8 @@ impl<'a> Group<'a> {
         let Some(first) = data.keys().next() else {
             return self.push_reply(Reply::error("no keys"), version);
         };
-        let (owner, slot) = (directory.owner(first), slot(first));
+        let slot = slot(first);
+        let owner = directory.owner_of_slot(slot);
         let is_together = data.keys().skip(1).all(|key| directory.owner(key) == owner);
         if !is_together && !data.spreads {
             return self.push_reply(crossslot(), version);
@@ -167,17 +186,18 @@ impl<'a> Group<'a> {
         self.reads_and_writes |= data.reads_and_writes();
         let is_read = data.is_read();
         let (answer, is_stale) = (data.answer, is_readonly && is_read);
-        let again = is_read.then(|| Again { data: data.clone(), is_readonly });
-        if !is_read {
-            self.written.extend(data.keys().cloned());
-        }
+        let again = is_read.then_some(Again { spreads: data.spreads, is_readonly });
         let reads_and_writes = data.reads_and_writes();
         let place = if is_together {
             let part = self.part(owner, is_stale);
             self.parts[part].reads_and_writes |= reads_and_writes;
             let operations = &mut self.parts[part].operations;
             let (first, count) = (operations.len(), data.operations.len());
-            operations.extend(data.operations);
+            // Mostly it is the only command.
+            match first {
+                0 => *operations = data.operations,
+                _ => operations.extend(data.operations),
+            }
             Place::Run { part, first, count }
         } else {
             let mut places = Vec::with_capacity(data.operations.len());
@@ -201,17 +221,12 @@ impl<'a> Group<'a> {
         })
     }
 
-    /// Carries out what was pushed.
-    pub(super) async fn carry_out(self) -> CarriedOut<'a> {
-        let (results, rooms) = self.resp.parts(self.parts).await;
-        CarriedOut {
-            resp: self.resp,
-            replies: self.replies.into_iter(),
-            results,
-            _rooms: rooms,
-            written: self.written,
-            now: now(),
-            has_read_again: false,
+    /// Takes what was pushed out of the group, and carries it out. It was asked for at `asked`.
+    pub(super) fn carry_out(&mut self, asked: Instant) -> impl Future<Output = CarriedOut<'a>> + use<'a> {
+        let Group { resp, replies, parts, .. } = std::mem::replace(self, Group::new(self.resp));
+        async move {
+            let done = resp.parts(parts, asked).await;
+            CarriedOut { resp, done, replies: replies.into_iter(), has_read_again: false }
         }
     }
 }
@@ -220,10 +235,7 @@ impl<'a> Group<'a> {
 pub(super) struct CarriedOut<'a> {
     resp: &'a Resp,
     replies: std::vec::IntoIter<Slotted>,
-    results: Vec<Results>,
-    _rooms: Vec<Room>,
-    written: Vec<Bytes>,
-    now: u64,
+    done: Vec<Done>,
     has_read_again: bool,
 }
 
@@ -234,18 +246,31 @@ impl CarriedOut<'_> {
             Slotted::Known(reply, version) => return Some((reply.into(), version)),
             Slotted::Made { answer, place, slot, version, again } => (answer, place, slot, version, again),
         };
-        let found = match self.resp.found(&place, slot, &self.results) {
+        let found = match self.resp.found(&place, slot, &self.done) {
             Ok(found) => found,
             Err(error) => return Some((error.into(), version)),
         };
         let answered = match again {
             Some(again) if found.iter().any(had_no_room) => {
                 self.has_read_again = true;
-                Box::pin(self.resp.again(again, &self.written)).await
+                let operations = place.operations(&self.done);
+                let data = Data { operations, answer, spreads: again.spreads, if_absent: false };
+                Box::pin(self.again(data, again.is_readonly)).await
             }
-            _ => answer.reply(&found, self.now).into(),
+            _ => answer.reply(&found, now).into(),
         };
         Some((answered, version))
+    }
+
+    /// Carries out a read by itself for whose result there was no room beside those of others.
+    async fn again(&self, data: Data, is_readonly: bool) -> Answered {
+        // What came after it may have been written by now.
+        let mut writes =
+            self.done.iter().flat_map(|done| &done.operations).filter(|one| !one.action.is_read());
+        if writes.any(|write| write.action.key().is_some_and(|key| data.keys().any(|read| read == key))) {
+            return no_room().into();
+        }
+        self.resp.in_parts(data, is_readonly).await
     }
 
     /// True if not all values that were read together had room.
@@ -273,33 +298,37 @@ fn value_bytes(result: &OperationResult) -> usize {
 }
 
 impl Resp {
-    async fn parts(&self, parts: Vec<Part>) -> (Vec<Results>, Vec<Room>) {
-        let done = match <[Part; 1]>::try_from(parts) {
-            Ok([part]) => vec![self.part(part).await],
-            Err(parts) => Box::pin(join_all(parts.into_iter().map(|part| self.part(part)))).await,
-        };
-        let (results, rooms): (Vec<_>, Vec<_>) = done.into_iter().unzip();
-        (results, rooms.into_iter().flatten().collect())
-    }
-
-    async fn part(
-        &self,
-        Part { operations, is_stale, reads_and_writes, .. }: Part,
-    ) -> (Results, Option<Room>) {
-        let kept = reads_and_writes.then(|| operations.clone());
-        let few = Command { answer_bytes_max: Some(OWN_ANSWER_BYTES), ..command(Vec::new(), operations) };
-        match (self.results(is_stale, few).await, kept) {
-            // Nothing has happened, for want of room.
-            (Err(Failed::NoRoom), Some(operations)) => match self.room_for(ANSWER_ROOM_BYTES).await {
-                Ok(room) => (self.results(is_stale, command(Vec::new(), operations)).await, Some(room)),
-                Err(_) => (Err(Failed::NoRoom), None),
-            },
-            (results, _) => (results, None),
+    async fn parts(&self, parts: Vec<Part>, asked: Instant) -> Vec<Done> {
+        match <[Part; 1]>::try_from(parts) {
+            Ok([part]) => vec![self.part(part, asked).await],
+            Err(parts) => Box::pin(join_all(parts.into_iter().map(|part| self.part(part, asked)))).await,
         }
     }
 
-    async fn results(&self, is_stale: bool, command: Command) -> Results {
-        match self.node.execute(self.context(is_stale), command).await {
+    fn part(&self, part: Part, asked: Instant) -> impl Future<Output = Done> {
+        let Part { shard, operations, is_stale, reads_and_writes } = part;
+        let few = Command { answer_bytes_max: Some(OWN_ANSWER_BYTES), ..command(Vec::new(), operations) };
+        async move {
+            let results = self.results(shard, self.context(is_stale, asked), &few).await;
+            let mut done = Done { operations: few.operations, results, _room: None };
+            // Nothing has happened, for want of room.
+            if reads_and_writes && matches!(done.results, Err(Failed::NoRoom)) {
+                Box::pin(self.with_room(shard, is_stale, &mut done)).await;
+            }
+            done
+        }
+    }
+
+    async fn with_room(&self, shard: ShardId, is_stale: bool, done: &mut Done) {
+        let Ok(room) = self.room_for(ANSWER_ROOM_BYTES).await else { return };
+        let all = command(Vec::new(), std::mem::take(&mut done.operations));
+        let results = self.results(shard, self.context(is_stale, Instant::now()), &all).await;
+        *done = Done { operations: all.operations, results, _room: Some(room) };
+    }
+
+    async fn results(&self, shard: ShardId, context: Context, command: &Command) -> Results {
+        self.node.check(command).map_err(Failed::Execute)?;
+        match self.node.execute_in(shard, context, command).await {
             Ok(Outcome::Done(results)) => Ok(results),
             Ok(Outcome::Aborted { .. }) => Err(Failed::NoRoom),
             // Without preconditions and request ids, no other outcome is left.
@@ -320,10 +349,10 @@ impl Resp {
         &self,
         place: &Place,
         slot: Slot,
-        results: &'r [Results],
+        done: &'r [Done],
     ) -> Result<Cow<'r, [OperationResult]>, Reply> {
         let few = || Reply::error("the store answered too little: upgrade its nodes");
-        let of_part = |part: usize| match &results[part] {
+        let of_part = |part: usize| match &done[part].results {
             Ok(results) => Ok(results),
             Err(Failed::Moved) => Err(try_again()),
             Err(Failed::NoRoom) => Err(no_room()),
@@ -344,15 +373,6 @@ impl Resp {
         }
     }
 
-    /// Carries out a read by itself for whose result there was no room beside those of others.
-    async fn again(&self, Again { data, is_readonly }: Again, written: &[Bytes]) -> Answered {
-        // What came after it may have been written by now.
-        if data.keys().any(|key| written.contains(key)) {
-            return no_room().into();
-        }
-        self.in_parts(data, is_readonly).await
-    }
-
     /// Carries out one command that no group takes: under conditions, or a part after the other.
     pub(super) async fn in_parts(&self, data: Data, is_readonly: bool) -> Answered {
         if data.if_absent {
@@ -360,7 +380,7 @@ impl Resp {
         }
         let answer = data.answer;
         match self.spread(data, is_readonly).await {
-            Ok((results, room)) => Answered { reply: answer.reply(&results, now()), room },
+            Ok((results, room)) => Answered { reply: answer.reply(&results, now), room },
             Err(reply) => reply.into(),
         }
     }
@@ -415,15 +435,14 @@ impl Resp {
     ) -> Result<Vec<OperationResult>, Reply> {
         let mut group = Group::new(self);
         group.push(data, is_readonly, Version::Resp2);
-        let parts = group.parts.into_iter().map(|part| {
-            let all = Command { answer_bytes_max, ..command(Vec::new(), part.operations) };
-            self.results(part.is_stale, all)
+        let parts = group.parts.into_iter().map(async |Part { shard, operations, is_stale, .. }| {
+            let all = Command { answer_bytes_max, ..command(Vec::new(), operations) };
+            let results = self.results(shard, self.context(is_stale, Instant::now()), &all).await;
+            Done { operations: all.operations, results, _room: None }
         });
-        let results = join_all(parts).await;
+        let done = join_all(parts).await;
         match group.replies.pop() {
-            Some(Slotted::Made { place, slot, .. }) => {
-                self.found(&place, slot, &results).map(Cow::into_owned)
-            }
+            Some(Slotted::Made { place, slot, .. }) => self.found(&place, slot, &done).map(Cow::into_owned),
             Some(Slotted::Known(reply, _)) => Err(reply),
             None => Ok(Vec::new()),
         }
@@ -432,7 +451,7 @@ impl Resp {
     async fn if_absent(&self, data: Data) -> Reply {
         let (preconditions, answer) = (data.preconditions(), data.answer);
         match self.together(command(preconditions, data.operations)).await {
-            Together::Done(results) => answer.reply(&results, now()),
+            Together::Done(results) => answer.reply(&results, now),
             Together::Conflict => Reply::Integer(0),
             Together::NoRoom => no_room(),
             Together::Refused(reply) => reply,
@@ -454,7 +473,7 @@ impl Resp {
         refuse_partly_read(&mut operations);
         if operations.is_empty() {
             // Whether the watched keys are as they were counts all the same.
-            let Some((key, _)) = batch.watched.first() else { return batch.reply(&[], now()).into() };
+            let Some((key, _)) = batch.watched.first() else { return batch.reply(&[], now).into() };
             let action = Action::Get { key: key.clone() };
             operations.push(Operation { action, on_error: OnError::Continue });
         }
@@ -469,7 +488,7 @@ impl Resp {
             done = self.together(Command { answer_bytes_max: None, ..kept }).await;
         }
         let reply = match done {
-            Together::Done(results) => batch.reply(&results, now()),
+            Together::Done(results) => batch.reply(&results, now),
             Together::Conflict => Reply::NullArray,
             Together::NoRoom => no_room(),
             Together::Refused(reply) => reply,
@@ -485,7 +504,7 @@ impl Resp {
         if command.keys().any(|key| directory.owner(key) != owner) {
             return Together::Refused(crossslot());
         }
-        match self.node.execute(self.context(false), command).await {
+        match self.node.execute(self.context(false, Instant::now()), command).await {
             Ok(Outcome::Done(results)) => Together::Done(results),
             Ok(Outcome::Conflict { .. }) => Together::Conflict,
             Ok(Outcome::Aborted { .. }) => Together::NoRoom,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -207,7 +208,7 @@ impl Resp {
     /// Has one shard do one thing.
     async fn ask(&self, shard: ShardId, action: Action) -> Result<OperationResult, Reply> {
         // A shard was chosen: whoever leads it now is asked.
-        let context = Context { shard: Some(shard), redirect: false, ..self.context(false) };
+        let context = Context { shard: Some(shard), redirect: false, ..self.context(false, Instant::now()) };
         match self.node.execute(context, Command::single(action)).await {
             Ok(Outcome::Done(mut results)) if results.len() == 1 => Ok(results.remove(0)),
             Ok(_) => Err(try_again()),

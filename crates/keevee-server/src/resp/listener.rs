@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Resp;
-use super::connection::{self, Connection};
+use super::connection::Connection;
 use crate::metrics::RespEnd;
 use crate::transport::throttle::Throttle;
 
@@ -33,8 +33,9 @@ pub(crate) async fn serve(listener: TcpListener, resp: Arc<Resp>, shutdown: impl
                     // Only costs time where it fails.
                     let _ = stream.set_nodelay(true);
                     let id = resp.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-                    let connection = Connection::new(stream, id, address, &resp);
-                    tokio::spawn(connection::serve(connection, Arc::clone(&resp), stopping.clone()));
+                    let mut connection = Connection::new(stream, id, address, &resp);
+                    let (resp, mut stopping) = (Arc::clone(&resp), stopping.clone());
+                    tokio::spawn(async move { connection.serve(&resp, &mut stopping).await });
                 }
                 Ok((stream, _)) => {
                     resp.metrics.resp.ended(RespEnd::TooMany);
