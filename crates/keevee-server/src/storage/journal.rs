@@ -33,9 +33,10 @@ mod sector;
 
 /// As much as `log/` gathers before it writes a sorted file.
 const SEGMENT_BYTES: u64 = 64 << 20;
-/// How far ahead of a record zeros are written, in the same write: larger ones make that write slow, smaller ones many
-/// writes.
-const AHEAD_BYTES: u64 = 4 << 20;
+/// How far ahead of a record zeros are written, in the same write: a fourth of what there is, within these bounds. More makes
+/// that write slow, less makes many of them; a node that has little to write takes little of the disk.
+const AHEAD_BYTES_MIN: u64 = 256 << 10;
+const AHEAD_BYTES_MAX: u64 = 4 << 20;
 /// A buffer that one large record made larger than this is not kept.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
 const READ_BYTES: usize = 1 << 20;
@@ -154,13 +155,9 @@ impl Journal {
         }
         let segment = &mut self.segments[self.current];
         let end = self.offset + shape.bytes();
-        let prepared = segment.prepared.max(end);
         // Zeros behind the record, once the end of those that there are is reached.
-        let until = if end > segment.prepared {
-            (end + AHEAD_BYTES).min(self.segment_bytes).max(prepared)
-        } else {
-            end
-        };
+        let until =
+            if end > segment.prepared { (end + ahead(end)).min(self.segment_bytes).max(end) } else { end };
         let length = (until - self.offset) as usize;
         self.buffer.clear();
         self.buffer.resize(length + ALIGNED, 0);
@@ -244,6 +241,10 @@ fn open_synced(path: &Path) -> io::Result<File> {
 #[cfg(not(target_os = "linux"))]
 fn synced(file: &File) -> io::Result<()> {
     file.sync_data()
+}
+
+fn ahead(end: u64) -> u64 {
+    (end / 4).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX).next_multiple_of(ALIGNED as u64)
 }
 
 fn segment_path(folder: &Path, number: u32) -> PathBuf {
