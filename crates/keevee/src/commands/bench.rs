@@ -161,8 +161,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let workload = Arc::new(workload(&arguments, endpoints));
     if workload.reads > 0.0 && !arguments.no_fill {
         let report = watch(&workload, "filling", workload.keys, load::fill).await?;
-        if report.operations == 0 {
-            return Err(failed(&report));
+        if !report.errors.is_empty() {
+            return Err(unfilled(&report, workload.keys));
         }
     }
     let expected = match workload.extent {
@@ -217,8 +217,21 @@ async fn measure(
 }
 
 fn failed(report: &Report) -> Failure {
+    Failure::other(format!("no operation succeeded; errors: {}", errors(report)))
+}
+
+/// Reads of what is missing would find nothing and be faster than others.
+fn unfilled(report: &Report, keys: u64) -> Failure {
+    let written = report.operations;
+    let errors = errors(report);
+    Failure::other(format!(
+        "only {written} of {keys} keys were written before reading them; errors: {errors}; run it again, or with --no-fill"
+    ))
+}
+
+fn errors(report: &Report) -> String {
     let errors: Vec<String> = report.errors.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-    Failure::other(format!("no operation succeeded; errors: {}", errors.join(", ")))
+    errors.join(", ")
 }
 
 /// Runs a part of the load on a thread of its own and shows how far it is, if somebody watches.
