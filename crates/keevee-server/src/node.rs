@@ -16,6 +16,7 @@ use keevee_core::shard_map::view::CarpView;
 use keevee_core::shard_map::{Explanation, NodeInfo};
 use keevee_replica::{Attempt, Attempts, Heard, Refusal, Route, ShardStatus as ReplicaStatus};
 use prometheus::IntGauge;
+use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, oneshot};
 
 use crate::directory::Directory;
@@ -192,8 +193,8 @@ pub(crate) struct Parts {
     pub(crate) map_changed: Arc<Notify>,
     /// 1 while this node's clock is off.
     pub(crate) clock_off: IntGauge,
-    /// True if the runtime that the node was started in has one thread.
-    pub(crate) has_one_thread: bool,
+    /// The runtime of the executor, if it has one thread.
+    pub(crate) only_thread: Option<runtime::Id>,
 }
 
 /// Who carries a command out.
@@ -484,9 +485,9 @@ impl Node {
         let (answer, answered) = oneshot::channel();
         self.parts.jobs.send(Job::Submit(shard, Submission { command, deadline, stale, answer }));
         async move {
-            // The executor answers in time, unless it is stuck in a database that stalls. Where it has the only thread, a
-            // timer would be stuck as well.
-            if self.parts.has_one_thread {
+            // The executor answers in time, unless it is stuck in a database that stalls. On its only thread, a timer would
+            // be stuck as well.
+            if self.parts.only_thread.is_some_and(|only| only == Handle::current().id()) {
                 return answered.await.ok();
             }
             // Boxed, so that a request without a timer has no room for it.

@@ -19,7 +19,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -33,7 +32,7 @@ use keevee_replica::storage::{StateStore, StorageError};
 use keevee_replica::{Bounds, Failure, Shard};
 use rand::Rng;
 use tokio::net::TcpListener;
-use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::runtime::{self, Handle, RuntimeFlavor};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -244,7 +243,7 @@ impl Server {
             transport: shared,
             map_changed: Arc::clone(&changed),
             clock_off: metrics.clock_off.clone(),
-            has_one_thread: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
+            only_thread: only_thread(),
         });
         let keeper = MapKeeper {
             node: node.clone(),
@@ -279,8 +278,7 @@ impl Server {
     /// returns; or returns the reason why the node had to stop.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Server { node, api, http, resp, transport, keeper, mut workers, lock } = self;
-        // Dropped with this function's future, or when it has stopped the rest.
-        let mut keeping = pin!(keeper.run());
+        let mut keeping = Box::pin(keeper.run());
         let (stop, mut stopped) = watch::channel(false);
         let mut stopped_too = stopped.clone();
         let http = serve(http, api, async move {
@@ -314,6 +312,7 @@ impl Server {
         // On every way out: what uses the databases has ended before others may open them, and before the
         // process exits, which RocksDB would not survive.
         node.stop(latest);
+        drop(keeping);
         let joined = workers.join(ended.is_ok(), &transport).await;
         drop((node, lock));
         // A thread's own error says more than that one of them ended.
@@ -374,6 +373,12 @@ fn peer_config(config: &Config, folder: &OpenFolder, map: &ShardMap) -> PeerConf
         peers: map.nodes.iter().map(peer).collect(),
         body_bytes_max: BODY_BYTES_MAX_DEFAULT,
     }
+}
+
+/// The runtime that this node is started in, if it has one thread.
+fn only_thread() -> Option<runtime::Id> {
+    let runtime = Handle::current();
+    (runtime.runtime_flavor() == RuntimeFlavor::CurrentThread).then(|| runtime.id())
 }
 
 /// Opens replicas as the folder has them.

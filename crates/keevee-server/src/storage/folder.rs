@@ -499,7 +499,11 @@ fn database_error(what: &'static str, path: &Path, error: rocksdb::Error) -> Fol
 fn journal_error(folder: &Path, error: JournalError) -> FolderError {
     match error {
         JournalError::Io { what, path, source } => FolderError::Io { what, path, source },
-        error @ (JournalError::Damaged(_) | JournalError::Log(_)) => {
+        // A full disk, most likely: the folder is as good as it was.
+        JournalError::Log(StorageError::Io { what, cause }) => {
+            FolderError::Database { what, path: folder.to_owned(), cause }
+        }
+        error @ (JournalError::Damaged(_) | JournalError::Log(StorageError::Corrupt { .. })) => {
             FolderError::Unusable { path: folder.to_owned(), database: JOURNAL, cause: error.to_string() }
         }
     }

@@ -39,6 +39,7 @@ const AHEAD_BYTES_MIN: u64 = 256 << 10;
 const AHEAD_BYTES_MAX: u64 = 4 << 20;
 /// A buffer that one large record made larger than this is not kept.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
+/// How much of a segment is read at a time.
 const READ_BYTES: usize = 1 << 20;
 
 /// Why a journal may not be opened.
@@ -92,8 +93,9 @@ impl Journal {
     }
 
     /// Opens a journal and brings `log/` up to its end: all of it is in sorted files there when this
-    /// returns. After a failed write the page cache or the disk's may hold what is not on disk; read from here and
-    /// written anew, it is.
+    /// returns. After a failed write the page cache may hold what is not on disk, or the disk what was not seen here. So a
+    /// new record is written, which changes nothing else: the journal ends where `log/` does again, and no number is used
+    /// twice. A disk that can't be written to is found now.
     pub(super) fn open(folder: &Path, store: StoreId, log: Arc<Database>) -> Result<Journal, JournalError> {
         Journal::open_with(folder, store, log, SEGMENT_BYTES)
     }
@@ -133,7 +135,7 @@ impl Journal {
                 source,
             })
         };
-        Ok(Journal {
+        let mut journal = Journal {
             folder: folder.to_owned(),
             store,
             log,
@@ -143,7 +145,10 @@ impl Journal {
             offset: 0,
             last: seen,
             buffer: Vec::new(),
-        })
+        };
+        journal.write_synced(WriteBatch::default())?;
+        tracing::info!(replayed = records.len(), last = seen, "journal open");
+        Ok(journal)
     }
 
     /// Writes a record; it is on disk when this returns.
@@ -179,7 +184,8 @@ impl Journal {
 
     /// A segment to go on in: one whose records are all in sorted files of `log/`, or a new one.
     fn next_segment(&mut self) -> Result<usize, StorageError> {
-        // What is in the full segments gets into sorted files by the time that the next one is full.
+        // What is in the full segments gets into sorted files by the time that the next one is full. This waits only while so
+        // much is on its way there that RocksDB would slow writes down.
         let mut flush = FlushOptions::default();
         flush.set_wait(false);
         self.log.flush_opt(&flush).map_err(|error| storage_error("writing out the log", error))?;
@@ -274,11 +280,17 @@ fn count_segments(folder: &Path, log: &Database) -> Result<u32, JournalError> {
     let noted = log.get(format::node_key(NodeKind::Segments));
     let noted = noted.map_err(|error| storage_error("reading the log", error))?;
     let noted = noted.map_or(Ok(1), |bytes| format::decode_index(&bytes))?;
-    let missing = (1..=noted).find(|number| !segment_path(folder, *number as u32).is_file());
-    match missing {
-        Some(number) => Err(JournalError::Damaged(format!("its segment {number} of {noted} is missing"))),
-        None => Ok(noted as u32),
+    for number in 1..=noted as u32 {
+        let path = segment_path(folder, number);
+        match fs::metadata(&path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(JournalError::Damaged(format!("its segment {number} of {noted} is missing")));
+            }
+            Err(source) => return Err(JournalError::Io { what: "looking for", path, source }),
+        }
     }
+    Ok(noted as u32)
 }
 
 /// The sequence number up to which `log/` has what was journaled.

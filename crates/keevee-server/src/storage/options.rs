@@ -57,9 +57,9 @@ fn shared(create: bool, ordered_prefix_bytes: usize) -> Options {
 
 /// Options of `log/`.
 ///
-/// What is recovered from the write-ahead log at an open is flushed to synced files before the open
-/// returns (RocksDB's default): after a failed fsync the page cache may hold what the disk does not, and
-/// only that flush makes the entries read back durable.
+/// What is recovered from the write-ahead log at an open, marks of the node's own, is flushed to synced files before the
+/// open returns (RocksDB's default): after a failed fsync the page cache may hold what the disk does not, and
+/// only that flush makes what was read back durable.
 pub(super) fn log(create: bool) -> Options {
     let mut options = shared(create, 5);
     options.set_write_buffer_size(LOG_WRITE_BUFFER_BYTES);
