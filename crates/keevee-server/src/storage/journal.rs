@@ -2,9 +2,9 @@
 //!
 //! Each write of the log writer is one record here, on disk when the call returns; then it goes into `log/`, without
 //! a write-ahead log there. What a crash takes from RocksDB's write buffer is replayed from here at the next open.
-//! The reason for a journal of our own is the cost of a sync: a file that grows takes a commit of the file system's own
-//! journal with each, one that is written over in place does not. So segments are filled with zeros ahead of their
-//! first use and used again once `log/` has what is in them in sorted files.
+//! The reason for a journal of our own is the cost of a sync: with a file that grows the file system has its length and
+//! its blocks to write as well, and does so in turn; with one that is written over in place it has not. So segments
+//! are filled with zeros ahead of their first use, and used again once `log/` has what is in them in sorted files.
 //!
 //! A record is cut into sectors, each with the record's sequence number, its place in the record and a
 //! checksum. Sequence numbers only rise, so what is left of a segment's former use is told from what is new. A write was
