@@ -1,8 +1,8 @@
 //! The data folder of a node: formatting it, telling it the first members, opening it.
 //!
-//! A folder holds `log/` and `data/` (the databases), `journal/` (in front of `log/`), `identity.json` (for people and for checks) and a
-//! lock file. The identity is in all three, so that a folder put together from parts of others is
-//! refused. `identity.json` is renamed into place last: a folder with it is formatted, one without it
+//! A folder holds `log/` and `data/` (the databases), `journal/` (in front of `log/`), `identity.json` (for people and for
+//! checks) and a lock file. The identity is in the databases and the file, the store id in every sector's checksum of the
+//! journal, so that a folder put together from parts of others is refused. `identity.json` is renamed into place last: a folder with it is formatted, one without it
 //! never was used. Not here: what shards keep in the databases.
 
 use std::fs::{self, File, OpenOptions, TryLockError};

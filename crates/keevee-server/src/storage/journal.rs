@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use keevee_core::ids::StoreId;
 use keevee_replica::storage::StorageError;
-use rocksdb::{FlushOptions, WriteBatch};
+use rocksdb::{FlushOptions, ReadOptions, WriteBatch};
 
 use super::format::NodeKind;
 use super::log_writer::LogSink;
@@ -277,10 +277,8 @@ fn note_segments(log: &Database, number: u32) -> Result<(), StorageError> {
 
 /// How many segments there are; the first was made with the folder.
 fn count_segments(folder: &Path, log: &Database) -> Result<u32, JournalError> {
-    let noted = log.get(format::node_key(NodeKind::Segments));
-    let noted = noted.map_err(|error| storage_error("reading the log", error))?;
-    let noted = noted.map_or(Ok(1), |bytes| format::decode_index(&bytes))?;
-    for number in 1..=noted as u32 {
+    let noted = read_mark(log, NodeKind::Segments, &Default::default())?.unwrap_or(1) as u32;
+    for number in 1..=noted {
         let path = segment_path(folder, number);
         match fs::metadata(&path) {
             Ok(_) => {}
@@ -290,14 +288,18 @@ fn count_segments(folder: &Path, log: &Database) -> Result<u32, JournalError> {
             Err(source) => return Err(JournalError::Io { what: "looking for", path, source }),
         }
     }
-    Ok(noted as u32)
+    Ok(noted)
 }
 
 /// The sequence number up to which `log/` has what was journaled.
-fn read_journaled(log: &Database, read: &rocksdb::ReadOptions) -> Result<u64, StorageError> {
-    let found = log.get_opt(format::node_key(NodeKind::Journaled), read);
+fn read_journaled(log: &Database, read: &ReadOptions) -> Result<u64, StorageError> {
+    Ok(read_mark(log, NodeKind::Journaled, read)?.unwrap_or(0))
+}
+
+fn read_mark(log: &Database, kind: NodeKind, read: &ReadOptions) -> Result<Option<u64>, StorageError> {
+    let found = log.get_opt(format::node_key(kind), read);
     let found = found.map_err(|error| storage_error("reading the log", error))?;
-    found.map_or(Ok(0), |bytes| format::decode_index(&bytes))
+    found.map(|bytes| format::decode_index(&bytes)).transpose()
 }
 
 /// A record that is whole.
@@ -361,20 +363,16 @@ fn check_complete(records: &[Found], applied: u64, seen: u64) -> Result<(), Jour
         let cause = format!("it ends at record {seen}, but log/ has record {applied}");
         return Err(JournalError::Damaged(cause));
     }
-    let expected = records.iter().zip(applied + 1..);
-    if let Some((_, missing)) = expected.into_iter().find(|(record, next)| record.sequence != *next) {
-        return Err(JournalError::Damaged(format!(
-            "record {missing} is missing or damaged, and later ones are there"
-        )));
-    }
     let last = applied + records.len() as u64;
-    if seen > last + 1 {
-        return Err(JournalError::Damaged(format!(
-            "record {} is missing or damaged, and later ones are there",
-            last + 1
-        )));
+    let gap = records.iter().zip(applied + 1..).find(|(record, next)| record.sequence != *next);
+    let missing = gap.map(|(_, missing)| missing).or((seen > last + 1).then_some(last + 1));
+    match missing {
+        Some(missing) => {
+            let cause = format!("record {missing} is missing or damaged, and later ones are there");
+            Err(JournalError::Damaged(cause))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn read_record(folder: &Path, record: &Found) -> Result<Vec<u8>, JournalError> {
