@@ -39,6 +39,7 @@ macro_rules! conformance {
             past_its_bounds_a_shard_refuses_at_once
             a_write_that_is_proposed_and_not_chosen_is_unknown
             a_read_without_a_quorum_is_refused_in_time
+            what_waits_begins_after_the_answers
             everything_acknowledged_survives_a_crash_of_all_nodes
             a_retry_after_a_failover_takes_effect_once
             a_failed_precondition_changes_nothing
@@ -213,13 +214,18 @@ impl<'a, M: Maker> Cluster<'a, M> {
 
     fn advance(&mut self, id: u64) -> Result<(), Failure> {
         let now = self.now_of(id);
-        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        let Effects { send, replies } = node.shard.advance(now)?;
-        self.network.extend(send.into_iter().map(|(to, message)| (id, to.0, message)));
-        for reply in replies {
-            assert!(self.replies.insert(reply.ticket, reply.clone()).is_none(), "answered twice: {reply:?}");
+        loop {
+            let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+            let Effects { send, replies, has_more } = node.shard.advance(now)?;
+            self.network.extend(send.into_iter().map(|(to, message)| (id, to.0, message)));
+            for reply in replies {
+                let earlier = self.replies.insert(reply.ticket, reply.clone());
+                assert!(earlier.is_none(), "answered twice: {reply:?}");
+            }
+            if !has_more {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn sync(&mut self, id: u64) {

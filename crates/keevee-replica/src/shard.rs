@@ -63,11 +63,13 @@ pub struct Effects<M> {
     pub send: Vec<(NodeId, ReplicaMessage<M>)>,
     /// Answers.
     pub replies: Vec<Reply>,
+    /// True if the replica is to be advanced once more after the answers were delivered.
+    pub has_more: bool,
 }
 
 impl<M> Default for Effects<M> {
     fn default() -> Effects<M> {
-        Effects { send: Vec::new(), replies: Vec::new() }
+        Effects { send: Vec::new(), replies: Vec::new(), has_more: false }
     }
 }
 
@@ -129,6 +131,12 @@ struct Proposed {
     waiters: Vec<Option<Waiter>>,
 }
 
+/// Reads that are served once the engine says so of their barrier.
+struct Barrier {
+    number: u64,
+    reads: Vec<Request>,
+}
+
 struct Waiter {
     ticket: u64,
     deadline: Duration,
@@ -151,9 +159,9 @@ pub struct Shard<E: Engine, S> {
     waiting_bytes: usize,
     proposed: BTreeMap<u64, Proposed>,
     proposed_bytes: usize,
-    /// Reads that came since the last step: they share a barrier.
+    /// Reads that came since the last barrier began: they share the next.
     new_reads: Vec<Request>,
-    reads: BTreeMap<u64, Vec<Request>>,
+    barrier: Option<Barrier>,
     reads_waiting: usize,
     read_count: u64,
     hashes: Hashes,
@@ -198,7 +206,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             proposed: BTreeMap::new(),
             proposed_bytes: 0,
             new_reads: Vec::new(),
-            reads: BTreeMap::new(),
+            barrier: None,
             reads_waiting: 0,
             read_count: 0,
             hashes: Hashes::new(node, members),
@@ -267,12 +275,26 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         Ok(())
     }
 
-    fn start_reads(&mut self, now: Duration) {
-        if !self.new_reads.is_empty() {
+    /// One barrier at a time: reads that come while there is one share the next.
+    fn has_reads_to_start(&self) -> bool {
+        self.barrier.is_none() && !self.new_reads.is_empty()
+    }
+
+    /// True if there may be something to begin.
+    fn may_begin(&self) -> bool {
+        self.has_reads_to_start() || !self.waiting.is_empty() || self.expiries.has_work()
+    }
+
+    /// True if it did.
+    fn start_reads(&mut self, now: Duration) -> bool {
+        let starts = self.has_reads_to_start();
+        if starts {
             self.read_count += 1;
-            self.reads.insert(self.read_count, mem::take(&mut self.new_reads));
-            self.engine.read_barrier(self.time(now), self.read_count);
+            let (number, reads) = (self.read_count, mem::take(&mut self.new_reads));
+            self.barrier = Some(Barrier { number, reads });
+            self.engine.read_barrier(self.time(now), number);
         }
+        starts
     }
 
     /// A message arrived from another replica: false if no correct one can have sent it, and nothing was done with it.
@@ -347,18 +369,19 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     }
 
     /// Goes as far as it can: applies, answers, proposes. What is to be done outside.
+    ///
+    /// Who is answered asks again, and shall share the next entry and the next round of reads, which cost each node the
+    /// more the smaller they are. So where there are answers, these begin only with the next call:
+    /// [`Effects::has_more`] asks for it.
     pub fn advance(&mut self, now: Now) -> Result<Effects<E::Message>, Failure> {
-        self.start_reads(now.monotonic);
         loop {
-            self.take_asked(now.wall_micros)?;
-            self.propose(now);
             let events = self.engine.take_events();
             let sent = events.send.into_iter().map(|(to, message)| (to, ReplicaMessage::Engine(message)));
             self.effects.send.extend(sent);
             if let Some(failure) = events.failed {
                 return Err(failure.into());
             }
-            let done = events.chosen.is_empty() && events.reads_ready.is_empty();
+            let is_quiet = events.chosen.is_empty() && events.reads_ready.is_empty();
             if !events.chosen.is_empty() {
                 for (index, payload) in events.chosen {
                     self.apply(index, payload)?;
@@ -367,13 +390,16 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 self.serve_held()?;
             }
             let as_of = (!self.is_clock_off).then_some(now.wall_micros);
-            for read in events.reads_ready {
-                for request in self.reads.remove(&read).unwrap_or_default() {
-                    self.reads_waiting -= 1;
-                    self.serve_read(request, as_of)?;
-                }
+            let is_ready = |barrier: &mut Barrier| events.reads_ready.contains(&barrier.number);
+            for request in self.barrier.take_if(is_ready).into_iter().flat_map(|barrier| barrier.reads) {
+                self.reads_waiting -= 1;
+                self.serve_read(request, as_of)?;
             }
-            if done {
+            self.take_asked(now.wall_micros)?;
+            let has_answered = !self.effects.replies.is_empty();
+            let has_begun = !has_answered && (self.start_reads(now.monotonic) | self.propose(now));
+            if is_quiet && !has_begun {
+                self.effects.has_more = has_answered && self.may_begin();
                 return Ok(mem::take(&mut self.effects));
             }
         }
@@ -390,7 +416,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             }
         }
         self.waiting.retain(|waiting| !late(waiting.request.deadline));
-        for requests in self.reads.values_mut() {
+        let asked = self.barrier.iter_mut().map(|barrier| &mut barrier.reads);
+        for requests in asked.chain([&mut self.new_reads]) {
             let waiting = requests.iter().filter(|request| late(request.deadline));
             let refusal = Refusal::Unavailable("no quorum confirmed the read in time");
             expired.extend(waiting.map(|request| (request.ticket, refusal)));
@@ -398,10 +425,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             requests.retain(|request| !late(request.deadline));
             self.reads_waiting -= before - requests.len();
         }
-        let empty = self.reads.iter().filter(|(_, requests)| requests.is_empty()).map(|(read, _)| *read);
-        for read in empty.collect::<Vec<u64>>() {
-            self.reads.remove(&read);
-            self.engine.cancel_read(self.time(now), read);
+        if let Some(Barrier { number, .. }) = self.barrier.take_if(|barrier| barrier.reads.is_empty()) {
+            self.engine.cancel_read(self.time(now), number);
         }
         let mut unknown = Refusal::OutcomeUnknown("it was proposed, and not known to be chosen in time");
         if mutants::is_active(Mutant::UnknownToldRefused) {
@@ -420,7 +445,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     pub fn is_busy(&self) -> bool {
         let owed = |proposed: &Proposed| proposed.waiters.iter().any(Option::is_some);
         !self.waiting.is_empty()
-            || !self.reads.is_empty()
+            || self.reads_waiting > 0
             || self.expiries.held() > 0
             || self.proposed.values().any(owed)
     }
@@ -450,18 +475,18 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         self.effects.replies.push(Reply { ticket, result: Err(refusal) });
     }
 
-    /// Cuts waiting commands into entries, as many as may be on their way; and entries that are due without any.
-    fn propose(&mut self, now: Now) {
+    /// Cuts waiting commands into entries, as many as may be on their way; and entries that are due without any. True if
+    /// there was one.
+    fn propose(&mut self, now: Now) -> bool {
         if self.waiting.is_empty() && !self.expiries.has_work() {
-            return;
+            return false;
         }
         let leader = self.engine.leader();
-        if leader != Some(self.own()) {
-            return self.turn_away(leader);
+        if leader != Some(self.own()) || self.is_clock_off {
+            self.turn_away(leader.filter(|leader| *leader != self.own()));
+            return false;
         }
-        if self.is_clock_off {
-            return self.turn_away(None);
-        }
+        let mut has_proposed = false;
         while (!self.waiting.is_empty() || self.is_entry_due(now.wall_micros))
             && self.engine.unsynced() < self.bounds.unsynced_entries_max
             && self.proposed.len() < self.bounds.unchosen_entries_max
@@ -471,8 +496,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             let Some(index) = self.engine.propose(self.time(now.monotonic), payload.clone()) else {
                 // Leadership is being handed over.
                 waiters.iter().for_each(|waiter| self.refuse(waiter.ticket, Refusal::NotLeader(None)));
-                return self.turn_away(None);
+                self.turn_away(None);
+                return has_proposed;
             };
+            has_proposed = true;
             self.next_proposal.sequence += 1;
             let waiters = waiters.into_iter().map(Some).collect();
             self.proposed_bytes += payload.len();
@@ -480,6 +507,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 self.displace(earlier);
             }
         }
+        has_proposed
     }
 
     fn turn_away(&mut self, leader: Option<NodeId>) {

@@ -211,13 +211,18 @@ impl Executor {
         let mut flush_check_at = tick_at;
         // Not at once: nodes that start together first find out who leads what.
         let mut spreading_at = tick_at + SPREADING;
+        // What goes on once the answers just given have brought more.
+        let mut again = BTreeSet::new();
         loop {
-            let mut touched = BTreeSet::new();
-            match timeout_at(tick_at.into(), self.jobs.recv()).await {
-                Ok(Some(job)) => self.round(job, &mut touched).await?,
-                Ok(None) => return Ok(()),
-                Err(_) => {}
+            let mut touched = std::mem::take(&mut again);
+            if touched.is_empty() {
+                match timeout_at(tick_at.into(), self.jobs.recv()).await {
+                    Ok(Some(job)) => self.take(self.now(), job, &mut touched)?,
+                    Ok(None) => return Ok(()),
+                    Err(_) => {}
+                }
             }
+            self.gather(&mut touched).await?;
             let now = Instant::now();
             if now >= tick_at {
                 tick_at = now + QUIET_TICK;
@@ -237,7 +242,7 @@ impl Executor {
             }
             self.check_clock(&mut touched);
             for shard in touched {
-                let is_quiesced = self.advance(shard)?;
+                let is_quiesced = self.advance(shard, &mut again)?;
                 if !is_quiesced {
                     tick_at = tick_at.min(now + TICK);
                 }
@@ -253,9 +258,8 @@ impl Executor {
     }
 
     /// Takes everything that waits, so that it shares the syncs and messages that follow.
-    async fn round(&mut self, first: Job, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
-        self.take(self.now(), first, touched)?;
-        let mut taken = 1;
+    async fn gather(&mut self, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
+        let mut taken = 0;
         for _ in 0..WAITS_MAX {
             // Connections that have something to read go first: they are about to bring more.
             yield_now().await;
@@ -432,7 +436,7 @@ impl Executor {
     }
 
     /// True if the replica is quiesced.
-    fn advance(&mut self, shard: ShardId) -> Result<bool, FatalError> {
+    fn advance(&mut self, shard: ShardId, again: &mut BTreeSet<ShardId>) -> Result<bool, FatalError> {
         let now = self.now();
         let Some(Hosted { replica, leader, .. }) = self.shards.get_mut(&shard) else { return Ok(true) };
         let effects = replica.advance(now).map_err(|failure| FatalError::Replica { shard, failure })?;
@@ -441,6 +445,9 @@ impl Executor {
             self.directory.set_leader(shard, *leader);
         }
         let is_quiesced = replica.is_quiesced();
+        if effects.has_more {
+            again.insert(shard);
+        }
         self.carry_out(shard, effects);
         Ok(is_quiesced)
     }

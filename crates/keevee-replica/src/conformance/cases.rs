@@ -19,7 +19,7 @@ pub use quiescence::*;
 
 use super::{Cluster, Maker, Node, SharedLog};
 use crate::storage::{LogRecord, LogStore};
-use crate::{Bounds, ChainHash, Engine, Failure, Refusal, ReplicaMessage, Role};
+use crate::{Bounds, ChainHash, Engine, Failure, Refusal, ReplicaMessage, Reply, Role};
 
 fn put(key: &str, value: &str) -> Command {
     Command::single(Action::put(key.to_owned(), value.to_owned()))
@@ -74,6 +74,25 @@ pub fn commands_that_wait_for_a_sync_share_the_next_entry<M: Maker>(maker: &M) {
     assert_eq!(entries, 2, "the first alone, the other 99 together");
     let versions: Vec<_> = tickets.iter().map(|ticket| cluster.replies[ticket].result.clone()).collect();
     assert_eq!(versions, (1..=100).map(written).collect::<Vec<_>>());
+}
+
+pub fn what_waits_begins_after_the_answers<M: Maker>(maker: &M) {
+    let (mut cluster, leader) =
+        Cluster::led(maker, 1, Bounds { unsynced_entries_max: 1, ..Bounds::default() });
+    let first = cluster.submit(leader, put("k", "1"));
+    let second = cluster.submit(leader, put("k", "2"));
+    let now = cluster.now_of(leader);
+    let node = cluster.node(leader);
+    let before = node.shard.status().engine.last;
+    let token = node.log.lock().sync().expect("the first is on its way");
+    node.shard.persisted(now.monotonic, token);
+    let answered = node.shard.advance(now).expect("it goes on");
+    assert_eq!(answered.replies, [Reply { ticket: first, result: written(1) }]);
+    assert_eq!((answered.has_more, node.shard.status().engine.last), (true, before));
+    let begun = node.shard.advance(now).expect("it goes on");
+    assert_eq!((begun.has_more, node.shard.status().engine.last), (false, before + 1));
+    cluster.settle();
+    assert_eq!(cluster.replies[&second].result, written(2));
 }
 
 pub fn deletes_of_ranges_do_not_share_an_entry_and_every_node_scans_what_they_leave<M: Maker>(maker: &M) {
@@ -154,9 +173,12 @@ pub fn a_read_without_a_quorum_is_refused_in_time<M: Maker>(maker: &M) {
     let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
     cluster.run(leader, put("a", "1")).expect("written");
     cluster.nodes.retain(|id, _| *id == leader);
-    let ticket = cluster.submit(leader, get("a"));
+    // The second waits until the first is done with.
+    let tickets = [cluster.submit(leader, get("a")), cluster.submit(leader, get("a"))];
     cluster.elapse(Duration::from_secs(6));
-    assert!(matches!(cluster.replies[&ticket].result, Err(Refusal::Unavailable(_))));
+    for ticket in tickets {
+        assert!(matches!(cluster.replies[&ticket].result, Err(Refusal::Unavailable(_))));
+    }
 }
 
 pub fn everything_acknowledged_survives_a_crash_of_all_nodes<M: Maker>(maker: &M) {

@@ -141,7 +141,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// True while anything that was asked or proposed here is open.
     fn has_work(&self) -> bool {
         !self.waiting.is_empty()
-            || !self.reads.is_empty()
+            || self.reads_waiting > 0
             || !self.proposed.is_empty()
             || self.expiries.has_work()
             || self.engine.unsynced() > 0

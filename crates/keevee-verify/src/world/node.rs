@@ -393,7 +393,7 @@ impl World {
     }
 
     fn carry_out(&mut self, id: u64, shard: ShardId, effects: Effects<Message>) {
-        let Effects { mut send, replies } = effects;
+        let Effects { mut send, replies, has_more } = effects;
         // Hashes last: how often they are told shall not change what becomes of the engines' messages.
         send.sort_by_key(|(_, message)| matches!(message, ReplicaMessage::ChainHash(_)));
         for (to, message) in send {
@@ -401,6 +401,9 @@ impl World {
         }
         for reply in replies {
             self.reply(id, reply);
+        }
+        if has_more && let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) {
+            process.touch(shard);
         }
     }
 
