@@ -342,7 +342,8 @@ impl Replica {
     }
 
     /// A refusal is no acknowledgement. The leader may go above it only with a quorum that still answers at
-    /// its ballot: then one node alone promised more, to a candidate that did not make it.
+    /// its ballot: then one node alone promised more, to a candidate that did not make it. It does not go above
+    /// the one to whom it hands over.
     pub(crate) fn on_refused(&mut self, from: NodeId, ballot: Ballot, promised: Ballot, disk: &dyn LogRead) {
         self.round_seen = self.round_seen.max(promised.round);
         if ballot != self.promised || promised <= ballot {
@@ -353,7 +354,8 @@ impl Replica {
         // The first refusal ends this leadership one way or the other, so `from` is the only node to leave out.
         let (id, quorum) = (self.id, &self.quorum);
         let faithful = |node| node == id || (node != from && leading.answered_within(node, now, span));
-        if quorum.is_phase1_quorum(faithful) && quorum.is_phase2_quorum(faithful) {
+        let is_successor = leading.transfer.as_ref().is_some_and(|transfer| transfer.to == promised.node);
+        if !is_successor && quorum.is_phase1_quorum(faithful) && quorum.is_phase2_quorum(faithful) {
             self.prepare(disk);
         } else {
             self.step_down();
