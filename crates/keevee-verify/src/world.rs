@@ -394,7 +394,8 @@ impl World {
         node.process.is_some() && node.pauses == 0 && node.stalls == 0
     }
 
-    /// True if some member of a shard that works could lead: it reaches a majority both ways that may follow it.
+    /// True if some member of a shard that works could lead: it reaches a majority both ways that may follow it, and its
+    /// clock is not off, for which it would hand over.
     fn has_connected(&mut self, shard: ShardId) -> bool {
         let members = &self.groups[shard].members;
         let working: Vec<u64> = members.iter().copied().filter(|id| self.works(*id)).collect();
@@ -407,7 +408,10 @@ impl World {
         if !has_majority(&both_ways) {
             return false;
         }
-        let has_candidate = has_majority(&|other, id| both_ways(other, id) && may_follow(other, id));
+        let may_lead =
+            |id: u64| self.nodes[&id].process.as_ref().is_some_and(|process| !process.is_clock_off);
+        let has_candidate =
+            has_majority(&|other, id| both_ways(other, id) && may_follow(other, id) && may_lead(id));
         if !has_candidate {
             self.coverage.note(Counter::NobodyElectable);
         }

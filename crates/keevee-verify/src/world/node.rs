@@ -58,7 +58,7 @@ pub(crate) struct Process {
     pub(crate) shards: BTreeMap<ShardId, Replica>,
     pub(crate) boot: u64,
     pub(crate) neighbours: Neighbours,
-    is_clock_off: bool,
+    pub(crate) is_clock_off: bool,
     /// Those that were given something since they last went as far as they could.
     touched: Vec<ShardId>,
     /// Who leads each shard: as its replica here said when the world last looked, or as others have told.
