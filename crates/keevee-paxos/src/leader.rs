@@ -343,7 +343,7 @@ impl Replica {
 
     /// A refusal is no acknowledgement. The leader may go above it only with a quorum that still answers at
     /// its ballot: then one node alone promised more, to a candidate that did not make it. It does not go above
-    /// the one to whom it hands over.
+    /// the one to whom it hands over, to lead and hand over again for ever.
     pub(crate) fn on_refused(&mut self, from: NodeId, ballot: Ballot, promised: Ballot, disk: &dyn LogRead) {
         self.round_seen = self.round_seen.max(promised.round);
         if ballot != self.promised || promised <= ballot {
@@ -367,6 +367,10 @@ impl Replica {
     pub(crate) fn transfer(&mut self, wanted: Option<NodeId>) {
         let (id, now, timing) = (self.id, self.now, self.timing.clone());
         let Role::Leading(leading) = &mut self.role else { return };
+        if wanted.is_none() && leading.transfer.is_some() {
+            // Another successor would be one too many.
+            return;
+        }
         let answers = |node: &NodeId| *node != id && leading.answered_within(*node, now, timing.timeout_min);
         let may_lead = |node: &NodeId| answers(node) && wanted.is_none_or(|wanted| wanted == *node);
         let candidates = leading.followers.iter().filter(|(node, _)| may_lead(node));

@@ -40,6 +40,7 @@ macro_rules! conformance {
             a_write_that_is_proposed_and_not_chosen_is_unknown
             a_read_without_a_quorum_is_refused_in_time
             what_waits_begins_after_the_answers
+            answers_at_the_door_hold_nothing_up
             everything_acknowledged_survives_a_crash_of_all_nodes
             a_retry_after_a_failover_takes_effect_once
             a_failed_precondition_changes_nothing

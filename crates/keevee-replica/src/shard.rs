@@ -1,7 +1,8 @@
 //! A shard's replica: commands in, answers out.
 //!
 //! Waiting commands are cut into an entry as soon as few enough entries are on their way to this node's
-//! disk: what arrives during a sync shares the next one, and no timer holds a command back. Everything is
+//! disk, and those just answered have had their turn: what arrives during a sync shares the next one, and no timer holds
+//! a command back. Everything is
 //! bounded: past the bounds a command is refused at once, when that is still known to be true.
 
 use std::borrow::Cow;
@@ -134,6 +135,8 @@ struct Proposed {
 /// Reads that are served once the engine says so of their barrier.
 struct Barrier {
     number: u64,
+    /// When it began.
+    leader: Option<NodeId>,
     reads: Vec<Request>,
 }
 
@@ -280,6 +283,12 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         self.barrier.is_none() && !self.new_reads.is_empty()
     }
 
+    /// Starts what waits: true if there was something.
+    fn begin(&mut self, now: Now) -> bool {
+        let starts_reads = self.start_reads(now.monotonic);
+        self.propose(now) || starts_reads
+    }
+
     /// True if there may be something to begin.
     fn may_begin(&self) -> bool {
         self.has_reads_to_start() || !self.waiting.is_empty() || self.expiries.has_work()
@@ -287,11 +296,18 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// True if it did.
     fn start_reads(&mut self, now: Duration) -> bool {
+        let leader = self.engine.leader();
+        // A leader may have named an index that is lost with it. Any later barrier serves its reads as well.
+        if let Some(Barrier { number, reads, .. }) = self.barrier.take_if(|barrier| barrier.leader != leader)
+        {
+            self.engine.cancel_read(self.time(now), number);
+            self.new_reads.splice(0..0, reads);
+        }
         let starts = self.has_reads_to_start();
         if starts {
             self.read_count += 1;
             let (number, reads) = (self.read_count, mem::take(&mut self.new_reads));
-            self.barrier = Some(Barrier { number, reads });
+            self.barrier = Some(Barrier { number, leader, reads });
             self.engine.read_barrier(self.time(now), number);
         }
         starts
@@ -374,6 +390,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// more the smaller they are. So where there are answers, these begin only with the next call:
     /// [`Effects::has_more`] asks for it.
     pub fn advance(&mut self, now: Now) -> Result<Effects<E::Message>, Failure> {
+        // What was answered on its way in does not count: it could go on for ever, and nothing would begin.
+        let answered_before = self.effects.replies.len();
         loop {
             let events = self.engine.take_events();
             let sent = events.send.into_iter().map(|(to, message)| (to, ReplicaMessage::Engine(message)));
@@ -396,8 +414,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 self.serve_read(request, as_of)?;
             }
             self.take_asked(now.wall_micros)?;
-            let has_answered = !self.effects.replies.is_empty();
-            let has_begun = !has_answered && (self.start_reads(now.monotonic) | self.propose(now));
+            let has_answered = self.effects.replies.len() > answered_before;
+            let has_begun = !has_answered && self.begin(now);
             if is_quiet && !has_begun {
                 self.effects.has_more = has_answered && self.may_begin();
                 return Ok(mem::take(&mut self.effects));
@@ -497,7 +515,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 // Leadership is being handed over.
                 waiters.iter().for_each(|waiter| self.refuse(waiter.ticket, Refusal::NotLeader(None)));
                 self.turn_away(None);
-                return has_proposed;
+                // The engine may have got on all the same.
+                return true;
             };
             has_proposed = true;
             self.next_proposal.sequence += 1;

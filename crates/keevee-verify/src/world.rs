@@ -67,20 +67,70 @@ pub struct Violation {
 const LOOK: u64 = 50 * MILLISECOND;
 
 pub(crate) enum Event {
-    Tick { node: u64, life: u64 },
-    KeepHouse { node: u64, life: u64 },
-    Flush { node: u64, life: u64 },
-    Synced { node: u64, life: u64 },
-    Deliver { from: u64, to: u64, message: PeerMessage },
-    Submit { to: u64, submission: Box<Submission> },
-    Receipt { client: u64, receipt: Box<Receipt> },
-    Ingress { node: u64, life: u64, key: u64 },
-    ClientTurn { client: u64 },
-    ClientPatience { client: u64, request: u64, attempt: u64 },
-    FaultBegins { fault: usize },
-    FaultTurns { fault: usize, hub: u64, leader: u64 },
-    FaultEnds { fault: usize },
-    CrashInWrite { node: u64, life: u64, unsynced: Unsynced },
+    Tick {
+        node: u64,
+        life: u64,
+    },
+    KeepHouse {
+        node: u64,
+        life: u64,
+    },
+    Flush {
+        node: u64,
+        life: u64,
+    },
+    Synced {
+        node: u64,
+        life: u64,
+    },
+    Deliver {
+        from: u64,
+        to: u64,
+        message: PeerMessage,
+    },
+    Submit {
+        to: u64,
+        submission: Box<Submission>,
+    },
+    Receipt {
+        client: u64,
+        receipt: Box<Receipt>,
+    },
+    Ingress {
+        node: u64,
+        life: u64,
+        key: u64,
+    },
+    ClientTurn {
+        client: u64,
+    },
+    ClientPatience {
+        client: u64,
+        request: u64,
+        attempt: u64,
+    },
+    FaultBegins {
+        fault: usize,
+    },
+    FaultTurns {
+        fault: usize,
+        hub: u64,
+        leader: u64,
+    },
+    FaultEnds {
+        fault: usize,
+    },
+    CrashInWrite {
+        node: u64,
+        life: u64,
+        unsynced: Unsynced,
+    },
+    /// A replica goes on once its answers are out.
+    GoesOn {
+        node: u64,
+        life: u64,
+        shard: ShardId,
+    },
     Look,
 }
 
@@ -103,6 +153,7 @@ impl Event {
             Event::FaultEnds { fault } => 0xd00 + *fault as u64,
             Event::CrashInWrite { node, .. } => 0xe00 + node,
             Event::Look => 0xf00,
+            Event::GoesOn { node, .. } => 0x1000 + node,
         }
     }
 }
@@ -296,6 +347,7 @@ impl World {
             Event::FaultTurns { fault, hub, leader } => self.turn_fault(fault, hub, leader),
             Event::FaultEnds { fault } => self.end_fault(fault),
             Event::CrashInWrite { node, life, unsynced } => self.crash_in_write(node, life, unsynced),
+            Event::GoesOn { node, life, shard } => self.go_on(node, life, shard),
             Event::Look => self.look(),
         }
     }
@@ -306,6 +358,7 @@ impl World {
             Event::Tick { node, .. }
             | Event::KeepHouse { node, .. }
             | Event::Synced { node, .. }
+            | Event::GoesOn { node, .. }
             | Event::Ingress { node, .. } => *node,
             Event::Deliver { to, .. } | Event::Submit { to, .. } => *to,
             _ => return Some(event),
@@ -408,14 +461,14 @@ impl World {
         if !has_majority(&both_ways) {
             return false;
         }
+        let is_electable = |other, id| both_ways(other, id) && may_follow(other, id);
+        if !has_majority(&is_electable) {
+            self.coverage.note(Counter::NobodyElectable);
+            return false;
+        }
         let may_lead =
             |id: u64| self.nodes[&id].process.as_ref().is_some_and(|process| !process.is_clock_off);
-        let has_candidate =
-            has_majority(&|other, id| both_ways(other, id) && may_follow(other, id) && may_lead(id));
-        if !has_candidate {
-            self.coverage.note(Counter::NobodyElectable);
-        }
-        has_candidate
+        has_majority(&|other, id| is_electable(other, id) && may_lead(id))
     }
 
     /// After healing: a write and a read in each shard through each node succeed.

@@ -19,7 +19,7 @@ pub use quiescence::*;
 
 use super::{Cluster, Maker, Node, SharedLog};
 use crate::storage::{LogRecord, LogStore};
-use crate::{Bounds, ChainHash, Engine, Failure, Refusal, ReplicaMessage, Reply, Role};
+use crate::{Bounds, ChainHash, Engine, Failure, Refusal, ReplicaMessage, Reply, Request, Role};
 
 fn put(key: &str, value: &str) -> Command {
     Command::single(Action::put(key.to_owned(), value.to_owned()))
@@ -93,6 +93,23 @@ pub fn what_waits_begins_after_the_answers<M: Maker>(maker: &M) {
     assert_eq!((begun.has_more, node.shard.status().engine.last), (false, before + 1));
     cluster.settle();
     assert_eq!(cluster.replies[&second].result, written(2));
+}
+
+pub fn answers_at_the_door_hold_nothing_up<M: Maker>(maker: &M) {
+    let (mut cluster, leader) =
+        Cluster::led(maker, 1, Bounds { unsynced_entries_max: 1, ..Bounds::default() });
+    let now = cluster.now_of(leader);
+    let before = cluster.nodes[&leader].shard.status().engine.last;
+    let deadline = now.monotonic + Duration::from_secs(5);
+    let request = |ticket, command, stale| Request { ticket, command, deadline, stale };
+    let node = cluster.node(leader);
+    // As it is with many stale reads: each step has some.
+    node.shard
+        .submit(now, [request(1, get("a"), true), request(2, put("a", "1"), false)])
+        .expect("it goes on");
+    let effects = node.shard.advance(now).expect("it goes on");
+    assert_eq!(effects.replies.iter().map(|reply| reply.ticket).collect::<Vec<_>>(), [1]);
+    assert_eq!(node.shard.status().engine.last, before + 1);
 }
 
 pub fn deletes_of_ranges_do_not_share_an_entry_and_every_node_scans_what_they_leave<M: Maker>(maker: &M) {

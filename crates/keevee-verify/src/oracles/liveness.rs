@@ -16,7 +16,8 @@ pub(crate) struct Sight {
     pub(crate) is_quiet: bool,
     /// How many times longer than usual settling may take.
     pub(crate) patience: u64,
-    /// True if some node that works reaches a majority of working nodes, itself included, both ways.
+    /// True if some node that works, and whose clock is not off, reaches a majority of working nodes, itself included,
+    /// both ways.
     pub(crate) has_connected: bool,
     /// Who leads at the highest ballot, of the nodes that run.
     pub(crate) leader: Option<Leader>,

@@ -402,8 +402,18 @@ impl World {
         for reply in replies {
             self.reply(id, reply);
         }
-        if has_more && let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) {
-            process.touch(shard);
+        if has_more && let Some(node) = self.nodes.get(&id) {
+            // In between a node takes in whatever comes.
+            let life = node.life;
+            self.after(0, Event::GoesOn { node: id, life, shard });
+        }
+    }
+
+    /// A replica goes on after its answers, if its process still runs.
+    pub(crate) fn go_on(&mut self, id: u64, life: u64, shard: ShardId) {
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life) else { return };
+        if node.process.as_mut().is_some_and(|process| process.touch(shard).is_some()) {
+            self.settle(id);
         }
     }
 
