@@ -1,5 +1,5 @@
 //! The task that runs a node's replicas: inputs come in by one queue, and everything that one round of
-//! inputs brought about goes out together.
+//! inputs brought about goes out together; what waited begins in the next round, if there were answers.
 //!
 //! A replica is only ever touched here, so that it needs no lock. The task shares its runtime with the connections, so
 //! that a request passes from one to the other without waking a thread (decision 0016). It leaves out where inputs come
