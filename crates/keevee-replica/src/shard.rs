@@ -1,9 +1,8 @@
 //! A shard's replica: commands in, answers out.
 //!
-//! Waiting commands are cut into an entry as soon as few enough entries are on their way to this node's
-//! disk, and those just answered have had their turn: what arrives during a sync shares the next one, and no timer holds
-//! a command back. Everything is
-//! bounded: past the bounds a command is refused at once, when that is still known to be true.
+//! Waiting commands are cut into an entry as soon as few enough entries are on their way to this node's disk, and those
+//! just answered have had their turn: what arrives during a sync shares the next one, and no timer holds a command back.
+//! Everything is bounded: past the bounds a command is refused at once, when that is still known to be true.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -283,7 +282,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         self.barrier.is_none() && !self.new_reads.is_empty()
     }
 
-    /// Starts what waits: true if there was something.
+    /// Starts a barrier and entries for what waits. True if there was something.
     fn begin(&mut self, now: Now) -> bool {
         let starts_reads = self.start_reads(now.monotonic);
         self.propose(now) || starts_reads
@@ -294,7 +293,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         self.has_reads_to_start() || !self.waiting.is_empty() || self.expiries.has_work()
     }
 
-    /// True if it did.
+    /// Starts a barrier for the reads that wait, if none is under way. True if it did.
     fn start_reads(&mut self, now: Duration) -> bool {
         let leader = self.engine.leader();
         // A leader may have named an index that is lost with it. Any later barrier serves its reads as well.
