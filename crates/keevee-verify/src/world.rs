@@ -67,70 +67,21 @@ pub struct Violation {
 const LOOK: u64 = 50 * MILLISECOND;
 
 pub(crate) enum Event {
-    Tick {
-        node: u64,
-        life: u64,
-    },
-    KeepHouse {
-        node: u64,
-        life: u64,
-    },
-    Flush {
-        node: u64,
-        life: u64,
-    },
-    Synced {
-        node: u64,
-        life: u64,
-    },
-    Deliver {
-        from: u64,
-        to: u64,
-        message: PeerMessage,
-    },
-    Submit {
-        to: u64,
-        submission: Box<Submission>,
-    },
-    Receipt {
-        client: u64,
-        receipt: Box<Receipt>,
-    },
-    Ingress {
-        node: u64,
-        life: u64,
-        key: u64,
-    },
-    ClientTurn {
-        client: u64,
-    },
-    ClientPatience {
-        client: u64,
-        request: u64,
-        attempt: u64,
-    },
-    FaultBegins {
-        fault: usize,
-    },
-    FaultTurns {
-        fault: usize,
-        hub: u64,
-        leader: u64,
-    },
-    FaultEnds {
-        fault: usize,
-    },
-    CrashInWrite {
-        node: u64,
-        life: u64,
-        unsynced: Unsynced,
-    },
-    /// A replica goes on once its answers are out.
-    GoesOn {
-        node: u64,
-        life: u64,
-        shard: ShardId,
-    },
+    Tick { node: u64, life: u64 },
+    KeepHouse { node: u64, life: u64 },
+    Flush { node: u64, life: u64 },
+    Synced { node: u64, life: u64 },
+    GoesOn { node: u64, life: u64, shard: ShardId },
+    Deliver { from: u64, to: u64, message: PeerMessage },
+    Submit { to: u64, submission: Box<Submission> },
+    Receipt { client: u64, receipt: Box<Receipt> },
+    Ingress { node: u64, life: u64, key: u64 },
+    ClientTurn { client: u64 },
+    ClientPatience { client: u64, request: u64, attempt: u64 },
+    FaultBegins { fault: usize },
+    FaultTurns { fault: usize, hub: u64, leader: u64 },
+    FaultEnds { fault: usize },
+    CrashInWrite { node: u64, life: u64, unsynced: Unsynced },
     Look,
 }
 
