@@ -493,6 +493,14 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         true
     }
 
+    fn is_acknowledgement(message: &RaftMessage) -> bool {
+        let (RaftMessage::Appended { result, .. } | RaftMessage::HeartbeatReply { result, .. }) = message
+        else {
+            return false;
+        };
+        *result == AppendResult::Success
+    }
+
     fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
         self.reads.tick(self.now, self.leader(), self.timing.timeout_min);

@@ -19,6 +19,9 @@ pub trait Engine {
     /// A message arrived from another replica. False if no correct replica can have sent it: nothing was done with it.
     fn message(&mut self, now: Duration, from: NodeId, message: Self::Message) -> bool;
 
+    /// True if a message only acknowledges what the leader had sent: it asks for nothing.
+    fn is_acknowledgement(message: &Self::Message) -> bool;
+
     /// Time passed.
     fn tick(&mut self, now: Duration);
 

@@ -162,6 +162,10 @@ impl<L: LogStore> Engine for PaxosEngine<L> {
         is_plausible
     }
 
+    fn is_acknowledgement(message: &Message) -> bool {
+        matches!(message, Message::Accepted { .. } | Message::HeartbeatReply { .. })
+    }
+
     fn tick(&mut self, now: Duration) {
         self.step(now, Input::Tick);
     }

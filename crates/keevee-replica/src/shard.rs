@@ -322,7 +322,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     ) -> Result<bool, Failure> {
         match message {
             ReplicaMessage::Engine(message) => {
-                if self.is_quiesced() {
+                // One to a heartbeat that was sent before the shard was quiesced. Heartbeats keep in step with quiescing:
+                // if it woke the leader, it might do so for ever.
+                let is_late = self.quiescence.leader() == Some(self.own()) && E::is_acknowledgement(&message);
+                if self.is_quiesced() && !is_late {
                     self.wake(now, Some(from));
                 }
                 return Ok(self.engine.message(self.time(now), from, message));

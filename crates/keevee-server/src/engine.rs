@@ -130,6 +130,13 @@ impl Engine for ShardEngine {
         }
     }
 
+    fn is_acknowledgement(message: &EngineMessage) -> bool {
+        match message {
+            EngineMessage::Paxos(message) => PaxosEngine::<RocksLog>::is_acknowledgement(message),
+            EngineMessage::Raft(message) => RaftEngine::<RocksLog>::is_acknowledgement(message),
+        }
+    }
+
     fn tick(&mut self, now: Duration) {
         each!(self, engine => engine.tick(now));
     }

@@ -84,6 +84,13 @@ impl Engine for Watched {
         }
     }
 
+    fn is_acknowledgement(message: &Message) -> bool {
+        match message {
+            Message::Paxos(message) => PaxosEngine::<SharedLog>::is_acknowledgement(message),
+            Message::Raft(message) => RaftEngine::<SharedLog>::is_acknowledgement(message),
+        }
+    }
+
     fn tick(&mut self, now: Duration) {
         with!(&mut self.engine, engine => engine.tick(now));
     }

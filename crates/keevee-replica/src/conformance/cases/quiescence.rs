@@ -48,6 +48,23 @@ pub fn a_shard_that_nobody_asks_says_nothing_and_serves_when_it_is_asked<M: Make
     assert_eq!(cluster.wait_for_leader(), leader, "nobody else stood for election");
 }
 
+pub fn a_late_answer_to_a_heartbeat_does_not_wake_a_quiesced_leader<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    assert_eq!(cluster.run(leader, put("a", "1")), written(1));
+    cluster.elapse(IDLE);
+    // A heartbeat is on its way as the leader looks whether the shard is idle.
+    while cluster.network.is_empty() {
+        cluster.now += Duration::from_millis(20);
+        let now = cluster.now;
+        cluster.node(leader).shard.tick(now);
+        cluster.advance(leader).expect("it goes on");
+    }
+    quiesce(&mut cluster, leader);
+    for id in 1..=3 {
+        assert!(is_quiesced(&cluster, id), "node {id}");
+    }
+}
+
 pub fn a_quiesced_leader_that_dies_is_replaced<M: Maker>(maker: &M) {
     let (mut cluster, leader) = quiesced(maker);
     cluster.elapse(Duration::from_secs(60));
