@@ -41,6 +41,7 @@ use self::groups::{Group, Groups};
 use self::ingress::{Receipt, Submission};
 use self::network::Network;
 pub(crate) use self::node::Node;
+use self::node::{HOUSEKEEPING, Replica};
 pub(crate) use self::peers::PeerMessage;
 pub use self::trace::Trace;
 use crate::coverage::{Counter, Coverage};
@@ -226,6 +227,7 @@ impl World {
         self.run_until(healed_at + self.plan.settling() + LOOK, |_| false);
         self.demand_service();
         self.demand_convergence();
+        self.demand_quiet();
         self.judge_the_end();
         Ended {
             violation: self.violation.take(),
@@ -444,6 +446,26 @@ impl World {
         });
         if !converged && self.violation.is_none() {
             let what = format!("replicas lag, or owe answers, long after healing: {}", self.describe_nodes());
+            self.break_rule(Liveness::NAME, what);
+        }
+    }
+
+    /// At last, where idle shards are quiesced: every replica comes to rest once nobody asks anything.
+    fn demand_quiet(&mut self) {
+        let Some(idle) = self.plan.shards.idle else { return };
+        // The oracle of progress would have something written.
+        self.queue.retain(|Reverse(queued)| !matches!(queued.event, Event::Look));
+        let rests = |world: &World, shard: ShardId| {
+            let mut processes = world.nodes.values().flat_map(|node| &node.process);
+            processes.all(|process| process.shards.get(&shard).is_none_or(Replica::is_quiesced))
+        };
+        let patience = self.patience() + 4 * (idle + HOUSEKEEPING);
+        let all_rest =
+            self.run_until(self.now + patience, |world| world.groups.ids().all(|shard| rests(world, shard)));
+        if !all_rest && self.violation.is_none() {
+            let awake: Vec<ShardId> = self.groups.ids().filter(|shard| !rests(self, *shard)).collect();
+            let what =
+                format!("shards {awake:?} do not rest, though idle for long: {}", self.describe_nodes());
             self.break_rule(Liveness::NAME, what);
         }
     }

@@ -24,7 +24,7 @@ use crate::oracles::{Acknowledged, REPLICA};
 use crate::plan::{MILLISECOND, Unsynced};
 
 /// How often late requests are looked for and flushed marks noted, as the server does.
-const HOUSEKEEPING: u64 = 100 * MILLISECOND;
+pub(super) const HOUSEKEEPING: u64 = 100 * MILLISECOND;
 pub(crate) struct Node {
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
