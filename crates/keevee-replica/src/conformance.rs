@@ -69,6 +69,7 @@ macro_rules! conformance {
             a_restarted_follower_finds_the_leader_of_a_quiesced_shard
             a_follower_that_wakes_wakes_the_leader
             a_shard_is_not_quiesced_while_a_member_lacks_something
+            a_deposed_leader_comes_to_rest_with_entries_that_nobody_else_has
             a_quiesced_log_is_dropped_once_all_is_flushed
             a_read_shows_nothing_that_is_due_by_the_clock
             a_stale_read_goes_by_shard_time

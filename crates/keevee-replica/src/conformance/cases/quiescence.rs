@@ -137,6 +137,22 @@ pub fn a_shard_is_not_quiesced_while_a_member_lacks_something<M: Maker>(maker: &
     assert!(is_quiesced(&cluster, leader) && is_quiesced(&cluster, follower));
 }
 
+pub fn a_deposed_leader_comes_to_rest_with_entries_that_nobody_else_has<M: Maker>(maker: &M) {
+    let (mut cluster, old) = Cluster::led(maker, 3, Bounds { unsynced_entries_max: 9, ..Bounds::default() });
+    // More of them than the next leader has entries at first.
+    for value in ["1", "2", "3"] {
+        cluster.submit(old, put("a", value));
+    }
+    cluster.network.clear();
+    let deposed = cluster.nodes.remove(&old).expect("it exists");
+    let leader = cluster.wait_for_leader();
+    cluster.nodes.insert(old, deposed);
+    // Until nobody waits for an answer any more.
+    cluster.elapse(Duration::from_secs(6));
+    quiesce(&mut cluster, leader);
+    assert!(is_quiesced(&cluster, leader) && is_quiesced(&cluster, old));
+}
+
 pub fn a_quiesced_log_is_dropped_once_all_is_flushed<M: Maker>(maker: &M) {
     let (mut cluster, leader) = quiesced(maker);
     cluster.flush();
