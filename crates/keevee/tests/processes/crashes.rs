@@ -1,4 +1,4 @@
-//! kill -9: of the leader, of a majority, of all.
+//! kill -9: of the leader, of a majority, of all. And nodes restarted one after another, as for a new version.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::{PATIENCE, client, client_of, client_within, endpoint_of, get, others
 with_both_engines! {
     a_leader_killed_under_load_loses_nothing
     leaders_killed_under_a_routing_clients_load_lose_nothing
+    a_rolling_restart_fails_no_request
     all_killed_at_once_lose_nothing
     without_a_majority_nothing_succeeds_falsely
 }
@@ -54,6 +55,41 @@ async fn leaders_killed_under_a_routing_clients_load_lose_nothing(engine: &str) 
     }
     let keys = load.stop().await;
     all_there(&client(cluster.endpoints()), &keys, Consistency::Linearizable).await;
+}
+
+async fn a_rolling_restart_fails_no_request(engine: &str) {
+    let mut cluster = start_shards(engine, 16).await;
+    // Some find the leaders, some let the nodes forward.
+    let loads = [Load::start_routing(&cluster.endpoints(), 8), Load::start(&cluster.endpoints(), 8)];
+    let start = std::time::Instant::now();
+    for node in 1..=3 {
+        for load in &loads {
+            load.acknowledges(100).await;
+        }
+        cluster.stop_node(node, PATIENCE).await.expect("stopped");
+        cluster.start_node(node).expect("started");
+        cluster.wait_ready(PATIENCE).await.expect("ready");
+    }
+    println!("three nodes restarted within {:?}", start.elapsed());
+    for load in loads {
+        load.acknowledges(100).await;
+        assert_eq!(load.failures(), 0, "every write was acknowledged within its deadline");
+        let keys = load.stop().await;
+        println!("{} acknowledged writes", keys.len());
+        all_there(&client(cluster.endpoints()), &keys, Consistency::Linearizable).await;
+    }
+    let nodes: Vec<_> = (1..=3).map(|node| client_of(&mut cluster, node)).collect();
+    let spread = until(PATIENCE, async || {
+        let mut led = Vec::new();
+        for node in &nodes {
+            let shards = node.status().await.ok()?.shards;
+            led.push(shards.iter().filter(|replica| replica.role == "leader").count());
+        }
+        let is_even = led.iter().max()? - led.iter().min()? <= 1;
+        (led.iter().sum::<usize>() == 17 && is_even).then_some(led)
+    });
+    let led = spread.await.expect("leaderships spread over all nodes again");
+    println!("led: {led:?}");
 }
 
 async fn all_killed_at_once_lose_nothing(engine: &str) {

@@ -18,6 +18,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
     writers: JoinSet<Vec<String>>,
 }
 
@@ -40,10 +41,11 @@ impl Load {
     }
 
     fn of(clients: impl Iterator<Item = Client>) -> Load {
-        let mut load = Load { stop: Arc::default(), acknowledged: Arc::default(), writers: JoinSet::new() };
+        let (stop, acknowledged, failed) = (Arc::default(), Arc::default(), Arc::default());
+        let mut load = Load { stop, acknowledged, failed, writers: JoinSet::new() };
         for (writer, client) in clients.enumerate() {
             let (stop, acknowledged) = (load.stop.clone(), load.acknowledged.clone());
-            load.writers.spawn(write(client, writer, stop, acknowledged));
+            load.writers.spawn(write(client, writer, stop, acknowledged, load.failed.clone()));
         }
         load
     }
@@ -56,6 +58,11 @@ impl Load {
             until(PATIENCE, async || (self.acknowledged.load(Ordering::Relaxed) >= goal).then_some(()));
         assert!(reached.await.is_some(), "no {more} writes within {PATIENCE:?}");
         start.elapsed()
+    }
+
+    /// How many writes failed, all retries included.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Ends the load: returns the keys whose write was acknowledged; each holds its own name.
@@ -75,6 +82,7 @@ async fn write(
     writer: usize,
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
 ) -> Vec<String> {
     let mut keys = Vec::new();
     for number in 0.. {
@@ -89,6 +97,8 @@ async fn write(
         if answer.is_ok() {
             acknowledged.fetch_add(1, Ordering::Relaxed);
             keys.push(key);
+        } else {
+            failed.fetch_add(1, Ordering::Relaxed);
         }
     }
     keys
