@@ -99,6 +99,10 @@ impl Disk {
         is_durable: bool,
     ) -> io::Result<()> {
         if is_durable && !self.lies {
+            assert!(
+                !self.dirty.contains_key(&inode),
+                "a durable write over one that is not would be taken back with it"
+            );
             return Ok(());
         }
         let dirty = match self.dirty.entry(inode) {
@@ -155,14 +159,15 @@ impl Disk {
     }
 
     /// Keeps a file that a removal or a rename is about to take the name from.
-    pub(crate) fn keep(&mut self, path: &Path) -> Option<PathBuf> {
+    pub(crate) fn keep(&mut self, path: &Path) -> io::Result<PathBuf> {
         self.kept += 1;
         let kept = self.attic.join(self.kept.to_string());
-        fs::hard_link(path, &kept).ok().map(|()| kept)
+        fs::hard_link(path, &kept)?;
+        Ok(kept)
     }
 
-    pub(crate) fn removed(&mut self, path: PathBuf, kept: Option<PathBuf>) {
-        self.namings.extend(kept.map(|kept| Naming::Removed { path, kept }));
+    pub(crate) fn removed(&mut self, path: PathBuf, kept: PathBuf) {
+        self.namings.push(Naming::Removed { path, kept });
     }
 
     pub(crate) fn renamed(&mut self, from: PathBuf, to: PathBuf, replaced: Option<PathBuf>) {

@@ -1,13 +1,15 @@
-//! Faults of disks, for tests: the process is cut off at a chosen write, sync or rename, and what it had not synced by
-//! then is lost, as by a power failure.
+//! Faults of disks, for tests: the process is cut off at a chosen write, sync or rename, and what it had not synced
+//! by then is lost, as by a power failure.
 //!
 //! A program that links this crate and calls [`arm`] has its calls to the C library's file functions taken by
 //! [`calls`]: those of Rust's standard library, and RocksDB's. Each that changes something below the armed folder is a
 //! *point*, counted from 1. What a point changes is remembered ([`disk`]) until a sync of the file, or of the folder
 //! that names it, makes it durable. At the chosen point the rest is taken back and the process kills itself.
 //!
-//! Not here: errors and stalls of a disk; files that are written through a mapping, and functions that nothing here uses
-//! (`writev`, `copy_file_range`): those end the process with a message when they touch the folder.
+//! Not here: errors and stalls of a disk; writes through a mapping; and what an earlier process left without a sync,
+//! which counts as durable. `writev`, `copy_file_range` and the removal of a folder end the process with a message
+//! when they touch the armed folder; other functions that change files must not be used there. Room that is set aside
+//! (`fallocate`) changes nothing that is read.
 #![cfg(target_os = "linux")]
 #![expect(unsafe_code, reason = "it stands in for functions of the C library")]
 

@@ -322,8 +322,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     ) -> Result<bool, Failure> {
         match message {
             ReplicaMessage::Engine(message) => {
-                // One to a heartbeat that was sent before the shard was quiesced. Heartbeats keep in step with quiescing:
-                // if it woke the leader, it might do so for ever.
+                // Of what was sent before the shard was quiesced. Heartbeats keep in step with quiescing: if their answers
+                // woke the leader, they might do so for ever.
                 let is_late = self.quiescence.leader() == Some(self.own()) && E::is_acknowledgement(&message);
                 if self.is_quiesced() && !is_late {
                     self.wake(now, Some(from));
@@ -420,6 +420,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             let has_begun = !has_answered && self.begin(now);
             if is_quiet && !has_begun {
                 self.effects.has_more = has_answered && self.may_begin();
+                self.quiesce_if_due(now.monotonic);
                 return Ok(mem::take(&mut self.effects));
             }
         }

@@ -8,6 +8,7 @@
 //! engine believe that it heard its leader when that leader's *node* was last heard, so that a dead leader is noticed as
 //! soon as ever. Clocks decide nothing but when to look for another leader (`docs/decisions/0013-quiescence.md`).
 
+use std::mem;
 use std::time::Duration;
 
 use keevee_core::ids::NodeId;
@@ -25,6 +26,8 @@ pub(crate) struct Quiescence {
     /// Since when nobody asked anything.
     idle_since: Duration,
     pause: Option<Pause>,
+    /// The leader found the shard idle, and has not looked again since.
+    is_due: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,9 +85,14 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     }
 
     /// Quiesces the shard if this replica leads it, nobody has asked anything for `idle`, and every member has
-    /// everything. Not while a member's node is not known to be alive. Call [`Shard::advance`] afterwards.
+    /// everything. Not while a member's node is not known to be alive. It comes about by [`Shard::advance`].
     pub fn quiesce_if_idle(&mut self, now: Duration, idle: Duration) {
-        if self.is_quiesced() || self.has_work() || !self.quiescence.is_idle(now, idle) {
+        self.quiescence.is_due = !self.is_quiesced() && self.quiescence.is_idle(now, idle);
+    }
+
+    /// After all that the engine has to say: a heartbeat behind it would wake the followers.
+    pub(super) fn quiesce_if_due(&mut self, now: Duration) {
+        if !mem::take(&mut self.quiescence.is_due) || self.has_work() {
             return;
         }
         let EngineStatus { role, last, chosen, acknowledged, .. } = self.engine.status();

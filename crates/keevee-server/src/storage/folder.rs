@@ -330,7 +330,10 @@ pub fn store_shard_map(log: &Database, map: &ShardMap) -> Result<(), StorageErro
 /// Finds out whose formatted folder it is, and locks it.
 fn enter(path: &Path) -> Result<(Identity, FolderLock), FolderError> {
     if let Some(identity) = identity_file::read(path)? {
-        return Ok((identity, lock(path)?));
+        let lock = lock(path)?;
+        // Whoever formatted it may have been killed before its names were on the disk.
+        sync_folder(path)?;
+        return Ok((identity, lock));
     }
     let path = path.to_owned();
     if [LOG, DATA, JOURNAL].iter().any(|part| path.join(part).exists()) {

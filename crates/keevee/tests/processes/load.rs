@@ -60,20 +60,20 @@ impl Load {
         start.elapsed()
     }
 
-    /// How many writes failed, all retries included.
-    pub(crate) fn failures(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
+    /// Ends the load: returns the keys whose write was acknowledged; each holds its own name.
+    pub(crate) async fn stop(self) -> Vec<String> {
+        self.stop_and_count().await.0
     }
 
-    /// Ends the load: returns the keys whose write was acknowledged; each holds its own name.
-    pub(crate) async fn stop(mut self) -> Vec<String> {
+    /// As [`Load::stop`], and how many writes failed, all their retries included.
+    pub(crate) async fn stop_and_count(mut self) -> (Vec<String>, u64) {
         self.stop.store(true, Ordering::Relaxed);
         let mut keys = Vec::new();
         while let Some(written) = self.writers.join_next().await {
             keys.extend(written.expect("a writer"));
         }
         assert!(!keys.is_empty());
-        keys
+        (keys, self.failed.load(Ordering::Relaxed))
     }
 }
 

@@ -48,20 +48,27 @@ pub fn a_shard_that_nobody_asks_says_nothing_and_serves_when_it_is_asked<M: Make
     assert_eq!(cluster.wait_for_leader(), leader, "nobody else stood for election");
 }
 
-pub fn a_late_answer_to_a_heartbeat_does_not_wake_a_quiesced_leader<M: Maker>(maker: &M) {
-    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
-    assert_eq!(cluster.run(leader, put("a", "1")), written(1));
-    cluster.elapse(IDLE);
-    // A heartbeat is on its way as the leader looks whether the shard is idle.
-    while cluster.network.is_empty() {
-        cluster.now += Duration::from_millis(20);
-        let now = cluster.now;
-        cluster.node(leader).shard.tick(now);
-        cluster.advance(leader).expect("it goes on");
-    }
-    quiesce(&mut cluster, leader);
-    for id in 1..=3 {
-        assert!(is_quiesced(&cluster, id), "node {id}");
+pub fn heartbeats_in_step_with_quiescing_do_not_keep_a_shard_awake<M: Maker>(maker: &M) {
+    // Wherever within the interval of heartbeats the leader looks; and whether a heartbeat is on its way by then, or is sent
+    // in the same step.
+    for (steps, advances) in (1..=6).flat_map(|steps| [(steps, false), (steps, true)]) {
+        let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+        assert_eq!(cluster.run(leader, put("a", "1")), written(1));
+        cluster.elapse(IDLE);
+        for step in 1..=steps {
+            cluster.now += Duration::from_millis(20);
+            let now = cluster.now;
+            cluster.node(leader).shard.tick(now);
+            if advances || step < steps {
+                cluster.advance(leader).expect("it goes on");
+            }
+        }
+        quiesce(&mut cluster, leader);
+        for id in 1..=3 {
+            assert!(is_quiesced(&cluster, id), "node {id}, {steps} steps, advances: {advances}");
+        }
+        assert_eq!(said_within(&mut cluster, Duration::from_secs(60)), 0);
+        assert_eq!(cluster.wait_for_leader(), leader, "nobody else stood for election");
     }
 }
 
