@@ -64,6 +64,7 @@ macro_rules! conformance {
             a_leader_whose_disk_stalls_leads_no_more
             a_shard_that_nobody_asks_says_nothing_and_serves_when_it_is_asked
             heartbeats_in_step_with_quiescing_do_not_keep_a_shard_awake
+            a_late_heartbeat_wakes_the_leader_with_the_followers
             a_quiesced_leader_that_dies_is_replaced
             a_quiesced_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout
             a_restarted_follower_finds_the_leader_of_a_quiesced_shard

@@ -264,7 +264,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 self.serve_read(request, None)?;
                 continue;
             }
-            self.wake(now.monotonic, None);
+            self.wake(now.monotonic);
             if !is_read {
                 self.enqueue(request);
             } else if self.reads_waiting + self.expiries.held() >= self.bounds.waiting_commands_max {
@@ -326,15 +326,15 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 // woke the leader, they might do so for ever.
                 let is_late = self.quiescence.leader() == Some(self.own()) && E::is_acknowledgement(&message);
                 if self.is_quiesced() && !is_late {
-                    self.wake(now, Some(from));
+                    self.wake(now);
                 }
                 return Ok(self.engine.message(self.time(now), from, message));
             }
             ReplicaMessage::ChainHash(hash) => self.compare_hash(from, hash)?,
             ReplicaMessage::Quiesce { index } => self.quiesce_with(now, from, index),
-            ReplicaMessage::Wake => self.wake(now, Some(from)),
+            ReplicaMessage::Wake => self.wake(now),
             ReplicaMessage::AdvanceTime { to } => {
-                self.wake(now, Some(from));
+                self.wake(now);
                 self.expiries.ask(from, to);
             }
             ReplicaMessage::TimeNotCome { to } => self.serve_not_due(to)?,
@@ -362,7 +362,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// Hands leadership to a member, or to the one that is furthest along, if this replica leads.
     pub fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
-        self.wake(now, None);
+        self.wake(now);
         self.engine.transfer_leadership(self.time(now), to);
     }
 
@@ -372,7 +372,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         let has_new = self.told_flushed < self.meta.applied;
         let flushed = if has_new { self.state.flushed()? } else { self.told_flushed };
         if flushed > self.told_flushed {
-            self.wake(now, None);
+            self.wake(now);
         }
         if !self.is_quiesced() {
             self.told_flushed = flushed;

@@ -157,7 +157,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         let leads = self.engine.leader() == Some(self.own()) && !self.is_clock_off;
         let is_under_way = self.proposed.values().any(|proposed| removes(&proposed.entry));
         if leads && self.expiries.first <= due && !is_under_way {
-            self.wake(now.monotonic, None);
+            self.wake(now.monotonic);
             self.expiries.is_removal_due = true;
         }
         Ok(())

@@ -119,7 +119,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         }
         let leader = self.quiescence.leader();
         if leader == Some(node) || leader == Some(self.own()) && self.hashes.others().any(|one| one == node) {
-            self.wake(now, None);
+            self.wake(now);
         }
     }
 
@@ -129,19 +129,20 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         if follows && self.meta.applied == index && !self.has_work() {
             return self.quiescence.begin(now, leader);
         }
-        self.wake(now, Some(leader));
+        self.wake(now);
         self.effects.send.push((leader, ReplicaMessage::Wake));
     }
 
-    /// The engine's clock goes on, if it stood still. The leader's must too, unless it was the leader that was heard.
-    pub(super) fn wake(&mut self, now: Duration, heard: Option<NodeId>) {
+    /// The engine's clock goes on, if it stood still. The leader's must too: what woke this replica may be a message that the
+    /// leader sent before it came to rest.
+    pub(super) fn wake(&mut self, now: Duration) {
         self.quiescence.note_use(now);
         if self.quiescence.leader() == Some(self.own()) {
             // A leader needs nobody to vouch for it.
             self.quiescence.vouch(now);
         }
         let Some(leader) = self.quiescence.end() else { return };
-        if leader != self.own() && heard != Some(leader) {
+        if leader != self.own() {
             self.effects.send.push((leader, ReplicaMessage::Wake));
         }
     }

@@ -72,6 +72,28 @@ pub fn heartbeats_in_step_with_quiescing_do_not_keep_a_shard_awake<M: Maker>(mak
     }
 }
 
+pub fn a_late_heartbeat_wakes_the_leader_with_the_followers<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    assert_eq!(cluster.run(leader, put("a", "1")), written(1));
+    cluster.elapse(IDLE);
+    while cluster.network.is_empty() {
+        cluster.now += Duration::from_millis(20);
+        let now = cluster.now;
+        cluster.node(leader).shard.tick(now);
+        cluster.advance(leader).expect("it goes on");
+    }
+    let late = std::mem::take(&mut cluster.network);
+    quiesce(&mut cluster, leader);
+    assert!(is_quiesced(&cluster, cluster.follower(leader)));
+    cluster.network = late;
+    cluster.settle();
+    assert!(!is_quiesced(&cluster, leader), "else nobody would send heartbeats to those that wait for them");
+    cluster.elapse(2 * IDLE);
+    assert_eq!(cluster.wait_for_leader(), leader, "nobody else stood for election");
+    quiesce(&mut cluster, leader);
+    assert!(is_quiesced(&cluster, leader) && is_quiesced(&cluster, cluster.follower(leader)));
+}
+
 pub fn a_quiesced_leader_that_dies_is_replaced<M: Maker>(maker: &M) {
     let (mut cluster, leader) = quiesced(maker);
     cluster.elapse(Duration::from_secs(60));
