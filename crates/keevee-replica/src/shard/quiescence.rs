@@ -57,6 +57,7 @@ impl Quiescence {
     /// Something was asked.
     pub(crate) fn note_use(&mut self, now: Duration) {
         self.idle_since = now.max(self.idle_since);
+        self.is_due = false;
     }
 
     /// The clock stands still from now on.

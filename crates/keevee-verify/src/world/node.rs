@@ -99,6 +99,11 @@ impl Node {
 }
 
 impl Process {
+    /// How many of its replicas are quiesced.
+    fn resting(&self) -> u64 {
+        self.shards.values().filter(|replica| replica.is_quiesced()).count() as u64
+    }
+
     /// Answers that it owes.
     pub(crate) fn owed(&self) -> usize {
         self.tickets.len() + self.ingress.len()
@@ -268,7 +273,7 @@ impl World {
         let now = wall.monotonic;
         let is_clock_off = process.is_clock_off;
         let idle = self.plan.shards.idle.map(Duration::from_micros);
-        let mut quiesced = 0;
+        let rested = process.resting();
         let nodes = (1..=self.plan.nodes).map(NodeId);
         let alive: Vec<NodeId> = nodes.filter(|node| process.neighbours.is_alive(*node)).collect();
         for replica in process.touch_all() {
@@ -278,17 +283,16 @@ impl World {
             replica.look_after_expiries(wall).expect("a simulated state is always readable");
             replica.expire(now);
             replica.note_flushed(now).expect("a simulated state is always readable");
-            let was_quiesced = replica.is_quiesced();
             if let Some(idle) = idle
                 && replica.others().all(|other| alive.contains(&other))
             {
                 replica.quiesce_if_idle(now, idle);
-                quiesced += u64::from(!was_quiesced && replica.is_quiesced());
             }
         }
-        self.coverage.add(Counter::Quiesced, quiesced);
         self.after(HOUSEKEEPING, Event::KeepHouse { node: id, life });
         self.settle(id);
+        let rests = self.nodes[&id].process.as_ref().map_or(0, Process::resting);
+        self.coverage.add(Counter::Quiesced, rests.saturating_sub(rested));
     }
 
     pub(crate) fn flush(&mut self, id: u64, life: u64) {
