@@ -2,8 +2,8 @@
 //! by then is lost, as by a power failure.
 //!
 //! A program that links this crate and calls [`arm`] has its calls to the C library's file functions taken by
-//! [`calls`]: those of Rust's standard library, and RocksDB's. Each that changes something below the armed folder is a
-//! *point*, counted from 1. What a point changes is remembered ([`disk`]) until a sync of the file, or of the folder
+//! `calls.rs`: those of Rust's standard library, and RocksDB's. Each that changes something below the armed folder is a
+//! *point*, counted from 1. What a point changes is remembered (`disk.rs`) until a sync of the file, or of the folder
 //! that names it, makes it durable. At the chosen point the rest is taken back and the process kills itself.
 //!
 //! Not here: errors and stalls of a disk; writes through a mapping; and what an earlier process left without a sync,
