@@ -34,8 +34,9 @@ const LIFE: &str = "KEEVEE_CRASH_POINTS_LIFE";
 /// Of each writer, in a life that is cut: far more than it gets to.
 const WRITES: usize = 10_000;
 const WRITERS: usize = 4;
-/// What a write may end with that nothing is wrong with.
+/// What a request may end with that nothing is wrong with: with timeouts so short, a slow sync ends a leadership.
 const UNDECIDED: [ErrorKind; 3] = [ErrorKind::NotLeader, ErrorKind::Unavailable, ErrorKind::OutcomeUnknown];
+const PATIENCE: Duration = Duration::from_secs(60);
 const SIGKILL: i32 = 9;
 /// What a child ends with when its folder was never formatted to the end.
 const INTERRUPTED: i32 = 7;
@@ -100,7 +101,6 @@ async fn live(life: &Life) {
                 let put = Action::put(key.clone(), value_of(&key, life.value_bytes));
                 match node.execute(within(), Command::single(put)).await {
                     Ok(_) => println!("acknowledged {key}"),
-                    // With timeouts so short, a slow sync ends a leadership.
                     Err(error) => assert!(UNDECIDED.contains(&error.kind), "{error}"),
                 }
             }
@@ -114,12 +114,19 @@ async fn live(life: &Life) {
 }
 
 fn within() -> Context {
-    Context::until(Instant::now() + Duration::from_secs(60))
+    Context::until(Instant::now() + PATIENCE)
 }
 
 async fn get(node: &Node, key: &str) -> Option<String> {
-    let get = Action::Get { key: key.as_bytes().to_vec().into() };
-    let outcome = node.execute(within(), Command::single(get)).await.expect("a leader within a minute");
+    let get = Command::single(Action::Get { key: key.as_bytes().to_vec().into() });
+    let until = Instant::now() + PATIENCE;
+    let outcome = loop {
+        match node.execute(within(), get.clone()).await {
+            Ok(outcome) => break outcome,
+            Err(error) if UNDECIDED.contains(&error.kind) && Instant::now() < until => {}
+            Err(error) => panic!("{key} can't be read: {error}"),
+        }
+    };
     let Outcome::Done(results) = outcome else { panic!("{outcome:?}") };
     let [OperationResult::Value(found)] = &results[..] else { panic!("{results:?}") };
     found.as_ref().map(|found| String::from_utf8(found.value.to_vec()).unwrap())
