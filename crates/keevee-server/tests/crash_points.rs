@@ -310,7 +310,7 @@ fn raft_loses_nothing_that_it_acknowledged() {
 #[test]
 fn segments_are_changed_and_used_again() {
     let mut lives = Lives::new(false, 1 << 20);
-    cut_at_each(&mut lives, (500..1_000).step_by(13));
+    cut_at_each(&mut lives, (500..1_000).step_by(40));
     let segments = fs::read_dir(lives.next.folder.join("node/journal")).unwrap().count();
     assert!(segments > 1, "{segments} segments");
 }
