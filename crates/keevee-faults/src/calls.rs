@@ -1,8 +1,8 @@
 //! The C library's functions that change files, in front of the kernel.
 //!
 //! A function of a program comes before one of the same name in a shared library, so what is defined here is what the
-//! standard library and RocksDB call. Everything goes on to the kernel; what touches the armed folder passes [`point`]
-//! first, one at a time.
+//! standard library and RocksDB call. Everything goes on to the kernel; what touches the armed folder passes
+//! `Inside::point` first, one at a time.
 
 use std::cell::Cell;
 use std::ffi::{CStr, OsStr};
@@ -142,11 +142,6 @@ unsafe fn path_at(directory: c_int, path: *const c_char) -> PathBuf {
     }
 }
 
-fn is_durable(fd: c_int) -> bool {
-    // SAFETY: it takes no pointer.
-    unsafe { libc::fcntl(fd, libc::F_GETFL) & libc::O_DSYNC != 0 }
-}
-
 /// A write at a place, or at the descriptor's own.
 ///
 /// # Safety
@@ -168,17 +163,15 @@ unsafe fn write_at(fd: c_int, bytes: *const c_void, length: size_t, at: Option<o
     let (flags, own) = unsafe { (libc::fcntl(fd, libc::F_GETFL), libc::lseek(fd, 0, libc::SEEK_CUR)) };
     let appends = at.is_none() && flags & libc::O_APPEND != 0;
     let at = if appends { size } else { at.unwrap_or(own) as u64 };
-    let durable = is_durable(fd);
+    let durable = flags & libc::O_DSYNC != 0;
+    must(inside.armed().disk.before_write(inode, fd, at, length, durable));
     if inside.is_last() {
-        let disk = &mut inside.armed().disk;
-        must(disk.before_write(inode, fd, at, length, durable));
-        let runs = disk.torn(length, durable);
+        let runs = inside.armed().disk.torn(length, durable);
         // SAFETY: the caller's bytes are so long.
         let bytes = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), length) };
         must(disk::write_runs(fd, bytes, at, &runs));
         inside.end();
     }
-    must(inside.armed().disk.before_write(inode, fd, at, length, durable));
     raw()
 }
 
