@@ -12,7 +12,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::random::Random;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
@@ -67,7 +68,7 @@ impl Naming {
 pub(crate) struct Disk {
     unsynced: Unsynced,
     lies: bool,
-    random: Random,
+    random: StdRng,
     /// Beside the folder: names that were removed, until that is durable.
     attic: PathBuf,
     kept: u64,
@@ -85,7 +86,7 @@ impl Disk {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => fs::create_dir(&attic)?,
         }
-        let random = Random::new(seed);
+        let random = StdRng::seed_from_u64(seed);
         Ok(Disk { unsynced, lies, random, attic, kept: 0, dirty: HashMap::new(), namings: Vec::new() })
     }
 
@@ -182,11 +183,11 @@ impl Disk {
         if is_durable {
             let sectors = (0..length).step_by(SECTOR);
             return sectors
-                .filter(|_| self.random.is_heads())
+                .filter(|_| self.random.random_bool(0.5))
                 .map(|at| (at, SECTOR.min(length - at)))
                 .collect();
         }
-        vec![(0, self.random.up_to(length))]
+        vec![(0, self.random.random_range(0..=length))]
     }
 
     /// Leaves of what is not durable what the plan says.
@@ -220,7 +221,7 @@ impl Disk {
     }
 
     fn kept_of(&mut self, count: usize) -> usize {
-        if self.unsynced == Unsynced::Some { self.random.up_to(count) } else { 0 }
+        if self.unsynced == Unsynced::Some { self.random.random_range(0..=count) } else { 0 }
     }
 }
 

@@ -15,7 +15,6 @@
 
 mod calls;
 mod disk;
-mod random;
 
 use std::path::PathBuf;
 
