@@ -17,6 +17,7 @@ mod map_keeper;
 pub mod metrics;
 pub mod node;
 mod resp;
+mod seeker;
 pub mod server;
 pub mod storage;
 pub mod transport;

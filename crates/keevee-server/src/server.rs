@@ -48,6 +48,7 @@ use crate::map_keeper::MapKeeper;
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::resp::{self, Resp};
+use crate::seeker::Seeker;
 use crate::storage::LogEvent;
 use crate::storage::LogWriter;
 use crate::storage::LogWriterHandle;
@@ -132,6 +133,7 @@ pub struct Server {
     resp: Option<(TcpListener, Arc<Resp>)>,
     transport: Arc<dyn PeerTransport>,
     keeper: MapKeeper,
+    seeker: Seeker,
     workers: Workers,
     lock: FolderLock,
 }
@@ -235,7 +237,7 @@ impl Server {
         let node = Node::new(Parts {
             id: config.node_id(),
             cluster_id: config.cluster.id.to_string(),
-            directory,
+            directory: Arc::clone(&directory),
             limits: config.limits(),
             leader_wait: Duration::from_millis(config.limits.leader_wait_ms),
             jobs: jobs.clone(),
@@ -245,6 +247,15 @@ impl Server {
             clock_off: metrics.clock_off.clone(),
             only_thread: only_thread(),
         });
+        let seeker = Seeker {
+            configured: config
+                .members
+                .iter()
+                .map(|member| (NodeId(member.id), member.peer.clone()))
+                .collect(),
+            directory,
+            transport: transport.clone(),
+        };
         let keeper = MapKeeper {
             node: node.clone(),
             own: config.own_node(folder.identity.store_id),
@@ -266,7 +277,17 @@ impl Server {
         let resp = |listener| (listener, Arc::new(Resp::new(node.clone(), config, Arc::clone(&metrics))));
         let resp = listeners.resp.map(resp);
         let api = Api::new(node.clone(), settings, metrics);
-        Ok(Server { node, api, http: listeners.http, resp, transport, keeper, workers, lock: folder.lock })
+        Ok(Server {
+            node,
+            api,
+            http: listeners.http,
+            resp,
+            transport,
+            keeper,
+            seeker,
+            workers,
+            lock: folder.lock,
+        })
     }
 
     /// The store.
@@ -277,8 +298,13 @@ impl Server {
     /// Serves until `shutdown` is ready, then hands leadership over, answers what is in flight, flushes and
     /// returns; or returns the reason why the node had to stop.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Server { node, api, http, resp, transport, keeper, mut workers, lock } = self;
-        let mut keeping = Box::pin(keeper.run());
+        let Server { node, api, http, resp, transport, keeper, seeker, mut workers, lock } = self;
+        let mut keeping = Box::pin(async {
+            tokio::select! {
+                error = keeper.run() => error,
+                never = seeker.run() => match never {},
+            }
+        });
         let (stop, mut stopped) = watch::channel(false);
         let mut stopped_too = stopped.clone();
         let http = serve(http, api, async move {

@@ -129,7 +129,8 @@ impl Remote {
     /// It listens elsewhere from now on: connections to the old address end.
     pub(super) fn move_to(&self, address: &str) -> Result<(), PeerConfigError> {
         self.place.send_replace(Place::new(self.id, address)?);
-        tracing::info!(peer = %self.id, address, "peer moved");
+        // Where it is found is told when it is reached.
+        tracing::debug!(peer = %self.id, address, "peer looked for at another address");
         Ok(())
     }
 
