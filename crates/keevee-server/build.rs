@@ -2,20 +2,24 @@
 //! without `protoc`.
 
 /// Bytes are readable text in JSON: the field, and the module that writes it.
-const BASE64_FIELDS: [(&str, &str); 4] = [
+const BASE64_FIELDS: [(&str, &str); 7] = [
     ("Entry.data", "base64_optional"),
     ("RaftEntry.data", "base64_optional"),
     ("Forward.commands", "base64_list"),
     ("ForwardReply.outcome", "base64_optional"),
+    ("SnapshotChunk.keys", "base64_list"),
+    ("SnapshotChunk.values", "base64_list"),
+    ("SnapshotChunk.mark", "base64_optional"),
 ];
 
 /// Left out of the JSON where they say nothing.
-const QUIET_FIELDS: [(&str, &str); 5] = [
+const QUIET_FIELDS: [(&str, &str); 6] = [
     ("Entry.data", "Option::is_none"),
     ("Entry.noop", "std::ops::Not::not"),
     ("ForwardReply.outcome", "Option::is_none"),
     ("ForwardReply.error", "Option::is_none"),
     ("ForwardFailure.leader", "Option::is_none"),
+    ("SnapshotChunk.mark", "Option::is_none"),
 ];
 
 /// What travels as JSON too; the rest is gRPC's alone.

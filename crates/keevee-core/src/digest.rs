@@ -8,31 +8,39 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::requests::RequestId;
 
-pub(crate) struct Digest(Xxh3);
+/// See the module.
+#[derive(Default)]
+pub struct Digest(Xxh3);
 
 impl Digest {
-    pub(crate) fn new() -> Digest {
-        Digest(Xxh3::new())
+    /// Of no fields yet.
+    pub fn new() -> Digest {
+        Digest::default()
     }
 
-    pub(crate) fn tag(&mut self, tag: u8) {
+    /// A byte that tells what follows.
+    pub fn tag(&mut self, tag: u8) {
         self.0.update(&[tag]);
     }
 
-    pub(crate) fn number(&mut self, number: u64) {
+    /// A number.
+    pub fn number(&mut self, number: u64) {
         self.0.update(&number.to_le_bytes());
     }
 
-    pub(crate) fn wide(&mut self, number: u128) {
+    /// A number of 128 bits.
+    pub fn wide(&mut self, number: u128) {
         self.0.update(&number.to_le_bytes());
     }
 
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+    /// A byte string.
+    pub fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         self.0.update(bytes);
     }
 
-    pub(crate) fn request_id(&mut self, id: RequestId) {
+    /// A request id.
+    pub fn request_id(&mut self, id: RequestId) {
         let (tag, bits) = match id {
             RequestId::Timed(bits) => (1, bits),
             RequestId::Free(bits) => (2, bits),
@@ -41,7 +49,8 @@ impl Digest {
         self.wide(bits);
     }
 
-    pub(crate) fn finish(&self) -> u128 {
+    /// The hash of all fields so far.
+    pub fn finish(&self) -> u128 {
         self.0.digest128()
     }
 }

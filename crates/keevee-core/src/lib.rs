@@ -15,7 +15,7 @@ pub mod carp;
 pub mod chain;
 pub mod codec;
 pub mod command;
-mod digest;
+pub mod digest;
 pub mod error;
 pub mod ids;
 pub mod json;

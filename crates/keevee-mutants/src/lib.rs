@@ -91,6 +91,12 @@ pub enum Mutant {
     RemovalNotInLog,
     /// A removal takes keys, too, that are due a second later.
     RemovedTooEarly,
+    /// A chunk of a snapshot that is lost on the way begins the whole snapshot anew, so that over a bad link it never
+    /// ends.
+    SnapshotFromTheStart,
+    /// What an acceptor holds behind a snapshot's index is dropped with what is before it, though it was accepted and may
+    /// be chosen.
+    AcceptedBehindSnapshotDropped,
 }
 
 /// True if the code is to go wrong in this way on this thread.
@@ -135,7 +141,7 @@ struct About {
 
 impl Mutant {
     /// Every mutant, in the order of the enum.
-    pub const ALL: [Mutant; 31] = [
+    pub const ALL: [Mutant; 33] = [
         Mutant::StaleReadRound,
         Mutant::BarrierSkipped,
         Mutant::BarrierNotApplied,
@@ -167,6 +173,8 @@ impl Mutant {
         Mutant::ExpiryByOwnClock,
         Mutant::RemovalNotInLog,
         Mutant::RemovedTooEarly,
+        Mutant::SnapshotFromTheStart,
+        Mutant::AcceptedBehindSnapshotDropped,
     ];
 
     /// The mutant's name on a command line, like `stale-read-round`.
@@ -380,6 +388,18 @@ impl Mutant {
                 "E3",
                 "no other store yet",
                 "a removal takes keys that are due within a second, too",
+            ),
+            Mutant::SnapshotFromTheStart => about(
+                "snapshot-from-the-start",
+                "27",
+                "openraft#808, openraft#1719",
+                "a chunk that does not come begins the snapshot anew",
+            ),
+            Mutant::AcceptedBehindSnapshotDropped => about(
+                "accepted-behind-snapshot-dropped",
+                "P10",
+                "no other store yet",
+                "a snapshot empties the log, also of what was accepted behind it",
             ),
         }
     }

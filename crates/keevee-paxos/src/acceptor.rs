@@ -133,6 +133,13 @@ impl Replica {
         self.chosen = self.chosen.max(chosen.min(through));
     }
 
+    /// The leader can't send what comes next here.
+    pub(crate) fn on_dropped(&mut self, from: NodeId, ballot: Ballot, first: Index) {
+        if ballot == self.promised && ballot.node == from && first > self.chosen + 1 {
+            self.output.needs_snapshot = Some(from);
+        }
+    }
+
     /// Answers a message below the promise with the promise. True if it was one.
     fn refuse(&mut self, from: NodeId, ballot: Ballot) -> bool {
         let refused = ballot < self.promised;

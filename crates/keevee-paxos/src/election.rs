@@ -196,8 +196,8 @@ impl Replica {
             return None;
         }
         if page.first > page.page {
-            // What this acceptor dropped is applied and flushed on every member, but not on this one?
-            self.output.need_snapshot = true;
+            // This acceptor has dropped what comes next here.
+            self.output.needs_snapshot = Some(from);
             return None;
         }
         let answered_at = before.map_or(preparing.since, |progress| progress.asked_at);

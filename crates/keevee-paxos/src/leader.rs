@@ -330,7 +330,21 @@ impl Replica {
         leading.announced = chosen;
         let (ballot, sent_at) = (leading.ballot, leading.stamp(now));
         self.broadcast(&Message::Heartbeat { ballot, sent_at, chosen, connected, flushed });
+        self.tell_dropped();
         sent_at
+    }
+
+    /// Tells those that lack entries that are dropped here, as often as there are heartbeats.
+    fn tell_dropped(&mut self) {
+        let first = self.first;
+        let Role::Leading(leading) = &self.role else { return };
+        let ballot = leading.ballot;
+        let lacks = |next: Option<Index>| next.is_some_and(|next| next < first);
+        let behind = leading.followers.iter().filter(|(_, follower)| lacks(follower.next));
+        let behind: Vec<NodeId> = behind.map(|(node, _)| *node).filter(|node| *node != self.id).collect();
+        for node in behind {
+            self.send(node, Message::Dropped { ballot, first });
+        }
     }
 
     /// Everything up to here is applied and flushed on every member, as far as is known here. On this one

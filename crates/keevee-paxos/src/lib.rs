@@ -57,8 +57,10 @@
 //! 8. *Refusals are not acknowledgements.* A leader that is refused goes above the refusal without a poll
 //!    only while the others still form a quorum that answered at its ballot within the minimum timeout. A
 //!    leader that wakes from a long pause has no such answers, and steps down.
-//! 9. *An index is dropped from the log* once every member, the leader too, has applied it to a state that
-//!    survives a crash. No member then ever asks for it.
+//! 9. *An index is dropped from the log* once this node has applied it to a state that survives a crash, and either
+//!    every member has, so that none ever asks for it, or the caller says that the log is too long. Who asks then is told
+//!    so, and needs a snapshot: the state of another node, which stands for every value chosen up to its index. It forgets
+//!    nothing that it accepted above that index, nor its promise.
 //!
 //! # Which function is which step
 //!
@@ -77,6 +79,7 @@
 //! | handing over | `leader.rs`: `transfer`, `hand_over`; `election.rs`: `on_take_over` |
 //! | durability of what is sent | `replica.rs`: `send_when_synced`, `persist`, `synced_through` |
 //! | truncation | `leader.rs`: `flushed_everywhere`; `replica.rs`: `drop_flushed` |
+//! | snapshots | `leader.rs`: `tell_dropped`; `acceptor.rs`: `on_dropped`; `replica.rs`: `adopt_snapshot` |
 //!
 //! # What the caller owes
 //!
@@ -97,8 +100,7 @@
 //!
 //! - *Changes of membership.* [`QuorumSystem::Joint`] is ready for them; no entry that carries a
 //!   configuration exists yet.
-//! - *Snapshots.* [`Output::need_snapshot`] says when only one would help. Until they exist, a member that
-//!   is down keeps the log of all others from being truncated.
+//! - *How snapshots are made and brought.* [`Output::needs_snapshot`] says when only one would help, and who has one.
 //! - *Leases.* Every linearizable read costs a round of heartbeats, shared by all reads that waited for it.
 //!
 //! The scenarios of `tests/scripts/` show each step with its whole trace; `tests/random_schedules.rs` looks

@@ -159,6 +159,13 @@ pub enum Message {
         /// The ballot of the leader that goes.
         ballot: Ballot,
     },
+    /// You lack entries that I have dropped from my log: only a snapshot helps.
+    Dropped {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The first index that the leader still has in its log.
+        first: Index,
+    },
 }
 
 /// No group gets so far: a number above it is a mistake, and arithmetic on it could overflow.
@@ -189,6 +196,7 @@ impl Message {
             Message::Refused { ballot, promised } => sane(ballot, &[]) && sane(promised, &[]),
             Message::ReadIndexReply { ballot, index, .. } => sane(ballot, &[*index]),
             Message::TakeOver { ballot } => sane(ballot, &[]),
+            Message::Dropped { ballot, first } => sane(ballot, &[*first]),
         }
     }
 }
@@ -220,6 +228,8 @@ pub enum Input {
     Applied(Index),
     /// Every applied entry up to this index survives a crash without the log.
     Flushed(Index),
+    /// The log need not be kept up to this index for members that lack some of it.
+    Compact(Index),
     /// The connection to a node was reset.
     Disconnected(NodeId),
     /// Hand leadership to this member, or to the one that is furthest along.
@@ -241,8 +251,8 @@ pub struct Output {
     pub proposed: Option<Index>,
     /// True of an [`Input::Message`] that no correct replica can have sent: nothing was done with it.
     pub is_implausible: bool,
-    /// True if this replica fell behind what any log still holds: only a snapshot helps.
-    pub need_snapshot: bool,
+    /// This replica lacks entries that this other one has dropped from its log: only a snapshot helps.
+    pub needs_snapshot: Option<NodeId>,
 }
 
 /// A write to the log, and what may be said only once it is on disk.

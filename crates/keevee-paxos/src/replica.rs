@@ -131,6 +131,8 @@ pub struct Replica {
     pub(crate) flushed: Index,
     /// What the leader last told: applied and flushed on every member up to here.
     pub(crate) flushed_everywhere_heard: Index,
+    /// The log need not be kept up to here, whoever lacks some of it.
+    compactable: Index,
 
     // Who leads.
     pub(crate) role: Role,
@@ -187,6 +189,7 @@ impl Replica {
             applied,
             flushed: applied,
             flushed_everywhere_heard: 0,
+            compactable: 0,
             role: Role::Follower,
             heard: None,
             poll_at: now,
@@ -216,6 +219,7 @@ impl Replica {
             Input::Persisted(token) => self.persisted(token),
             Input::Applied(index) => self.applied(index),
             Input::Flushed(index) => self.flushed = self.flushed.max(index.min(self.applied)),
+            Input::Compact(index) => self.compactable = self.compactable.max(index),
             Input::Disconnected(node) => self.disconnected(node, disk),
             Input::TransferLeadership(to) => self.transfer(to),
         }
@@ -255,6 +259,7 @@ impl Replica {
                 self.on_read_index_reply(request, ballot, index);
             }
             Message::TakeOver { ballot } => self.on_take_over(from, ballot, disk),
+            Message::Dropped { ballot, first } => self.on_dropped(from, ballot, first),
         }
     }
 
@@ -356,15 +361,31 @@ impl Replica {
         self.records.push(Record::HardState(hard_state));
     }
 
-    /// Drops the log below what every member has applied and flushed.
+    /// Drops the log below what every member has applied and flushed, or what a snapshot would bring to those that have
+    /// not.
     fn drop_flushed(&mut self) {
-        let first = self.flushed_everywhere().min(self.flushed) + 1;
+        let first = self.flushed_everywhere().max(self.compactable).min(self.flushed) + 1;
         if first > self.first {
             self.first = first;
             self.log.drop_below(first);
             self.record_hard_state();
             self.records.push(Record::DropBelow(first));
         }
+    }
+
+    /// The write that puts a snapshot in the place of the log up to `index`, which is above what is known to be chosen
+    /// here. What was accepted above it stays: an acceptor forgets nothing that may yet be chosen. The replica
+    /// must not move any more: whoever holds the snapshot starts another one on what is written then.
+    pub fn adopt_snapshot(&mut self, index: Index) -> Persist {
+        assert!(index > self.chosen, "a snapshot brings something new");
+        let token = self.next_token;
+        self.next_token += 1;
+        let hard_state = HardState { promised: self.promised, chosen: index, first: index + 1 };
+        let mut records = vec![Record::HardState(hard_state), Record::DropBelow(index + 1)];
+        if mutants::is_active(Mutant::AcceptedBehindSnapshotDropped) {
+            records.push(Record::DropFrom(index + 1));
+        }
+        Persist { token, records, then_send: Vec::new() }
     }
 
     fn persist(&mut self) {

@@ -320,7 +320,10 @@ impl Simulation {
     }
 
     fn carry_out(&mut self, id: NodeId, output: Output) -> Option<Index> {
-        assert!(!output.need_snapshot, "node {id} needs a snapshot, and nothing was truncated too early");
+        assert!(
+            output.needs_snapshot.is_none(),
+            "node {id} needs a snapshot, and nothing was truncated too early"
+        );
         let (sync, apply) = (self.faults.sync_max, self.faults.apply_max);
         let (now, sync, apply) = (self.now, self.random.below(sync), self.random.below(apply));
         let node = self.nodes.get_mut(&id).expect("a member");

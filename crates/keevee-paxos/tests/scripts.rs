@@ -107,6 +107,10 @@ enum Command {
     Unstall(NodeId),
     /// The applied state survives a crash.
     Flush(#[arg(optional, many)] Vec<NodeId>),
+    /// The log need not be kept for members that lack some of it.
+    Compact(#[arg(optional, many)] Vec<NodeId>),
+    /// The first node takes over the state of the second.
+    Snapshot(NodeId, NodeId),
 }
 
 /// A predicate on messages under way.
@@ -239,6 +243,8 @@ impl goldenscript::Runner for Runner {
             Command::Stall(node) => self.cluster.stall(*node, true),
             Command::Unstall(node) => self.cluster.stall(*node, false),
             Command::Flush(nodes) => self.for_each(nodes, Cluster::flush),
+            Command::Compact(nodes) => self.for_each(nodes, Cluster::compact),
+            Command::Snapshot(to, from) => self.cluster.take_over(*to, *from),
         }
         Ok(self.cluster.take_trace())
     }

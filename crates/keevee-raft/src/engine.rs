@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keevee_core::ids::NodeId;
+use keevee_core::ids::{Incarnation, NodeId};
 use keevee_replica::storage::{LogStore, StorageError};
-use keevee_replica::{Engine, EngineStatus, Events, EventsFailure, Role};
+use keevee_replica::{Engine, EngineStatus, Events, Role};
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
@@ -23,6 +23,7 @@ use crate::machine::Machine;
 use crate::message::{AppendResult, LogId, RaftMessage, Vote};
 use crate::network::{Answer, Exchange, Network, ReadIndex};
 use crate::reads::Reads;
+use crate::records;
 use crate::types::{
     Proposal, Types, our_append_result, our_vote, ours, their_append, their_transfer, their_vote_request,
 };
@@ -135,7 +136,9 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     /// The term in which it leads, and since when on the runtime's clock.
     leads_since: Option<(u64, Duration)>,
     doubt: Option<Doubt>,
-    too_far_behind: bool,
+    /// The log need not be kept up to here, whoever lacks some of it.
+    compactable: u64,
+    needs_snapshot: Option<NodeId>,
 }
 
 impl<L: LogStore + Send + 'static> RaftEngine<L> {
@@ -182,7 +185,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             oldest_write: None,
             leads_since: None,
             doubt: None,
-            too_far_behind: false,
+            compactable: 0,
+            needs_snapshot: None,
         })
     }
 
@@ -276,9 +280,20 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             }
             RaftMessage::ReadIndexReply { call, index } => exchange.answer_read(from, call, index),
             RaftMessage::Flushed { index } => self.note_flushed(from.0, index),
-            // A leader of long ago may know less than its successor.
-            RaftMessage::TooFarBehind { vote } => {
-                self.too_far_behind |= self.log.hard_state().vote == Some(vote);
+            RaftMessage::TooFarBehind { call, vote, through } => {
+                // A leader of long ago may know less than its successor, and must not take this for a sign that it leads.
+                if self.log.hard_state().vote == Some(vote) && !self.log.is_saving_vote() {
+                    if self.applied >= through {
+                        exchange.send(from, RaftMessage::CaughtUp { call });
+                    } else {
+                        self.needs_snapshot = Some(from);
+                    }
+                }
+            }
+            RaftMessage::CaughtUp { call } => {
+                exchange.answer(from, call, Answer::CaughtUp);
+                // It was away for long: openraft would wait before it sends the next entries.
+                self.spawn(async move { drop(raft.trigger().reset_backoff([from.0]).await) });
             }
         }
         self.is_stirred = true;
@@ -298,13 +313,17 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         });
     }
 
-    /// Drops the log below what every member has flushed.
     fn note_flushed(&mut self, member: u64, index: u64) {
         let flushed = self.flushed.entry(member).or_default();
         *flushed = index.max(*flushed);
+        self.drop_flushed();
+    }
+
+    /// Drops the log below what every member has flushed, or what a snapshot would bring to those that have not.
+    fn drop_flushed(&mut self) {
         let by_all = |member: &u64| self.flushed.get(member).copied().unwrap_or(0);
-        let through =
-            self.members.iter().map(by_all).min().unwrap_or(0).min(self.applied).min(self.matched());
+        let everywhere = self.members.iter().map(by_all).min().unwrap_or(0).min(self.matched());
+        let through = everywhere.max(self.compactable.min(by_all(&self.node.0))).min(self.applied);
         let dropped = self.log.droppable().map_or(0, |id| id.index);
         // An error shows itself at the next look: the log keeps it.
         if through > dropped
@@ -459,15 +478,15 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         metrics.state == ServerState::Leader && self.unheard(metrics).is_none_or(is_fresh)
     }
 
-    fn failure(&self) -> Option<EventsFailure> {
+    fn failure(&self) -> Option<StorageError> {
         if let Some(error) = self.log.failed() {
-            return Some(EventsFailure::Storage(error));
+            return Some(error);
         }
         if let Err(fatal) = &self.metrics.borrow_watched().running_state {
             // It stops for what its storage says, which was looked at, and for a broken invariant of its own.
             panic!("openraft stopped: {fatal}");
         }
-        self.too_far_behind.then_some(EventsFailure::TooFarBehind)
+        None
     }
 }
 
@@ -569,6 +588,34 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         self.note_flushed(self.node.0, index);
     }
 
+    fn compact(&mut self, now: Duration, index: u64) {
+        self.now = self.now.max(now);
+        self.compactable = self.compactable.max(index);
+        self.drop_flushed();
+    }
+
+    fn snapshot_mark(&mut self, applied: u64) -> Result<Bytes, StorageError> {
+        self.log.id_at(applied).map(records::encode_mark)
+    }
+
+    fn may_adopt_snapshot(&self, index: u64, mark: &Bytes) -> bool {
+        records::decode_mark(index, mark).is_ok_and(|id| id.index > self.applied && self.log.may_adopt(id))
+    }
+
+    fn adopt_snapshot(
+        &mut self,
+        index: u64,
+        mark: &Bytes,
+        incarnation: Incarnation,
+    ) -> Result<u64, StorageError> {
+        let id = records::decode_mark(index, mark)?;
+        self.log.adopt_snapshot(id, incarnation)
+    }
+
+    fn log_bytes(&self) -> Result<u64, StorageError> {
+        self.log.bytes()
+    }
+
     fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
         self.now = self.now.max(now);
         self.hand_over(to);
@@ -617,6 +664,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
             send: self.exchange.take_outgoing(),
             chosen: self.log.take_chosen(),
             reads_ready: self.reads.take_ready(),
+            needs_snapshot: self.needs_snapshot.take(),
             failed: self.failure(),
         }
     }

@@ -15,6 +15,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use keevee_core::ids::Incarnation;
 use keevee_replica::storage::{LogRecord, LogStore, StorageError};
 use openraft::alias::{LogIdOf, OneshotSenderOf, VoteOf};
 use openraft::async_runtime::oneshot::OneshotSender;
@@ -56,7 +57,7 @@ struct Log<L> {
     appended: Vec<(u64, u64)>,
     /// Committed, in order, and not handed out.
     chosen: VecDeque<(u64, Option<Bytes>)>,
-    /// Every member has flushed everything up to here.
+    /// Nobody needs the log up to here: every member has flushed it, or a snapshot would bring it.
     droppable: Option<LogId>,
     failed: Option<StorageError>,
 }
@@ -193,6 +194,36 @@ impl<L: LogStore> SharedLog<L> {
     pub(crate) fn id_at(&self, index: u64) -> Result<LogId, StorageError> {
         let mut log = self.lock();
         log.id_at(index).inspect_err(|error| drop(log.fail(error.clone())))
+    }
+
+    /// True if a snapshot brings something new, and nothing of a term that this replica has not voted in: it may come from a
+    /// follower of a later leader, and a log must not be ahead of the vote.
+    pub(crate) fn may_adopt(&self, id: LogId) -> bool {
+        let state = self.lock().state;
+        let is_new = state.committed.is_none_or(|committed| committed.index < id.index);
+        is_new && state.vote.is_some_and(|vote| id.term <= vote.term)
+    }
+
+    /// Puts a snapshot in the place of the log up to its index: the write's token. Nothing must be written in between that
+    /// and a new start. What follows is kept if the entry there is the snapshot's (Raft, section 7): then all of it may be
+    /// what a leader has counted. Else none of it is.
+    pub(crate) fn adopt_snapshot(&self, id: LogId, incarnation: Incarnation) -> Result<u64, StorageError> {
+        let mut log = self.lock();
+        let agrees = log.last.is_some_and(|last| last.index >= id.index) && log.id_at(id.index)? == id;
+        log.state.purged = Some(id);
+        log.state.committed = log.state.committed.max(Some(id));
+        let mut records = vec![
+            LogRecord::HardState(records::encode_hard_state(&log.state)),
+            LogRecord::DropBelow(id.index + 1),
+        ];
+        records.extend((!agrees).then_some(LogRecord::DropFrom(id.index + 1)));
+        records.push(LogRecord::Incarnation(incarnation));
+        log.submit(records, 0, false, Waiter::Nobody);
+        Ok(log.token)
+    }
+
+    pub(crate) fn bytes(&self) -> Result<u64, StorageError> {
+        self.lock().store.bytes()
     }
 
     /// How far the log may be dropped.
@@ -452,5 +483,70 @@ impl<L: LogStore + Send + 'static> RaftLogStorage<Types> for SharedLog<L> {
         // Together, so that the log never starts where its mark does not say.
         log.write_state(Some(LogRecord::DropBelow(id.index + 1)), Waiter::Nobody);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keevee_replica::storage::MemoryLog;
+
+    use super::*;
+    use crate::message::Vote;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId { term, index }
+    }
+
+    /// A log of entries 1 to 6, of terms 1 and 2, of a replica that has voted in term 2 and knows entry 1 to be chosen.
+    fn log() -> SharedLog<MemoryLog> {
+        let mut store = MemoryLog::default();
+        let members = LogEntry { id: FIRST, payload: Payload::Members(BTreeSet::from([1])) };
+        let data = |index| LogEntry { id: id(if index < 4 { 1 } else { 2 }, index), payload: Payload::Blank };
+        let entries = std::iter::once(members).chain((1..=6).map(data));
+        let mut records: Vec<LogRecord> = entries
+            .map(|entry| LogRecord::Entry { index: entry.id.index, bytes: records::encode_entry(&entry) })
+            .collect();
+        let vote = Some(Vote { term: 2, node: 1, committed: true });
+        let state = HardState { vote, committed: Some(id(1, 1)), purged: None };
+        records.push(LogRecord::HardState(records::encode_hard_state(&state)));
+        store.submit(records, 1);
+        store.sync();
+        SharedLog::open(store, 1, &BTreeSet::from([1]), 1_000, 1_000).expect("a good log")
+    }
+
+    /// What a start finds once a snapshot was taken over: the last entry's place, and the indexes of all.
+    fn adopted(snapshot: LogId) -> (Option<LogId>, Vec<u64>) {
+        let log = log();
+        assert!(log.may_adopt(snapshot));
+        log.adopt_snapshot(snapshot, Incarnation(1)).expect("a good log");
+        let store = {
+            let mut log = log.lock();
+            log.store.sync();
+            log.store.crashed()
+        };
+        assert_eq!(store.incarnation(), Ok(Incarnation(1)));
+        let entries = store.read(0, 100, usize::MAX).expect("memory does not fail");
+        let members = BTreeSet::from([1]);
+        let opened = SharedLog::open(store, snapshot.index, &members, 1_000, 1_000).expect("a good log");
+        (opened.last(), entries.into_iter().map(|(index, _)| index).collect())
+    }
+
+    #[test]
+    fn what_follows_a_snapshot_stays_if_the_entry_there_is_the_same() {
+        assert_eq!(adopted(id(2, 4)), (Some(id(2, 6)), vec![5, 6]));
+        assert_eq!(adopted(id(2, 6)), (Some(id(2, 6)), vec![]));
+    }
+
+    #[test]
+    fn nothing_follows_a_snapshot_if_the_entry_there_is_another() {
+        // hashicorp/raft#697 kept it.
+        assert_eq!(adopted(id(2, 3)), (Some(id(2, 3)), vec![]));
+        assert_eq!(adopted(id(2, 9)), (Some(id(2, 9)), vec![]));
+    }
+
+    #[test]
+    fn a_snapshot_of_a_later_term_than_the_vote_is_not_taken_over() {
+        assert!(!log().may_adopt(id(3, 9)), "a start would refuse a log that is ahead of its vote");
+        assert!(!log().may_adopt(id(1, 1)), "it brings nothing new");
     }
 }

@@ -1,8 +1,10 @@
 //! openraft's state machine, which applies nothing: it hands committed entries to the engine, and the shard
 //! applies them.
 //!
-//! Snapshots are not built yet. openraft drops the beginning of a log only where a snapshot covers it. As it is
-//! dropped below what *every* member has flushed, nobody ever needs that snapshot: it is an empty one.
+//! openraft drops the beginning of a log only where a snapshot covers it, and wants to send that to whoever lacks what was
+//! dropped. Its snapshots are empty: they say how far the log may be dropped. A replica that needs one fetches the state
+//! itself, and starts anew on it (`keevee_replica::snapshot`); openraft only waits until that replica says that it is
+//! there (`network.rs`).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -79,7 +81,7 @@ impl<L: LogStore + Send + 'static> RaftStateMachine<Types> for Machine<L> {
     }
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<Types>, _data: ()) -> Result<(), io::Error> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "snapshots are not built yet"))
+        Err(io::Error::new(io::ErrorKind::Unsupported, "nobody sends a snapshot by openraft"))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, ()>>, io::Error> {

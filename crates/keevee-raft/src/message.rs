@@ -165,10 +165,20 @@ pub enum RaftMessage {
         /// The index.
         index: u64,
     },
-    /// The receiver lacks entries that the sender no longer has.
+    /// The receiver lacks entries that the sender no longer has: it needs a snapshot. Asks for an answer once it has
+    /// got so far.
     TooFarBehind {
+        /// The request's number.
+        call: u64,
         /// The leader's vote.
         vote: Vote,
+        /// The last index that the sender has dropped.
+        through: u64,
+    },
+    /// Answers a [`RaftMessage::TooFarBehind`]: the receiver's vote is the leader's, and it has applied as much.
+    CaughtUp {
+        /// The request's number.
+        call: u64,
     },
 }
 
@@ -209,14 +219,14 @@ impl RaftMessage {
             RaftMessage::TransferLeader { vote, to, last } => {
                 own(vote, true) && members.contains(to) && known(vote, &[last])
             }
-            RaftMessage::TooFarBehind { vote } => own(vote, true),
+            RaftMessage::TooFarBehind { vote, through, .. } => own(vote, true) && *through < PLAUSIBLE_MAX,
             RaftMessage::Voted { vote, last, .. } => votes(vote) && all_sane(&[last]),
             RaftMessage::Appended { result, .. } | RaftMessage::HeartbeatReply { result, .. } => match result
             {
                 AppendResult::HigherVote(vote) => votes(vote),
                 AppendResult::Success | AppendResult::Conflict => true,
             },
-            RaftMessage::ReadIndex { .. } => true,
+            RaftMessage::ReadIndex { .. } | RaftMessage::CaughtUp { .. } => true,
             RaftMessage::ReadIndexReply { index, .. } => index.is_none_or(|index| index < PLAUSIBLE_MAX),
             RaftMessage::Flushed { index } => *index < PLAUSIBLE_MAX,
         }
@@ -286,7 +296,7 @@ mod tests {
             voted(nobody),
             voted(Vote { node: 3, ..VOTE }),
             transfer(1),
-            RaftMessage::TooFarBehind { vote: VOTE },
+            RaftMessage::TooFarBehind { call: 1, vote: VOTE, through: 9 },
         ] {
             assert!(right.is_plausible(2, &members, 3), "{right:?}");
         }
@@ -307,7 +317,7 @@ mod tests {
             ask(Vote { node: 1, ..candidate }),
             voted(Vote { node: 9, ..VOTE }),
             transfer(9),
-            RaftMessage::TooFarBehind { vote: candidate },
+            RaftMessage::TooFarBehind { call: 1, vote: candidate, through: 9 },
             RaftMessage::Flushed { index: u64::MAX },
             RaftMessage::ReadIndexReply { call: 1, index: Some(u64::MAX) },
         ] {

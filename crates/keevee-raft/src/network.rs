@@ -37,6 +37,7 @@ const APPENDS_MAX: usize = 64;
 pub(crate) enum Answer {
     Appended(AppendResult),
     Voted { vote: Vote, granted: bool, last: Option<LogId> },
+    CaughtUp,
 }
 
 /// What goes out, and who waits for an answer. Shared by the engine and openraft's tasks.
@@ -233,7 +234,7 @@ impl Peer {
         });
         match call.answer(limit).await? {
             Answer::Voted { vote, granted, last } => Ok(their_vote_response(vote, granted, last)),
-            Answer::Appended(_) => Err(no_answer()),
+            Answer::Appended(_) | Answer::CaughtUp => Err(no_answer()),
         }
     }
 }
@@ -248,7 +249,7 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         match self.append(&request).answer(self.append_timeout).await? {
             Answer::Appended(result) => Ok(their_append_response(result)),
-            Answer::Voted { .. } => Err(no_answer()),
+            Answer::Voted { .. } | Answer::CaughtUp => Err(no_answer()),
         }
     }
 
@@ -285,16 +286,25 @@ impl RaftNetworkV2<Types> for Peer {
         self.ask_for_vote(true, request, option.soft_ttl()).await
     }
 
+    /// Tells the follower that it needs a snapshot, which it fetches by itself. Asked again and again until it has
+    /// got so far.
     async fn full_snapshot(
         &mut self,
         vote: VoteOf<Types>,
-        _snapshot: SnapshotOf<Types, ()>,
+        snapshot: SnapshotOf<Types, ()>,
         _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        self.exchange.send(self.node, RaftMessage::TooFarBehind { vote: our_vote(&vote) });
-        let error = io::Error::other("it lacks entries that were dropped, and snapshots are not built yet");
-        Err(StreamingError::Unreachable(Unreachable::new(&error)))
+        let (our_vote, through) = (our_vote(&vote), snapshot.meta.last_log_id.map_or(0, |id| id.index));
+        let asked = |call| RaftMessage::TooFarBehind { call, vote: our_vote, through };
+        // It answers at once, or not at all.
+        match self.exchange.ask(self.node, asked).answer(self.append_timeout / 4).await {
+            Ok(Answer::CaughtUp) => Ok(SnapshotResponse::new(vote)),
+            Ok(_) | Err(_) => {
+                let error = io::Error::other("it lacks entries that were dropped, and has no snapshot yet");
+                Err(StreamingError::Unreachable(Unreachable::new(&error)))
+            }
+        }
     }
 
     async fn transfer_leader(

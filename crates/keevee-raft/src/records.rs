@@ -90,6 +90,21 @@ pub fn decode_hard_state(bytes: Bytes) -> Result<HardState, StorageError> {
     })
 }
 
+/// What a snapshot carries: the entry that its state was applied through.
+pub(crate) fn encode_mark(id: LogId) -> Bytes {
+    proto::LogId { term: id.term, index: id.index }.encode_to_vec().into()
+}
+
+/// Reads what [`encode_mark`] wrote, of a snapshot of this index.
+pub(crate) fn decode_mark(index: u64, mark: &Bytes) -> Result<LogId, StorageError> {
+    let corrupt = |cause: String| StorageError::Corrupt { what: "a snapshot", cause };
+    let id = proto::LogId::decode(mark.clone()).map_err(|error| corrupt(error.to_string()))?;
+    if id.index != index {
+        return Err(corrupt(format!("it is of index {index}, and its mark of {}", id.index)));
+    }
+    Ok(LogId { term: id.term, index: id.index })
+}
+
 fn check_version(version: u32) -> Result<(), String> {
     let expected = || format!("layout {version}, this program knows {VERSION}: use a newer one");
     (version == VERSION).then_some(()).ok_or_else(expected)

@@ -18,11 +18,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keevee_core::command::{Command, Outcome};
-use keevee_core::ids::{NodeId, ShardId};
+use keevee_core::ids::{Incarnation, NodeId, ShardId};
 use keevee_core::slots::SlotSet;
 
 use crate::storage::{LogRecord, LogStore, MemoryLog, MemoryState, StateStore, StorageError};
-use crate::{Bounds, Effects, Engine, Failure, Now, Refusal, ReplicaMessage, Reply, Request, Role, Shard};
+use crate::{
+    Bounds, Effects, Engine, Failure, Now, Refusal, ReplicaMessage, Reply, Request, Role, Shard,
+    SnapshotMessage,
+};
 
 /// Makes a test of every case, for the engine that a [`Maker`] opens.
 #[macro_export]
@@ -83,6 +86,10 @@ macro_rules! conformance {
             keys_that_are_gone_stay_gone_after_a_failover_to_a_clock_that_is_behind
             a_leader_whose_clock_is_off_stamps_nothing_and_hands_over
             writes_of_far_offsets_do_not_share_an_entry
+            a_replica_that_lacks_what_logs_have_dropped_takes_over_a_snapshot
+            a_chunk_that_is_lost_costs_a_chunk
+            a_crash_before_a_snapshot_is_in_force_leaves_the_old_state
+            a_log_is_kept_behind_a_snapshot_until_its_receiver_has_caught_up
         }
     };
     (@ $maker:expr; $($case:ident)*) => {
@@ -140,6 +147,12 @@ impl LogStore for SharedLog {
     fn last(&self) -> Result<u64, StorageError> {
         self.lock().last()
     }
+    fn bytes(&self) -> Result<u64, StorageError> {
+        self.lock().bytes()
+    }
+    fn incarnation(&self) -> Result<Incarnation, StorageError> {
+        self.lock().incarnation()
+    }
 }
 
 type Replica<M> = Shard<<M as Maker>::Engine, MemoryState>;
@@ -161,6 +174,10 @@ struct Cluster<'a, M: Maker> {
     network: VecDeque<(u64, u64, Message<M>)>,
     /// Counts the messages that arrived.
     delivered: usize,
+    /// The numbers of the chunks of snapshots that arrived.
+    chunks: Vec<u64>,
+    /// The next chunk of this number is lost.
+    lost_chunk: Option<u64>,
     replies: BTreeMap<u64, Reply>,
     now: Duration,
     tickets: u64,
@@ -175,6 +192,8 @@ impl<'a, M: Maker> Cluster<'a, M> {
             nodes: BTreeMap::new(),
             network: VecDeque::new(),
             delivered: 0,
+            chunks: Vec::new(),
+            lost_chunk: None,
             replies: BTreeMap::new(),
             now: Duration::ZERO,
             tickets: 0,
@@ -187,7 +206,8 @@ impl<'a, M: Maker> Cluster<'a, M> {
         cluster
     }
 
-    fn start(&mut self, id: u64, boot: u64, log: MemoryLog, state: MemoryState) {
+    fn start(&mut self, id: u64, boot: u64, log: MemoryLog, mut state: MemoryState) {
+        state.enter(log.incarnation().expect("memory does not fail")).expect("it is there");
         let log = SharedLog(Arc::new(Mutex::new(log)));
         let applied = state.meta().expect("memory does not fail").applied;
         let opened =
@@ -220,16 +240,27 @@ impl<'a, M: Maker> Cluster<'a, M> {
         let now = self.now_of(id);
         loop {
             let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-            let Effects { send, replies, has_more } = node.shard.advance(now)?;
+            let Effects { send, replies, has_more, is_replaced } = node.shard.advance(now)?;
             self.network.extend(send.into_iter().map(|(to, message)| (id, to.0, message)));
             for reply in replies {
                 let earlier = self.replies.insert(reply.ticket, reply.clone());
                 assert!(earlier.is_none(), "answered twice: {reply:?}");
             }
-            if !has_more {
+            if is_replaced {
+                self.replace(id);
+            } else if !has_more {
                 return Ok(());
             }
         }
+    }
+
+    /// Opens a replica anew that has taken over a snapshot.
+    fn replace(&mut self, id: u64) {
+        let mut node = self.nodes.remove(&id).expect("it exists");
+        let (log, state) = (node.log.lock().clone(), node.shard.state().clone());
+        // A number that no start has.
+        self.start(id, 1_000 + self.delivered as u64, log, state);
+        self.node(id).skew = node.skew;
     }
 
     fn sync(&mut self, id: u64) {
@@ -253,6 +284,12 @@ impl<'a, M: Maker> Cluster<'a, M> {
             for (from, to, message) in std::mem::take(&mut self.network) {
                 if let Some(node) = self.nodes.get_mut(&to) {
                     self.delivered += 1;
+                    if let ReplicaMessage::Snapshot(SnapshotMessage::Chunk(chunk)) = &message {
+                        if self.lost_chunk.take_if(|lost| *lost == chunk.number).is_some() {
+                            continue;
+                        }
+                        self.chunks.push(chunk.number);
+                    }
                     let received = node.shard.receive(self.now, NodeId(from), message);
                     assert_eq!(received, Ok(true), "replicas here are correct, and agree");
                     self.advance(to).expect("it goes on");
@@ -270,8 +307,11 @@ impl<'a, M: Maker> Cluster<'a, M> {
                 let (id, now) = (*id, self.now);
                 let shard = &mut self.nodes.get_mut(&id).expect("it exists").shard;
                 ids.iter().for_each(|alive| shard.vouch(now, NodeId(*alive)));
-                shard.tick(now);
+                shard.tick(now).expect("memory does not fail");
                 shard.expire(now);
+                if shard.needs_snapshot(now) {
+                    shard.fetch_snapshot(now).expect("memory does not fail");
+                }
                 self.advance(id).expect("it goes on");
             }
             self.settle();

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use keevee_core::ids::NodeId;
+use keevee_core::ids::{Incarnation, NodeId};
 
 use crate::storage::StorageError;
 
@@ -47,8 +47,31 @@ pub trait Engine {
     /// Tells that everything up to an index survives a crash without the log.
     fn flushed(&mut self, now: Duration, index: u64);
 
+    /// Tells that the log need not be kept up to an index, though a member may lack some of it: a snapshot would bring it
+    /// that. What a crash would need again is kept all the same.
+    fn compact(&mut self, now: Duration, index: u64);
+
+    /// What a snapshot of the state at this applied index must carry, so that another replica's log can begin behind it.
+    fn snapshot_mark(&mut self, applied: u64) -> Result<Bytes, StorageError>;
+
+    /// True if the log can begin behind a snapshot: one of this index, above what is chosen here, that came with this mark.
+    fn may_adopt_snapshot(&self, index: u64, mark: &Bytes) -> bool;
+
+    /// Puts a snapshot that may be adopted in the place of the log up to its index: in one write, which puts an incarnation
+    /// of the state in force as well. The write's token; once that is persisted the replica is to be opened anew, and this
+    /// engine must not be used for anything in between.
+    fn adopt_snapshot(
+        &mut self,
+        index: u64,
+        mark: &Bytes,
+        incarnation: Incarnation,
+    ) -> Result<u64, StorageError>;
+
     /// Hands leadership to a member, or to the one that is furthest along, if this replica leads.
     fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>);
+
+    /// About how many bytes of entries its log has on disk.
+    fn log_bytes(&self) -> Result<u64, StorageError>;
 
     /// How many writes of entries are not on this node's disk yet.
     fn unsynced(&self) -> usize;
@@ -72,37 +95,31 @@ pub struct Events<M> {
     pub chosen: Vec<(u64, Option<Bytes>)>,
     /// Reads that may be served now.
     pub reads_ready: Vec<u64>,
-    /// The engine can't go on.
-    pub failed: Option<EventsFailure>,
+    /// This replica lacks entries that its peers have dropped: only a snapshot helps, which this one has.
+    pub needs_snapshot: Option<NodeId>,
+    /// The engine's log failed, and it can't go on.
+    pub failed: Option<StorageError>,
 }
 
 impl<M> Events<M> {
     /// The same with other messages.
     pub fn map<N>(self, message: impl Fn(M) -> N) -> Events<N> {
-        let Events { send, chosen, reads_ready, failed } = self;
+        let Events { send, chosen, reads_ready, needs_snapshot, failed } = self;
         let send = send.into_iter().map(|(to, one)| (to, message(one))).collect();
-        Events { send, chosen, reads_ready, failed }
+        Events { send, chosen, reads_ready, needs_snapshot, failed }
     }
 }
 
 impl<M> Default for Events<M> {
     fn default() -> Events<M> {
-        Events { send: Vec::new(), chosen: Vec::new(), reads_ready: Vec::new(), failed: None }
+        Events {
+            send: Vec::new(),
+            chosen: Vec::new(),
+            reads_ready: Vec::new(),
+            needs_snapshot: None,
+            failed: None,
+        }
     }
-}
-
-/// Why an engine can't go on.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EventsFailure {
-    /// Its log failed.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// Its peers have dropped what it lacks.
-    #[error(
-        "this replica lacks entries that its peers have dropped, and snapshots are not built yet: the others go \
-         on without it"
-    )]
-    TooFarBehind,
 }
 
 /// What an engine is, as seen from outside.

@@ -17,13 +17,15 @@ pub mod records;
 mod request;
 mod route;
 mod shard;
+mod snapshot;
 pub mod storage;
 
 pub use attempts::{Attempt, Attempts};
-pub use engine::{Engine, EngineStatus, Events, EventsFailure, Role};
+pub use engine::{Engine, EngineStatus, Events, Role};
 pub use hashes::ChainHash;
 pub use neighbours::{CLOCK_DIFFERENCE_MAX, Neighbours};
 pub use paxos::PaxosEngine;
 pub use request::{Bounds, Now, Refusal, Reply, Request};
 pub use route::{Heard, Route};
 pub use shard::{Effects, Failure, ReplicaMessage, Shard, ShardStatus};
+pub use snapshot::{SnapshotChunk, SnapshotMessage};

@@ -6,14 +6,14 @@ use std::mem;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keevee_core::ids::NodeId;
+use keevee_core::ids::{Incarnation, NodeId};
 use keevee_mutants::{self as mutants, Mutant};
 use keevee_paxos::{
     Config, Entry, HardState, Input, LogRead, Message, Output, Persist, Record, Replica, Restored, RoleName,
     Value,
 };
 
-use crate::engine::{Engine, EngineStatus, Events, EventsFailure, Role};
+use crate::engine::{Engine, EngineStatus, Events, Role};
 use crate::records;
 use crate::storage::{LogRecord, LogStore, StorageError};
 
@@ -91,10 +91,9 @@ impl<L: LogStore> PaxosEngine<L> {
         let chosen = output.chosen.into_iter().map(|entry| (entry.index, payload(entry.value)));
         self.events.chosen.extend(chosen);
         self.events.reads_ready.extend(output.reads_ready);
+        self.events.needs_snapshot = output.needs_snapshot.map(NodeId).or(self.events.needs_snapshot);
         if let Some(error) = self.disk.failed.take() {
-            self.events.failed = Some(EventsFailure::Storage(error));
-        } else if output.need_snapshot {
-            self.events.failed = Some(EventsFailure::TooFarBehind);
+            self.events.failed = Some(error);
         }
         self.deliver(now, output.send);
     }
@@ -102,14 +101,6 @@ impl<L: LogStore> PaxosEngine<L> {
     fn submit(&mut self, persist: Persist) {
         let Persist { token, records, then_send } = persist;
         let has_entries = records.iter().any(|record| matches!(record, Record::Accepted(_)));
-        let encode = |record: Record| match record {
-            Record::Accepted(entry) => {
-                LogRecord::Entry { index: entry.index, bytes: records::encode_entry(&entry) }
-            }
-            Record::HardState(state) => LogRecord::HardState(records::encode_hard_state(&state)),
-            Record::DropBelow(first) => LogRecord::DropBelow(first),
-            Record::DropFrom(index) => LogRecord::DropFrom(index),
-        };
         self.disk.log.submit(records.into_iter().map(encode).collect(), token);
         self.writing.push_back(Writing { token, has_entries, then_send });
     }
@@ -124,6 +115,17 @@ impl<L: LogStore> PaxosEngine<L> {
                 self.events.send.push((NodeId(to), message));
             }
         }
+    }
+}
+
+fn encode(record: Record) -> LogRecord {
+    match record {
+        Record::Accepted(entry) => {
+            LogRecord::Entry { index: entry.index, bytes: records::encode_entry(&entry) }
+        }
+        Record::HardState(state) => LogRecord::HardState(records::encode_hard_state(&state)),
+        Record::DropBelow(first) => LogRecord::DropBelow(first),
+        Record::DropFrom(index) => LogRecord::DropFrom(index),
     }
 }
 
@@ -206,8 +208,37 @@ impl<L: LogStore> Engine for PaxosEngine<L> {
         self.step(now, Input::Flushed(index));
     }
 
+    fn compact(&mut self, now: Duration, index: u64) {
+        self.step(now, Input::Compact(index));
+    }
+
+    /// All that a log of this engine says of its beginning is where it is.
+    fn snapshot_mark(&mut self, _applied: u64) -> Result<Bytes, StorageError> {
+        Ok(Bytes::new())
+    }
+
+    fn may_adopt_snapshot(&self, index: u64, _mark: &Bytes) -> bool {
+        index > self.replica.status().chosen
+    }
+
+    fn adopt_snapshot(
+        &mut self,
+        index: u64,
+        _mark: &Bytes,
+        incarnation: Incarnation,
+    ) -> Result<u64, StorageError> {
+        let Persist { token, records, .. } = self.replica.adopt_snapshot(index);
+        let records = records.into_iter().map(encode).chain([LogRecord::Incarnation(incarnation)]);
+        self.disk.log.submit(records.collect(), token);
+        Ok(token)
+    }
+
     fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
         self.step(now, Input::TransferLeadership(to.map(|to| to.0)));
+    }
+
+    fn log_bytes(&self) -> Result<u64, StorageError> {
+        self.disk.log.bytes()
     }
 
     fn unsynced(&self) -> usize {

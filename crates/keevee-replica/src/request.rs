@@ -85,17 +85,31 @@ pub struct Bounds {
     pub unchosen_entries_max: usize,
     /// Bytes of them, likewise.
     pub unchosen_bytes_max: usize,
+    /// Bytes of the log that are kept for members that lack some of it.
+    pub log_bytes_max: u64,
+    /// How fast a snapshot is fetched, in bytes per second.
+    pub snapshot_bytes_per_second: u64,
+    /// Bytes of records in one chunk of a snapshot, unless one is larger.
+    pub snapshot_chunk_bytes: usize,
+}
+
+impl Bounds {
+    /// As [`Bounds::default`].
+    pub(crate) const DEFAULT: Bounds = Bounds {
+        waiting_commands_max: 65_536,
+        waiting_bytes_max: 64 << 20,
+        entry_bytes_max: 1 << 20,
+        unsynced_entries_max: 1,
+        unchosen_entries_max: 64,
+        unchosen_bytes_max: 64 << 20,
+        log_bytes_max: 512 << 20,
+        snapshot_bytes_per_second: 32 << 20,
+        snapshot_chunk_bytes: 256 << 10,
+    };
 }
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds {
-            waiting_commands_max: 65_536,
-            waiting_bytes_max: 64 << 20,
-            entry_bytes_max: 1 << 20,
-            unsynced_entries_max: 1,
-            unchosen_entries_max: 64,
-            unchosen_bytes_max: 64 << 20,
-        }
+        Bounds::DEFAULT
     }
 }

@@ -18,16 +18,19 @@ use keevee_core::requests::RequestMemory;
 use keevee_core::stamp::HybridClock;
 use keevee_mutants::{self as mutants, Mutant};
 
-use crate::engine::{Engine, EngineStatus, EventsFailure};
+use crate::engine::{Engine, EngineStatus};
 use crate::hashes::{ChainHash, Hashes};
 use crate::request::{Bounds, Now, Refusal, Reply, Request};
 use crate::storage::{StateStore, StorageError};
 
 mod expiry;
 mod quiescence;
+mod snapshots;
 
 use self::expiry::Expiries;
 use self::quiescence::Quiescence;
+use self::snapshots::Snapshots;
+use crate::snapshot::SnapshotMessage;
 
 /// What the replicas of a shard say to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub enum ReplicaMessage<M> {
         /// As the leader was asked.
         to: u64,
     },
+    /// About a snapshot of the state.
+    Snapshot(SnapshotMessage),
 }
 
 /// What a shard wants done.
@@ -65,21 +70,21 @@ pub struct Effects<M> {
     pub replies: Vec<Reply>,
     /// True if the replica is to be advanced once more after the answers were delivered.
     pub has_more: bool,
+    /// True if the replica has taken over a snapshot: it is to be dropped, and opened anew on what its storage holds
+    /// now.
+    pub is_replaced: bool,
 }
 
 impl<M> Default for Effects<M> {
     fn default() -> Effects<M> {
-        Effects { send: Vec::new(), replies: Vec::new(), has_more: false }
+        Effects { send: Vec::new(), replies: Vec::new(), has_more: false, is_replaced: false }
     }
 }
 
 /// Why a replica must stop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// Its engine can't go on.
-    #[error(transparent)]
-    Engine(#[from] EventsFailure),
-    /// Its state can't be read or written.
+    /// Its log or its state can't be read or written.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// A chosen entry says something that this program does not know.
@@ -148,7 +153,7 @@ struct Waiter {
 ///
 /// Invariants: every request is answered exactly once, unless the replica fails; `meta` is that of the
 /// last write set written to `state`.
-pub struct Shard<E: Engine, S> {
+pub struct Shard<E: Engine, S: StateStore> {
     id: ShardId,
     engine: E,
     state: S,
@@ -173,6 +178,7 @@ pub struct Shard<E: Engine, S> {
     is_clock_off: bool,
     /// The flushed index that the engine was told.
     told_flushed: u64,
+    snapshots: Snapshots<S>,
     effects: Effects<E::Message>,
 }
 
@@ -194,6 +200,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         let mut clock = HybridClock::new();
         clock.observe(meta.time);
         let expiries = Expiries::open(&state)?;
+        let snapshots = Snapshots::new(boot, engine.status().first, meta.applied, engine.log_bytes()?);
         Ok(Shard {
             id,
             engine,
@@ -216,6 +223,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             expiries,
             is_clock_off: false,
             told_flushed: 0,
+            snapshots,
             effects: Effects::default(),
         })
     }
@@ -259,6 +267,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// Takes commands in. Call [`Shard::advance`] afterwards.
     pub fn submit(&mut self, now: Now, requests: impl IntoIterator<Item = Request>) -> Result<(), Failure> {
         for request in requests {
+            if self.snapshots.is_adopting() {
+                self.refuse(request.ticket, Refusal::NotLeader(None));
+                continue;
+            }
             let is_read = request.command.is_read_only();
             if is_read && request.stale {
                 self.serve_read(request, None)?;
@@ -320,6 +332,9 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         from: NodeId,
         message: ReplicaMessage<E::Message>,
     ) -> Result<bool, Failure> {
+        if self.snapshots.is_adopting() {
+            return Ok(true);
+        }
         match message {
             ReplicaMessage::Engine(message) => {
                 // Of what was sent before the shard was quiesced. Heartbeats keep in step with quiescing: if their answers
@@ -338,36 +353,53 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 self.expiries.ask(from, to);
             }
             ReplicaMessage::TimeNotCome { to } => self.serve_not_due(to)?,
+            ReplicaMessage::Snapshot(message) => return self.receive_snapshot(now, from, message),
         }
         Ok(true)
     }
 
     /// Time passed. A quiesced replica need not be told.
-    pub fn tick(&mut self, now: Duration) {
-        if !self.is_quiesced() {
+    pub fn tick(&mut self, now: Duration) -> Result<(), Failure> {
+        if !self.is_quiesced() && !self.snapshots.is_adopting() {
             self.engine.tick(self.time(now));
+            self.tick_snapshots(now)?;
         }
+        Ok(())
     }
 
     /// The log says that a token's records, and all earlier ones, are on disk.
     pub fn persisted(&mut self, now: Duration, token: u64) {
-        self.engine.persisted(self.time(now), token);
+        if self.snapshots.is_adopting() {
+            self.snapshots.persisted(token);
+        } else {
+            self.engine.persisted(self.time(now), token);
+        }
     }
 
     /// The connection to a node was reset, or another process runs under its name.
     pub fn disconnected(&mut self, now: Duration, node: NodeId) {
+        if self.snapshots.is_adopting() {
+            return;
+        }
         self.missed(now, node);
         self.engine.disconnected(self.time(now), node);
     }
 
     /// Hands leadership to a member, or to the one that is furthest along, if this replica leads.
     pub fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
+        if self.snapshots.is_adopting() {
+            return;
+        }
         self.wake(now);
         self.engine.transfer_leadership(self.time(now), to);
     }
 
     /// Tells the engine what survives a crash without the log. Call it now and then.
     pub fn note_flushed(&mut self, now: Duration) -> Result<(), Failure> {
+        if self.snapshots.is_adopting() {
+            return Ok(());
+        }
+        self.look_after_sent(now);
         // Most shards have nothing new: a look at each of their states would cost a node with many of them a lot.
         let has_new = self.told_flushed < self.meta.applied;
         let flushed = if has_new { self.state.flushed()? } else { self.told_flushed };
@@ -377,6 +409,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         if !self.is_quiesced() {
             self.told_flushed = flushed;
             self.engine.flushed(self.time(now), flushed);
+            self.bound_log(now);
         }
         Ok(())
     }
@@ -395,11 +428,16 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         // What was answered on its way in does not count: it could go on for ever, and nothing would begin.
         let answered_before = self.effects.replies.len();
         loop {
+            if self.snapshots.is_adopting() {
+                self.effects.is_replaced = self.snapshots.is_adopted();
+                return Ok(mem::take(&mut self.effects));
+            }
             let events = self.engine.take_events();
+            events.needs_snapshot.into_iter().for_each(|by| self.snapshots.offered(by, self.meta.applied));
             let sent = events.send.into_iter().map(|(to, message)| (to, ReplicaMessage::Engine(message)));
             self.effects.send.extend(sent);
-            if let Some(failure) = events.failed {
-                return Err(failure.into());
+            if let Some(error) = events.failed {
+                return Err(error.into());
             }
             let is_quiet = events.chosen.is_empty() && events.reads_ready.is_empty();
             if !events.chosen.is_empty() {
@@ -573,6 +611,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     }
 
     fn apply(&mut self, index: u64, payload: Option<Bytes>) -> Result<(), Failure> {
+        let payload_bytes = payload.as_ref().map_or(0, Bytes::len);
+        self.snapshots.applied(index, payload_bytes, self.bounds.log_bytes_max);
         let proposed = self.proposed.remove(&index);
         self.proposed_bytes -= proposed.as_ref().map_or(0, |proposed| proposed.payload.len());
         let (own, other) = match (proposed, &payload) {

@@ -3,11 +3,12 @@
 
 use bytes::Bytes;
 use keevee_core::apply::{ShardMeta, StateView, WriteSet};
+use keevee_core::ids::Incarnation;
 use keevee_core::requests::RequestRecord;
 
 mod memory;
 
-pub use memory::{MemoryLog, MemoryState};
+pub use memory::{MemoryLog, MemorySource, MemoryState, MemoryTarget};
 
 /// One change to a shard's log. Engines encode entries and hard state; the log only keeps the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub enum LogRecord {
     DropBelow(u64),
     /// Removes every entry from an index on.
     DropFrom(u64),
+    /// This incarnation of the shard's state is in force from now on: a snapshot was taken over.
+    Incarnation(Incarnation),
 }
 
 /// The log of one shard.
@@ -47,10 +50,21 @@ pub trait LogStore {
 
     /// The index of the last entry; 0 if there is none.
     fn last(&self) -> Result<u64, StorageError>;
+
+    /// About how many bytes the entries on disk take.
+    fn bytes(&self) -> Result<u64, StorageError>;
+
+    /// The incarnation of the state that is in force.
+    fn incarnation(&self) -> Result<Incarnation, StorageError>;
 }
 
 /// The applied state of one shard.
 pub trait StateStore: StateView<Error = StorageError> {
+    /// Reads a snapshot of this state.
+    type Source: SnapshotSource;
+    /// Takes in a snapshot of another replica's.
+    type Target: SnapshotTarget;
+
     /// The meta of the last write set written.
     fn meta(&self) -> Result<ShardMeta, StorageError>;
 
@@ -62,6 +76,51 @@ pub trait StateStore: StateView<Error = StorageError> {
 
     /// The highest applied index known to survive a crash.
     fn flushed(&self) -> Result<u64, StorageError>;
+
+    /// All that is written now, whatever is written later.
+    fn snapshot(&self) -> Result<Self::Source, StorageError>;
+
+    /// The next incarnation of this state: empty, and beside the one in force.
+    fn next_incarnation(&self) -> Result<Self::Target, StorageError>;
+}
+
+/// A record of a snapshot: a key and its value, as stores of one layout keep them.
+pub type SnapshotRecord = (Bytes, Bytes);
+
+/// Reads a snapshot, from its first record to its last.
+pub trait SnapshotSource {
+    /// How records look. Only a store of the same layout can take them in.
+    const LAYOUT: u32;
+
+    /// The next records, in strictly ascending order of their keys: at least one if there is any, then no more than
+    /// about so many bytes. Nothing at the end.
+    fn read(&mut self, bytes_max: usize) -> Result<Vec<SnapshotRecord>, StorageError>;
+}
+
+/// Takes in a snapshot, without holding up whoever brings it. If it is dropped before it is in force, nothing has
+/// happened.
+pub trait SnapshotTarget {
+    /// Takes in records that follow on the earlier ones.
+    fn write(&mut self, records: Vec<SnapshotRecord>);
+
+    /// That was all.
+    fn end(&mut self);
+
+    /// How it stands.
+    fn progress(&mut self) -> Intake;
+}
+
+/// How a [`SnapshotTarget`] stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// It can take in more.
+    Ready,
+    /// The disk has enough to do.
+    Busy,
+    /// All of it survives a crash, and counts once the log says so: [`LogRecord::Incarnation`].
+    Done(Incarnation),
+    /// It can't be taken in; the state in force is as it was.
+    Failed(StorageError),
 }
 
 /// Storage failed. The replica that meets it stops: it cannot know what is on its disk.

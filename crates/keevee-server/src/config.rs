@@ -16,6 +16,9 @@ use crate::engine::Timing;
 use crate::storage::FirstMember;
 use crate::transport::PeerProtocol;
 
+/// Slower, the largest value would take longer than its sender waits.
+const SNAPSHOT_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
+
 /// More replicas than this make a shard slower and hardly safer; who wants them names the nodes.
 const REPLICAS_MAX: usize = 5;
 
@@ -154,6 +157,10 @@ pub struct EngineConfig {
     pub flush_interval_ms: u64,
     /// Memory for values that were read lately, of all shards of the node.
     pub value_cache_bytes: u64,
+    /// How much of a shard's log is kept for replicas that lack some of it, in bytes. One that lacks more needs a snapshot.
+    pub log_bytes_max: u64,
+    /// How fast a snapshot is fetched, in bytes per second.
+    pub snapshot_bytes_per_second: u64,
 }
 
 impl Default for EngineConfig {
@@ -166,6 +173,8 @@ impl Default for EngineConfig {
             unsynced_entries_max: 1,
             flush_interval_ms: 10_000,
             value_cache_bytes: 64 << 20,
+            log_bytes_max: 512 << 20,
+            snapshot_bytes_per_second: 32 << 20,
         }
     }
 }
@@ -355,6 +364,10 @@ impl Config {
         }
         if self.engine.unsynced_entries_max == 0 || self.engine.flush_interval_ms == 0 {
             return Err("[engine] unsynced_entries_max and flush_interval_ms must be at least 1".to_owned());
+        }
+        if self.engine.snapshot_bytes_per_second < SNAPSHOT_BYTES_PER_SECOND_MIN {
+            let least = SNAPSHOT_BYTES_PER_SECOND_MIN;
+            return Err(format!("[engine] snapshot_bytes_per_second must be at least {least}"));
         }
         let LimitsConfig { value_bytes_max, request_timeout_ms, waiting_commands_max, .. } = self.limits;
         if request_timeout_ms == 0 || waiting_commands_max == 0 {

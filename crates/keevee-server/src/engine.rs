@@ -3,12 +3,11 @@
 //! Both are moved in the same way. Here is only which one it is, and how it is opened; it leaves out what they do
 //! (`keevee-replica`, `keevee-raft`).
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keevee_core::ids::NodeId;
-use keevee_core::shard_map::Consensus;
+use keevee_core::ids::{Incarnation, NodeId};
+use keevee_core::shard_map::{Consensus, ShardInfo};
 use keevee_paxos::QuorumSystem;
 use keevee_raft::{RaftEngine, RaftMessage};
 use keevee_replica::storage::StorageError;
@@ -52,6 +51,7 @@ impl From<ReplicaMessage<EngineMessage>> for PeerMessage {
             ReplicaMessage::Wake => PeerMessage::Wake,
             ReplicaMessage::AdvanceTime { to } => PeerMessage::AdvanceTime { to },
             ReplicaMessage::TimeNotCome { to } => PeerMessage::TimeNotCome { to },
+            ReplicaMessage::Snapshot(message) => PeerMessage::Snapshot(message),
         }
     }
 }
@@ -67,6 +67,7 @@ impl PeerMessage {
             PeerMessage::Wake => ReplicaMessage::Wake,
             PeerMessage::AdvanceTime { to } => ReplicaMessage::AdvanceTime { to },
             PeerMessage::TimeNotCome { to } => ReplicaMessage::TimeNotCome { to },
+            PeerMessage::Snapshot(message) => ReplicaMessage::Snapshot(message),
             PeerMessage::Alive { .. } => return None,
         })
     }
@@ -81,27 +82,27 @@ pub(crate) enum ShardEngine {
 impl ShardEngine {
     /// A replica as its log left it.
     pub(crate) fn open(
-        consensus: Consensus,
+        shard: &ShardInfo,
         node: NodeId,
-        members: &BTreeSet<NodeId>,
         timing: Timing,
         seed: u64,
         log: RocksLog,
         applied: u64,
+        now: Duration,
     ) -> Result<ShardEngine, StorageError> {
         let Timing { heartbeat, timeout_min, timeout_max } = timing;
-        let members = members.iter().map(|node| node.0);
-        match consensus {
+        let members = shard.members.iter().map(|node| node.0);
+        match shard.consensus {
             Consensus::Paxos => {
                 let mut config = keevee_paxos::Config::new(node.0, QuorumSystem::majority(members), seed);
                 config.timing = keevee_paxos::Timing { heartbeat, timeout_min, timeout_max };
-                let engine = PaxosEngine::open(config, log, applied, Duration::ZERO)?;
+                let engine = PaxosEngine::open(config, log, applied, now)?;
                 Ok(ShardEngine::Paxos(Box::new(engine)))
             }
             Consensus::Raft => {
                 let mut config = keevee_raft::Config::new(node.0, members.collect(), seed);
                 config.timing = keevee_raft::Timing { heartbeat, timeout_min, timeout_max };
-                let engine = RaftEngine::open(config, log, applied, Duration::ZERO)?;
+                let engine = RaftEngine::open(config, log, applied, now)?;
                 Ok(ShardEngine::Raft(Box::new(engine)))
             }
         }
@@ -171,6 +172,31 @@ impl Engine for ShardEngine {
 
     fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
         each!(self, engine => engine.transfer_leadership(now, to));
+    }
+
+    fn compact(&mut self, now: Duration, index: u64) {
+        each!(self, engine => engine.compact(now, index));
+    }
+
+    fn snapshot_mark(&mut self, applied: u64) -> Result<Bytes, StorageError> {
+        each!(self, engine => engine.snapshot_mark(applied))
+    }
+
+    fn may_adopt_snapshot(&self, index: u64, mark: &Bytes) -> bool {
+        each!(self, engine => engine.may_adopt_snapshot(index, mark))
+    }
+
+    fn adopt_snapshot(
+        &mut self,
+        index: u64,
+        mark: &Bytes,
+        incarnation: Incarnation,
+    ) -> Result<u64, StorageError> {
+        each!(self, engine => engine.adopt_snapshot(index, mark, incarnation))
+    }
+
+    fn log_bytes(&self) -> Result<u64, StorageError> {
+        each!(self, engine => engine.log_bytes())
     }
 
     fn unsynced(&self) -> usize {

@@ -133,7 +133,8 @@ pub enum FatalError {
 }
 
 /// Opens the replica of a shard that has this node among its members, as its folder has it.
-pub(crate) type OpenReplica = Box<dyn FnMut(&ShardInfo, &SlotTable) -> Result<Replica, ServerError> + Send>;
+pub(crate) type OpenReplica =
+    Box<dyn FnMut(&ShardInfo, &SlotTable, Duration) -> Result<Replica, ServerError> + Send>;
 
 /// A replica, and what belongs to it on this node.
 pub(crate) struct Hosted {
@@ -226,7 +227,7 @@ impl Executor {
             let now = Instant::now();
             if now >= tick_at {
                 tick_at = now + QUIET_TICK;
-                self.tick(&mut touched);
+                self.tick(&mut touched)?;
             }
             if now >= housekeeping_at {
                 housekeeping_at = now + HOUSEKEEPING;
@@ -388,7 +389,7 @@ impl Executor {
         }
     }
 
-    fn tick(&mut self, touched: &mut BTreeSet<ShardId>) {
+    fn tick(&mut self, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
         let now = self.now().monotonic;
         for node in self.neighbours.missed(now) {
             for (id, Hosted { replica, .. }) in &mut self.shards {
@@ -398,7 +399,7 @@ impl Executor {
         }
         for (id, Hosted { replica, .. }) in &mut self.shards {
             if !replica.is_quiesced() {
-                replica.tick(now);
+                replica.tick(now).map_err(|failure| FatalError::Replica { shard: *id, failure })?;
                 touched.insert(*id);
             }
         }
@@ -410,6 +411,7 @@ impl Executor {
             let alive = (ShardId::SYSTEM, PeerMessage::Alive { boot: self.boot, leads, wall_micros });
             others.into_iter().for_each(|node| self.outgoing.entry(node).or_default().push(alive.clone()));
         }
+        Ok(())
     }
 
     /// Looks at this node's clock, which may jump at any time, before anything is stamped by it.
@@ -448,8 +450,26 @@ impl Executor {
         if effects.has_more {
             again.insert(shard);
         }
+        let is_replaced = effects.is_replaced;
         self.carry_out(shard, effects);
+        if is_replaced {
+            self.replace(shard)?;
+            again.insert(shard);
+        }
         Ok(is_quiesced)
+    }
+
+    /// A replica has taken over a snapshot: it is opened anew, as at a start.
+    fn replace(&mut self, shard: ShardId) -> Result<(), FatalError> {
+        let map = self.directory.map();
+        // Before the new one looks at what it wrote.
+        drop(self.shards.remove(&shard));
+        self.directory.set_leader(shard, None);
+        let failed = |error: ServerError| FatalError::Host { cause: error.to_string() };
+        self.host(&map).map_err(failed)?;
+        self.metrics.shard(shard).snapshots.inc();
+        tracing::info!(%shard, "a replica that had fallen behind goes on from a snapshot");
+        Ok(())
     }
 
     fn carry_out(&mut self, shard: ShardId, effects: Effects<EngineMessage>) {
@@ -486,8 +506,26 @@ impl Executor {
             if replica.others().all(|node| self.neighbours.is_alive(node)) {
                 replica.quiesce_if_idle(now, IDLE);
             }
+            if let Some(why) = replica.take_snapshot_failure() {
+                tracing::warn!(shard = %id, why, "no snapshot can be taken in; it is tried again");
+            }
             touched.insert(*id);
             set_gauges(metrics, &replica.status());
+        }
+        self.fetch_a_snapshot(now, touched)
+    }
+
+    /// One at a time: several would share the disk and the network, and each take as much longer.
+    fn fetch_a_snapshot(&mut self, now: Duration, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
+        if self.shards.values().any(|hosted| hosted.replica.is_fetching_snapshot()) {
+            return Ok(());
+        }
+        let needs = |(_, hosted): &(&ShardId, &mut Hosted)| hosted.replica.needs_snapshot(now);
+        if let Some((shard, Hosted { replica, .. })) = self.shards.iter_mut().find(needs) {
+            let shard = *shard;
+            tracing::info!(%shard, "this replica has fallen behind what logs still hold: fetching a snapshot");
+            replica.fetch_snapshot(now).map_err(|failure| FatalError::Replica { shard, failure })?;
+            touched.insert(shard);
         }
         Ok(())
     }
@@ -497,8 +535,9 @@ impl Executor {
         let is_new =
             |shard: &&ShardInfo| shard.members.contains(&self.node) && !self.shards.contains_key(&shard.id);
         let new: Vec<&ShardInfo> = map.shards.iter().filter(is_new).collect();
+        let now = self.now().monotonic;
         for shard in &new {
-            let replica = (self.open)(shard, &map.slots)?;
+            let replica = (self.open)(shard, &map.slots, now)?;
             let metrics = self.metrics.shard(shard.id);
             self.shards.insert(shard.id, Hosted { replica, leader: None, metrics });
         }

@@ -95,6 +95,7 @@ pub struct Metrics {
     quiesced: IntGaugeVec,
     leader: IntGaugeVec,
     elections: IntCounterVec,
+    snapshots: IntCounterVec,
     queued: IntGaugeVec,
     dropped: IntCounterVec,
     sent: IntCounterVec,
@@ -151,6 +152,8 @@ pub struct ShardMetrics {
     pub leader: IntGauge,
     /// Times that this node became leader.
     pub elections: IntCounter,
+    /// Snapshots that took the place of a state that had fallen behind.
+    pub snapshots: IntCounter,
 }
 
 /// Of one queue to one peer.
@@ -337,6 +340,11 @@ impl Metrics {
                 "Times that this node became leader of the shard.",
                 shard,
             ),
+            snapshots: register.counters(
+                "keevee_snapshots_taken_over_total",
+                "Snapshots that this node went on from because it lacked what no log holds any more.",
+                shard,
+            ),
             queued: register.gauges(
                 "keevee_peer_queue_messages",
                 "Messages that wait to be sent to a peer.",
@@ -404,6 +412,7 @@ impl Metrics {
             quiesced: self.quiesced.with_label_values(&labels),
             leader: self.leader.with_label_values(&labels),
             elections: self.elections.with_label_values(&labels),
+            snapshots: self.snapshots.with_label_values(&labels),
         }
     }
 

@@ -23,12 +23,12 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use keevee_core::ids::{Incarnation, NodeId, ShardId};
+use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::shard_map::change::ChangeError;
 use keevee_core::shard_map::{NodeInfo, ShardInfo, ShardMap};
 use keevee_core::slot_table::SlotTable;
 use keevee_core::slots::SlotSet;
-use keevee_replica::storage::{StateStore, StorageError};
+use keevee_replica::storage::{LogStore, StateStore, StorageError};
 use keevee_replica::{Bounds, Failure, Shard};
 use rand::Rng;
 use tokio::net::TcpListener;
@@ -55,6 +55,7 @@ use crate::storage::LogWriterHandle;
 use crate::storage::RocksLog;
 use crate::storage::RocksState;
 use crate::storage::ValueCache;
+use crate::storage::flush_states;
 use crate::storage::{DataFolder, FolderError, FolderLock, Journal, OpenFolder};
 use crate::transport::refusals::Refusals;
 use crate::transport::{
@@ -412,15 +413,15 @@ fn replica_opener(
     config: &Config,
     folder: &OpenFolder,
     writer: LogWriterHandle,
-) -> impl FnMut(&ShardInfo, &SlotTable) -> Result<Replica, ServerError> + Send + use<> {
+) -> impl FnMut(&ShardInfo, &SlotTable, Duration) -> Result<Replica, ServerError> + Send + use<> {
     let (config, log, data) = (config.clone(), Arc::clone(&folder.log), Arc::clone(&folder.data));
     let values = Arc::new(ValueCache::new(config.engine.value_cache_bytes));
-    move |shard, slots| {
+    move |shard, slots, now| {
         let log = RocksLog::open(shard.id, Arc::clone(&log), writer.clone())?;
         // The system shard's keys are its own: they are in no slot of the table.
         let owned = if shard.id == ShardId::SYSTEM { SlotSet::all() } else { slots.slots_of(shard.id) };
         let state =
-            RocksState::open(shard.id, Incarnation(0), Arc::clone(&data), Arc::clone(&values), owned)?;
+            RocksState::enter(shard.id, log.incarnation()?, Arc::clone(&data), Arc::clone(&values), owned)?;
         let applied = state.meta()?.applied;
         log.check_fits(applied)?;
         check_consensus(&config, shard, &log)?;
@@ -428,10 +429,12 @@ fn replica_opener(
         let seed = random.next_u64();
         let (node, timing) = (config.node_id(), config.timing());
         let members: BTreeSet<NodeId> = shard.members.iter().copied().collect();
-        let engine = ShardEngine::open(shard.consensus, node, &members, timing, seed, log, applied)?;
+        let engine = ShardEngine::open(shard, node, timing, seed, log, applied, now)?;
         let bounds = Bounds {
             waiting_commands_max: config.limits.waiting_commands_max,
             unsynced_entries_max: config.engine.unsynced_entries_max,
+            log_bytes_max: config.engine.log_bytes_max,
+            snapshot_bytes_per_second: config.engine.snapshot_bytes_per_second,
             ..Bounds::default()
         };
         let boot = random.next_u64();
@@ -477,9 +480,7 @@ impl Workers {
         metrics: &Metrics,
         executor: impl FnOnce(OpenReplica) -> Executor,
     ) -> Result<Workers, ServerError> {
-        let shard = ShardId::FIRST_DATA;
-        let (data, unread) = (Arc::clone(&folder.data), Arc::new(ValueCache::new(0)));
-        let flushed = RocksState::open(shard, Incarnation(0), data, unread, SlotSet::all())?;
+        let data = Arc::clone(&folder.data);
         let interval = Duration::from_millis(config.engine.flush_interval_ms);
         let (events, log_metrics) = (jobs.clone(), metrics.log.clone());
         let on_event = move |event| match event {
@@ -496,7 +497,7 @@ impl Workers {
         match started() {
             Ok(executor) => Ok(Workers {
                 executor: Worker::start("executor", tokio::spawn(executor.run())),
-                flusher: Flusher::start(move || flushed.flush(), interval),
+                flusher: Flusher::start(move || flush_states(&data), interval),
                 log_writer,
             }),
             Err(error) => {

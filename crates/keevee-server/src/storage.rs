@@ -14,6 +14,7 @@ mod log_files;
 mod log_store;
 mod log_writer;
 mod options;
+mod snapshot_files;
 mod state_store;
 mod value_cache;
 
@@ -23,7 +24,8 @@ pub use journal::Journal;
 pub use keevee_core::ids::StoreId;
 pub use log_store::RocksLog;
 pub use log_writer::{LogEvent, LogSink, LogWriter, LogWriterHandle};
-pub use state_store::RocksState;
+pub use snapshot_files::{StateSource, StateTarget};
+pub use state_store::{RocksState, flush_states};
 pub use value_cache::ValueCache;
 
 use keevee_replica::storage::StorageError;

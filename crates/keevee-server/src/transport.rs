@@ -24,7 +24,7 @@ use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::Message;
 use keevee_raft::RaftMessage;
-use keevee_replica::ChainHash;
+use keevee_replica::{ChainHash, SnapshotMessage};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
@@ -109,6 +109,8 @@ pub enum PeerMessage {
         /// As the leader was asked.
         to: u64,
     },
+    /// About a snapshot of the shard's state.
+    Snapshot(SnapshotMessage),
 }
 
 /// Commands that an ingress node hands to the leader: one hop, never forwarded again.

@@ -50,6 +50,12 @@ counters! {
     TakeOvers = "takeovers",
     /// A follower that lacked entries which others had applied got them.
     CatchUps = "catch-ups",
+    /// A follower that lacked entries which no log held any more began to fetch a snapshot.
+    Fetches = "snapshots fetched",
+    /// A chunk of a snapshot was sent.
+    Chunks = "chunks",
+    /// A replica took over a snapshot.
+    TakenOver = "snapshots taken over",
     /// A follower dropped entries that the leader did not have.
     ConflictsDropped = "conflicts dropped",
     /// A follower told that it lacks what an append follows.

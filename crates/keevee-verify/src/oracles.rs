@@ -13,6 +13,7 @@ mod commits;
 mod disks;
 mod durable;
 mod early;
+mod fetches;
 mod honesty;
 mod linearizable;
 mod liveness;
@@ -32,6 +33,7 @@ pub(crate) use commits::Commits;
 pub(crate) use disks::Disks;
 pub(crate) use durable::Durable;
 pub(crate) use early::Early;
+pub(crate) use fetches::Fetches;
 pub(crate) use honesty::Honesty;
 pub(crate) use linearizable::{Checked, Linearizable};
 pub(crate) use liveness::{Demand, Leader, Liveness, Sight};
@@ -62,6 +64,7 @@ pub(crate) struct Oracles {
     pub(crate) versions: Versions,
     pub(crate) once: Once,
     pub(crate) early: Early,
+    pub(crate) fetches: Fetches,
     pub(crate) liveness: Liveness,
 }
 
@@ -75,6 +78,7 @@ impl Oracles {
             versions: Versions,
             once: Once::default(),
             early: Early::default(),
+            fetches: Fetches::default(),
             liveness: Liveness::new(plan.settling(), plan.settings.timeout_max, plan.shards.idle.is_some()),
         }
     }

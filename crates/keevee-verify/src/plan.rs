@@ -134,6 +134,10 @@ pub struct Settings {
     pub cache_bytes_max: usize,
     /// [`keevee_replica::Bounds::unsynced_entries_max`].
     pub unsynced_entries_max: usize,
+    /// [`keevee_replica::Bounds::log_bytes_max`].
+    pub log_bytes_max: u64,
+    /// [`keevee_replica::Bounds::snapshot_chunk_bytes`].
+    pub snapshot_chunk_bytes: usize,
 }
 
 /// One client: one request at a time.
@@ -323,7 +327,8 @@ impl Plan {
     pub fn draw(seed: u64) -> Plan {
         let mut random = Random::new(seed, 1);
         let (mut shards, nodes) = ShardsPlan::draw(random.pick(&[3, 3, 5]), Random::new(seed, 3));
-        let settings = Settings::draw(&mut random);
+        let mut settings = Settings::draw(&mut random);
+        settings.draw_logs(Random::new(seed, 6));
         shards.draw_idle(&settings, Random::new(seed, 4));
         let drift = random.pick(&[0, 0, 20, 150]);
         let skew = random.pick(&[0, 1, 20]) * SECOND;
@@ -494,6 +499,23 @@ impl Settings {
             window_bytes_max: if is_fast { window_bytes_max } else { 8 << 20 },
             cache_bytes_max: random.pick(&[0, 1_000, 16 << 20]),
             unsynced_entries_max: random.pick(&[1, 1, 4]),
+            log_bytes_max: u64::MAX,
+            snapshot_chunk_bytes: 1 << 20,
+        }
+    }
+
+    /// How many of a hundred plans have logs that are short, so that who was away needs a snapshot.
+    const SHORT_LOGS_PERCENT: u64 = 50;
+
+    fn has_short_logs(&self) -> bool {
+        self.log_bytes_max < u64::MAX
+    }
+
+    /// How long logs are, from a stream of its own.
+    fn draw_logs(&mut self, mut random: Random) {
+        if random.percent(Settings::SHORT_LOGS_PERCENT) {
+            self.log_bytes_max = random.pick(&[1_000, 5_000, 20_000]);
+            self.snapshot_chunk_bytes = random.pick(&[300, 2_000, 1 << 20]);
         }
     }
 
@@ -505,10 +527,12 @@ impl Settings {
 }
 
 impl Plan {
-    /// [`Settings::settling`] for this plan's clocks and engine.
+    /// [`Settings::settling`] for this plan's clocks and engine. Where logs are short, a replica that a quorum needs may
+    /// have to fetch a snapshot first, from another one than it has begun with.
     pub fn settling(&self) -> u64 {
         let slowest = self.clock_rates.iter().copied().min().unwrap_or(1_000).min(1_000);
-        self.settings.settling(slowest) * self.engine.settling_timeouts() / SETTLING_TIMEOUTS
+        let agreeing = self.settings.settling(slowest) * self.engine.settling_timeouts() / SETTLING_TIMEOUTS;
+        agreeing + if self.settings.has_short_logs() { FETCHING } else { 0 }
     }
 }
 
@@ -527,6 +551,9 @@ struct Schedule {
     kinds: Vec<u64>,
     faults: Vec<Fault>,
 }
+
+/// How long it takes to give up a sender that is gone while there is another, a second, and to fetch a small snapshot from that.
+const FETCHING: u64 = 1_500 * MILLISECOND;
 
 /// Plans are drawn for Multi-Paxos, whatever they run on: see [`EngineKind::settling_timeouts`] and
 /// [`EngineKind::slow_patience`].

@@ -30,6 +30,7 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Message::ReadIndex { .. } => "ReadIndex",
         Message::ReadIndexReply { .. } => "ReadIndexReply",
         Message::TakeOver { .. } => "TakeOver",
+        Message::Dropped { .. } => "Dropped",
     }
 }
 
@@ -59,6 +60,7 @@ pub(crate) fn message(message: &Message) -> String {
         Message::Refused { ballot, promised } => format!("{ballot}: promised {promised}"),
         Message::ReadIndexReply { ballot, index, .. } => format!("{ballot} index={index}"),
         Message::TakeOver { ballot } => ballot.to_string(),
+        Message::Dropped { ballot, first } => format!("{ballot} ..{}", first - 1),
     };
     format!("{} {rest}", kind(message)).trim_end().to_owned()
 }

@@ -149,7 +149,7 @@ impl Cluster {
         for (to, message) in output.send {
             self.send(id, to, message);
         }
-        if output.need_snapshot {
+        if output.needs_snapshot.is_some() {
             self.note(format!("    {id} needs a snapshot"));
         }
         for read in output.reads_ready {
@@ -332,6 +332,24 @@ impl Cluster {
         node.flushed = node.applied;
         let flushed = node.flushed;
         self.step(id, Input::Flushed(flushed));
+    }
+
+    pub(crate) fn compact(&mut self, id: NodeId) {
+        self.step(id, Input::Compact(Index::MAX));
+    }
+
+    /// One node goes on from the state of another, as a new start.
+    pub(crate) fn take_over(&mut self, id: NodeId, from: NodeId) {
+        let index = self.node(from).applied;
+        let node = self.node(id);
+        let persist = node.replica.as_mut().expect("it runs").adopt_snapshot(index);
+        let (token, written) = (persist.token, format::write(&persist));
+        node.disk.write(persist);
+        // What earlier writes were to say is never said.
+        node.disk.sync(node.disk.queued_through(token));
+        (node.applied, node.flushed) = (index, index);
+        self.note(format!("    {id} takes over the state of {from} at {index}: writes {written}"));
+        self.start(id);
     }
 
     pub(crate) fn pause(&mut self, id: NodeId, paused: bool) {

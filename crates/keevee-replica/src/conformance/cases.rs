@@ -2,6 +2,7 @@
 
 mod expiry;
 mod quiescence;
+mod snapshots;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use keevee_core::requests::RequestId;
 
 pub use expiry::*;
 pub use quiescence::*;
+pub use snapshots::*;
 
 use super::{Cluster, Maker, Node, SharedLog};
 use crate::storage::{LogRecord, LogStore};

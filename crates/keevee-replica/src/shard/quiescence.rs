@@ -151,7 +151,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// True while anything that was asked here is open. An entry that a leader proposed before it was deposed may stay open
     /// for ever: nobody else may have it.
     fn has_work(&self) -> bool {
-        self.is_busy() || self.expiries.has_work() || self.engine.unsynced() > 0
+        self.is_busy()
+            || self.expiries.has_work()
+            || self.engine.unsynced() > 0
+            || self.snapshots.is_receiving()
     }
 }
 

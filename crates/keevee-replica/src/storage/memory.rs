@@ -2,22 +2,27 @@
 //! synced, so that a crash can lose the difference.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use keevee_core::apply::{ShardMeta, StateView, Take, TakeExpiry, WriteSet};
+use keevee_core::codec;
 use keevee_core::command::Versioned;
-use keevee_core::ids::Namespace;
+use keevee_core::ids::{Incarnation, Namespace};
 use keevee_core::range::{KeyRange, Place};
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::slots::SlotSet;
 use keevee_mutants::{self as mutants, Mutant};
 
-use super::{LogRecord, LogStore, StateStore, StorageError};
+use super::{
+    Intake, LogRecord, LogStore, SnapshotRecord, SnapshotSource, SnapshotTarget, StateStore, StorageError,
+};
 
 #[derive(Clone, Debug, Default)]
 struct Contents {
     entries: BTreeMap<u64, Bytes>,
     hard_state: Option<Bytes>,
+    incarnation: Incarnation,
 }
 
 impl Contents {
@@ -31,6 +36,7 @@ impl Contents {
             LogRecord::DropFrom(index) => {
                 self.entries.split_off(&index);
             }
+            LogRecord::Incarnation(incarnation) => self.incarnation = incarnation,
         }
     }
 }
@@ -104,6 +110,14 @@ impl LogStore for MemoryLog {
     fn last(&self) -> Result<u64, StorageError> {
         Ok(self.current.entries.keys().next_back().copied().unwrap_or(0))
     }
+
+    fn bytes(&self) -> Result<u64, StorageError> {
+        Ok(self.current.entries.values().map(|bytes| bytes.len() as u64).sum())
+    }
+
+    fn incarnation(&self) -> Result<Incarnation, StorageError> {
+        Ok(self.current.incarnation)
+    }
 }
 
 /// A shard's state in memory. Its owner decides when a write survives a crash: [`MemoryState::flush`]. Until then
@@ -114,6 +128,9 @@ pub struct MemoryState {
     flushed: Tables,
     /// What `current` holds and `flushed` does not, oldest first.
     unflushed: VecDeque<WriteSet>,
+    incarnation: Incarnation,
+    /// Snapshots that were taken in whole, and are not in force. Shared with those that bring them.
+    taken_in: Arc<Mutex<BTreeMap<Incarnation, Tables>>>,
 }
 
 impl MemoryState {
@@ -125,7 +142,34 @@ impl MemoryState {
             requests: BTreeMap::new(),
             meta: ShardMeta::new(owned),
         };
-        MemoryState { current: tables.clone(), flushed: tables, unflushed: VecDeque::new() }
+        MemoryState {
+            current: tables.clone(),
+            flushed: tables,
+            unflushed: VecDeque::new(),
+            incarnation: Incarnation(0),
+            taken_in: Arc::default(),
+        }
+    }
+
+    /// At a start: goes on with the incarnation that the log says is in force.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`] if there is no such incarnation.
+    pub fn enter(&mut self, incarnation: Incarnation) -> Result<(), StorageError> {
+        let mut taken_in = lock(&self.taken_in);
+        if incarnation != self.incarnation {
+            let missing = || StorageError::Corrupt {
+                what: "the state",
+                cause: format!("incarnation {} is missing", incarnation.0),
+            };
+            let tables = taken_in.remove(&incarnation).ok_or_else(missing)?;
+            (self.current, self.flushed) = (tables.clone(), tables);
+            self.unflushed.clear();
+            self.incarnation = incarnation;
+        }
+        taken_in.clear();
+        Ok(())
     }
 
     /// Makes everything written so far survive a crash.
@@ -167,8 +211,14 @@ impl MemoryState {
     /// The state as a crash leaves it: without what was not flushed.
     pub fn crashed(&self) -> MemoryState {
         let flushed = self.flushed.clone();
-        MemoryState { current: flushed.clone(), flushed, unflushed: VecDeque::new() }
+        let taken_in = Arc::new(Mutex::new(lock(&self.taken_in).clone()));
+        let (current, incarnation) = (flushed.clone(), self.incarnation);
+        MemoryState { current, flushed, unflushed: VecDeque::new(), incarnation, taken_in }
     }
+}
+
+fn lock(taken_in: &Mutex<BTreeMap<Incarnation, Tables>>) -> MutexGuard<'_, BTreeMap<Incarnation, Tables>> {
+    taken_in.lock().expect("nothing panics while it holds this")
 }
 
 impl StateView for MemoryState {
@@ -193,6 +243,9 @@ impl StateView for MemoryState {
 }
 
 impl StateStore for MemoryState {
+    type Source = MemorySource;
+    type Target = MemoryTarget;
+
     fn meta(&self) -> Result<ShardMeta, StorageError> {
         Ok(self.current.meta.clone())
     }
@@ -210,7 +263,72 @@ impl StateStore for MemoryState {
     fn flushed(&self) -> Result<u64, StorageError> {
         Ok(self.flushed.meta.applied)
     }
+
+    fn snapshot(&self) -> Result<MemorySource, StorageError> {
+        Ok(MemorySource { records: self.current.records().collect() })
+    }
+
+    fn next_incarnation(&self) -> Result<MemoryTarget, StorageError> {
+        let incarnation = Incarnation(self.incarnation.0 + 1);
+        let taken_in = Arc::clone(&self.taken_in);
+        Ok(MemoryTarget { incarnation, records: Vec::new(), intake: Intake::Ready, taken_in })
+    }
 }
+
+/// A snapshot of a [`MemoryState`].
+#[derive(Debug)]
+pub struct MemorySource {
+    records: VecDeque<SnapshotRecord>,
+}
+
+impl SnapshotSource for MemorySource {
+    const LAYOUT: u32 = 1;
+
+    fn read(&mut self, bytes_max: usize) -> Result<Vec<SnapshotRecord>, StorageError> {
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        while bytes < bytes_max
+            && let Some((key, value)) = self.records.pop_front()
+        {
+            bytes += key.len() + value.len();
+            page.push((key, value));
+        }
+        Ok(page)
+    }
+}
+
+/// The next incarnation of a [`MemoryState`].
+#[derive(Debug)]
+pub struct MemoryTarget {
+    incarnation: Incarnation,
+    records: Vec<SnapshotRecord>,
+    intake: Intake,
+    taken_in: Arc<Mutex<BTreeMap<Incarnation, Tables>>>,
+}
+
+impl SnapshotTarget for MemoryTarget {
+    fn write(&mut self, records: Vec<SnapshotRecord>) {
+        self.records.extend(records);
+    }
+
+    fn end(&mut self) {
+        self.intake = match Tables::of(std::mem::take(&mut self.records)) {
+            Ok(tables) => {
+                lock(&self.taken_in).insert(self.incarnation, tables);
+                Intake::Done(self.incarnation)
+            }
+            Err(error) => Intake::Failed(error),
+        };
+    }
+
+    fn progress(&mut self) -> Intake {
+        self.intake.clone()
+    }
+}
+
+/// What a record of a snapshot holds: the first byte of its key.
+const META: u8 = 1;
+const VALUE: u8 = 2;
+const REQUEST: u8 = 3;
 
 #[derive(Clone, Debug)]
 struct Tables {
@@ -238,6 +356,59 @@ impl Tables {
         });
         self.requests.extend(write_set.requests_added.into_iter().map(|record| (record.id, record)));
         self.meta = write_set.meta;
+    }
+
+    /// All of it, as a snapshot's records. Expiries follow from the values.
+    fn records(&self) -> impl Iterator<Item = SnapshotRecord> {
+        let owned = self.meta.owned.to_bytes();
+        let meta = [
+            (Bytes::from_static(&[META, 0]), codec::encode_meta(&self.meta)),
+            (Bytes::from_static(&[META, 1]), owned),
+        ];
+        let values = self.values.iter().map(|((namespace, key), value)| {
+            let key = [&[VALUE], &namespace.0.to_be_bytes()[..], key].concat();
+            let numbers = [value.version, value.stamp, value.expires.unwrap_or(0)].map(u64::to_be_bytes);
+            (Bytes::from(key), Bytes::from([&numbers.concat()[..], &value.value].concat()))
+        });
+        let requests = (0u64..).zip(self.requests.values()).map(|(number, record)| {
+            let key = [&[REQUEST][..], &number.to_be_bytes()].concat();
+            (Bytes::from(key), codec::encode_request(record))
+        });
+        meta.into_iter().chain(values).chain(requests)
+    }
+
+    fn of(records: Vec<SnapshotRecord>) -> Result<Tables, StorageError> {
+        let corrupt = |cause: &str| StorageError::Corrupt { what: "a snapshot", cause: cause.to_owned() };
+        let [(_, meta), (_, owned), records @ ..] = &records[..] else { return Err(corrupt("it is empty")) };
+        let owned = SlotSet::from_bytes(owned).ok_or_else(|| corrupt("its slots"))?;
+        let meta = codec::decode_meta(meta.clone(), owned).map_err(|_| corrupt("its meta"))?;
+        let (mut values, mut requests) = (BTreeMap::new(), BTreeMap::new());
+        for (key, value) in records {
+            match key.split_first() {
+                Some((&VALUE, place)) if place.len() >= 4 && value.len() >= 24 => {
+                    let namespace = u32::from_be_bytes(place[..4].try_into().expect("four bytes"));
+                    let number =
+                        |at: usize| u64::from_be_bytes(value[at..at + 8].try_into().expect("eight bytes"));
+                    let versioned = Versioned {
+                        version: number(0),
+                        stamp: number(8),
+                        expires: Some(number(16)).filter(|expires| *expires > 0),
+                        value: value.slice(24..),
+                    };
+                    values.insert((Namespace(namespace), key.slice(5..)), versioned);
+                }
+                Some((&REQUEST, _)) => {
+                    let record = codec::decode_request(value.clone()).map_err(|_| corrupt("a request"))?;
+                    requests.insert(record.id, record);
+                }
+                _ => return Err(corrupt("a record of an unknown kind")),
+            }
+        }
+        let expiries = values.iter().filter_map(|(place, value): (&Place, &Versioned)| {
+            value.expires.map(|expires| (expires, place.clone()))
+        });
+        let expiries = expiries.collect();
+        Ok(Tables { values, expiries, requests, meta })
     }
 }
 

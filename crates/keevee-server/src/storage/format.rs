@@ -49,8 +49,8 @@ pub enum LogKind {
     Entry = 2,
     /// No more key. Value: `[index u64]`; entries below it were removed on purpose.
     Trimmed = 3,
-    /// Reserved: which incarnation of the shard's state is in force, flipped together with the log
-    /// when a snapshot is installed. Absent means incarnation 0.
+    /// No more key. Value: `[incarnation u32]`, which incarnation of the shard's state is in force: changed together with
+    /// the log when a snapshot is taken over. Absent means incarnation 0.
     Incarnation = 4,
     /// No more key. Value: `[u8]`, which engine writes the shard's entries and hard state.
     Engine = 5,
@@ -136,6 +136,22 @@ pub fn decode_engine(bytes: &[u8]) -> Result<Consensus, StorageError> {
     }
 }
 
+/// The key of the mark that says which incarnation of a shard's state is in force, in `log/`.
+pub fn incarnation_key(shard: ShardId) -> [u8; 5] {
+    kinded(shard.0, LogKind::Incarnation as u8)
+}
+
+/// A mark as [`LogKind::Incarnation`] keeps it.
+pub fn encode_incarnation(incarnation: Incarnation) -> [u8; 4] {
+    incarnation.0.to_be_bytes()
+}
+
+/// Reads what [`encode_incarnation`] wrote.
+pub fn decode_incarnation(bytes: &[u8]) -> Result<Incarnation, StorageError> {
+    let number = bytes.try_into().map(u32::from_be_bytes).map(Incarnation);
+    number.map_err(|_| corrupt("an incarnation", format!("{} bytes instead of 4", bytes.len())))
+}
+
 /// The key of an entry in `log/`.
 pub fn entry_key(shard: ShardId, index: u64) -> [u8; 13] {
     let mut key = [0; 13];
@@ -179,6 +195,23 @@ pub fn data_prefix(
     key[8] = kind as u8;
     key[9..].copy_from_slice(&namespace.0.to_be_bytes());
     key
+}
+
+/// The length of a [`state_prefix`].
+pub const STATE_PREFIX_BYTES: usize = 8;
+
+/// What all keys of an incarnation of a shard begin with, in `data/`.
+pub fn state_prefix(shard: ShardId, incarnation: Incarnation) -> [u8; STATE_PREFIX_BYTES] {
+    let mut key = [0; STATE_PREFIX_BYTES];
+    key[..4].copy_from_slice(&shard.0.to_be_bytes());
+    key[4..].copy_from_slice(&incarnation.0.to_be_bytes());
+    key
+}
+
+/// The first key behind all of an incarnation of a shard in `data/`.
+pub fn state_end(shard: ShardId, incarnation: Incarnation) -> [u8; STATE_PREFIX_BYTES] {
+    let number = u64::from(shard.0) << 32 | u64::from(incarnation.0);
+    (number + 1).to_be_bytes()
 }
 
 /// The key of a shard's meta in `data/`.

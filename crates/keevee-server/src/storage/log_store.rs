@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keevee_core::ids::ShardId;
+use keevee_core::ids::{Incarnation, ShardId};
 use keevee_replica::storage::{LogRecord, LogStore, StorageError};
 use rocksdb::{Direction, IteratorMode};
 
@@ -27,6 +27,7 @@ pub struct RocksLog {
     log: Arc<Database>,
     writer: LogWriterHandle,
     hard_state: Option<Bytes>,
+    incarnation: Incarnation,
     /// Entries below this index were removed on purpose, and none was written there since.
     trimmed: u64,
     /// Entries not known to be persisted, with the token that will tell.
@@ -46,6 +47,9 @@ impl RocksLog {
     ) -> Result<RocksLog, StorageError> {
         let read = |key: [u8; 5]| log.get(key).map_err(|error| storage_error(READING, error));
         let hard_state = read(format::hard_state_key(shard))?.map(Bytes::from);
+        let incarnation = read(format::incarnation_key(shard))?;
+        let incarnation =
+            incarnation.map_or(Ok(Incarnation(0)), |bytes| format::decode_incarnation(&bytes))?;
         let trimmed = read(format::trimmed_key(shard))?;
         let trimmed = trimmed.map_or(Ok(0), |bytes| format::decode_index(&bytes))?;
         let mut store = RocksLog {
@@ -53,6 +57,7 @@ impl RocksLog {
             log,
             writer,
             hard_state,
+            incarnation,
             trimmed,
             pending: BTreeMap::new(),
             in_flight: VecDeque::new(),
@@ -117,6 +122,7 @@ impl RocksLog {
                 self.pending.split_off(index);
                 self.window.end = self.window.end.min(*index);
             }
+            LogRecord::Incarnation(incarnation) => self.incarnation = *incarnation,
         }
     }
 
@@ -231,6 +237,16 @@ impl LogStore for RocksLog {
             return Ok(pending);
         }
         Ok(pending.max(self.last_on_disk()?.unwrap_or(0)))
+    }
+
+    fn bytes(&self) -> Result<u64, StorageError> {
+        // What is removed lies there for some time still.
+        let (from, end) = (format::entry_key(self.shard, self.trimmed), format::entries_end(self.shard));
+        Ok(self.log.get_approximate_sizes(&[rocksdb::Range::new(&from, &end)]).iter().sum())
+    }
+
+    fn incarnation(&self) -> Result<Incarnation, StorageError> {
+        Ok(self.incarnation)
     }
 }
 

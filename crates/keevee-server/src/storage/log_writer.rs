@@ -181,6 +181,10 @@ impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
                 let from = format::entry_key(shard, *index);
                 batch.delete_range(from.as_slice(), &format::entries_end(shard));
             }
+            LogRecord::Incarnation(incarnation) => {
+                let number = format::encode_incarnation(*incarnation);
+                batch.put(format::incarnation_key(shard), number);
+            }
         }
     }
 }
@@ -216,7 +220,7 @@ fn record_bytes(record: &LogRecord) -> usize {
     RECORD_BYTES
         + match record {
             LogRecord::Entry { bytes, .. } | LogRecord::HardState(bytes) => bytes.len(),
-            LogRecord::DropBelow(_) | LogRecord::DropFrom(_) => 0,
+            LogRecord::DropBelow(_) | LogRecord::DropFrom(_) | LogRecord::Incarnation(_) => 0,
         }
 }
 

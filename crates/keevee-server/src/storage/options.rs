@@ -75,9 +75,8 @@ pub(super) fn log(create: bool) -> Options {
 /// installed oldest first. So the files on disk hold a prefix of all batches ever written, and after a
 /// crash every shard's meta is that of the last batch of the shard in that prefix.
 pub(super) fn data(create: bool) -> Options {
-    let mut table = BlockBasedOptions::default();
+    let mut table = data_table();
     table.set_block_cache(&Cache::new_lru_cache(DATA_CACHE_BYTES));
-    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     let mut options = shared(create, 9);
@@ -91,6 +90,21 @@ pub(super) fn data(create: bool) -> Options {
     options.set_min_blob_size(BLOB_BYTES_MIN);
     options.set_enable_blob_gc(true);
     options.add_compact_on_deletion_collector_factory(REMOVED_WINDOW_KEYS, REMOVED_KEYS, 0.0);
+    options
+}
+
+fn data_table() -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    table
+}
+
+/// Options of a file that is made to be added to `data/`.
+pub(super) fn snapshot_file() -> Options {
+    let mut options = Options::default();
+    options.set_compression_type(DBCompressionType::None);
+    options.set_block_based_table_factory(&data_table());
+    options.set_bytes_per_sync(WRITE_BACK_BYTES);
     options
 }
 

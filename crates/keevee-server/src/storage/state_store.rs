@@ -20,6 +20,7 @@ use keevee_core::slots::SlotSet;
 use keevee_replica::storage::{StateStore, StorageError};
 use rocksdb::{IteratorMode, WriteBatch};
 
+use super::snapshot_files::{StateSource, StateTarget, remove_other_incarnations};
 use super::{Database, ValueCache, format, options, storage_error};
 
 /// The applied state of one incarnation of one shard.
@@ -33,6 +34,11 @@ pub struct RocksState {
     /// True if the owned slots on disk are those of `meta`.
     is_owned_written: bool,
     gathered: RefCell<Gathered>,
+}
+
+/// Puts everything written so far to `data/`, of all shards, where a crash leaves it. Blocks for as long as that takes.
+pub fn flush_states(data: &Database) -> Result<(), StorageError> {
+    data.flush().map_err(|error| storage_error("flushing the state", error))
 }
 
 /// Bytes of keys and values that are gathered before they are written.
@@ -61,6 +67,23 @@ impl Gathered {
 }
 
 impl RocksState {
+    /// Opens a shard's state at a start, and removes what is left of other incarnations: see [`RocksState::open`].
+    pub fn enter(
+        shard: ShardId,
+        incarnation: Incarnation,
+        data: Arc<Database>,
+        values: Arc<ValueCache>,
+        initial_owned: SlotSet,
+    ) -> Result<RocksState, StorageError> {
+        remove_other_incarnations(shard, incarnation, &data)?;
+        let state = RocksState::open(shard, incarnation, data, values, initial_owned)?;
+        if incarnation > Incarnation(0) && state.meta.applied == 0 {
+            let cause = format!("incarnation {} of shard {shard} is missing", incarnation.0);
+            return Err(StorageError::Corrupt { what: "the applied state", cause });
+        }
+        Ok(state)
+    }
+
     /// Opens a shard's state; one that was never written owns `initial_owned` and nothing else.
     pub fn open(
         shard: ShardId,
@@ -86,7 +109,7 @@ impl RocksState {
     /// that takes.
     pub fn flush(&self) -> Result<(), StorageError> {
         self.write_out()?;
-        self.data.flush().map_err(|error| storage_error("flushing the state", error))
+        flush_states(&self.data)
     }
 
     /// Writes what is gathered.
@@ -164,6 +187,9 @@ impl StateView for RocksState {
 }
 
 impl StateStore for RocksState {
+    type Source = StateSource;
+    type Target = StateTarget;
+
     fn meta(&self) -> Result<ShardMeta, StorageError> {
         Ok(self.meta.clone())
     }
@@ -224,6 +250,15 @@ impl StateStore for RocksState {
             Some(bytes) => Ok(format::decode_meta(&bytes, self.meta.owned.clone())?.applied),
             None => Ok(0),
         }
+    }
+
+    fn snapshot(&self) -> Result<StateSource, StorageError> {
+        self.write_out()?;
+        StateSource::start(self.shard, self.incarnation, Arc::clone(&self.data))
+    }
+
+    fn next_incarnation(&self) -> Result<StateTarget, StorageError> {
+        StateTarget::start(self.shard, Incarnation(self.incarnation.0 + 1), Arc::clone(&self.data))
     }
 }
 

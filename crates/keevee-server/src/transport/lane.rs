@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::Message;
 use keevee_raft::RaftMessage;
+use keevee_replica::SnapshotMessage;
 use prometheus::IntCounter;
 
 use super::PeerMessage;
@@ -62,6 +63,7 @@ impl LaneKind {
             | PeerMessage::Wake
             | PeerMessage::AdvanceTime { .. }
             | PeerMessage::TimeNotCome { .. }
+            | PeerMessage::Snapshot(SnapshotMessage::Ask { .. } | SnapshotMessage::Gone { .. })
             | PeerMessage::Alive { .. } => LaneKind::Control,
             _ => LaneKind::Log,
         }
@@ -249,6 +251,9 @@ pub(crate) fn message_bytes(message: &PeerMessage) -> usize {
         }
         PeerMessage::Raft(RaftMessage::Append { entries, .. }) => {
             entries.iter().map(|entry| MESSAGE_BYTES + entry.payload.len()).sum()
+        }
+        PeerMessage::Snapshot(SnapshotMessage::Chunk(chunk)) => {
+            chunk.records.iter().map(|(key, value)| MESSAGE_BYTES + key.len() + value.len()).sum()
         }
         _ => 0,
     };

@@ -13,7 +13,7 @@ use std::time::Duration;
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::{Ballot, Entry, Message, Value};
-use keevee_replica::ChainHash;
+use keevee_replica::{ChainHash, SnapshotChunk, SnapshotMessage};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +129,7 @@ kinds! {
     ReadIndex "/paxos/read_index"
     ReadIndexReply "/paxos/read_index/reply"
     TakeOver "/paxos/take_over"
+    Dropped "/paxos/dropped"
     ChainHash "/chain_hash"
     Raft "/raft"
     Quiesce "/quiesce"
@@ -136,6 +137,9 @@ kinds! {
     Alive "/alive"
     AdvanceTime "/advance_time"
     TimeNotCome "/time_not_come"
+    SnapshotAsk "/snapshot/ask"
+    SnapshotChunk "/snapshot/chunk"
+    SnapshotGone "/snapshot/gone"
 }
 
 fn read_kind<M: Received>(body: &[u8]) -> Result<(Envelope, Vec<PeerMessage>), WireError> {
@@ -305,7 +309,7 @@ impl From<PeerMessage> for Kind {
             PeerMessage::Paxos(message) => Kind::from(message),
             PeerMessage::Raft(message) => Kind::from(message),
             PeerMessage::ChainHash(ChainHash { index, chain }) => {
-                Kind::ChainHash(proto::ChainHash { index, chain: format!("{chain:032x}") })
+                Kind::ChainHash(proto::ChainHash { index, chain: write_hash(chain) })
             }
             PeerMessage::Quiesce { index } => Kind::Quiesce(proto::Quiesce { index }),
             PeerMessage::Wake => Kind::Wake(proto::Wake {}),
@@ -314,6 +318,13 @@ impl From<PeerMessage> for Kind {
             }
             PeerMessage::AdvanceTime { to } => Kind::AdvanceTime(proto::AdvanceTime { to }),
             PeerMessage::TimeNotCome { to } => Kind::TimeNotCome(proto::TimeNotCome { to }),
+            PeerMessage::Snapshot(SnapshotMessage::Ask { snapshot, chunk }) => {
+                Kind::SnapshotAsk(proto::SnapshotAsk { snapshot, chunk })
+            }
+            PeerMessage::Snapshot(SnapshotMessage::Chunk(chunk)) => Kind::SnapshotChunk(write_chunk(chunk)),
+            PeerMessage::Snapshot(SnapshotMessage::Gone { snapshot }) => {
+                Kind::SnapshotGone(proto::SnapshotGone { snapshot })
+            }
         }
     }
 }
@@ -357,8 +368,28 @@ impl From<Message> for Kind {
                 Kind::ReadIndexReply(proto::ReadIndexReply { request, ballot: write_ballot(ballot), index })
             }
             Message::TakeOver { ballot } => Kind::TakeOver(proto::TakeOver { ballot: write_ballot(ballot) }),
+            Message::Dropped { ballot, first } => {
+                Kind::Dropped(proto::Dropped { ballot: write_ballot(ballot), first })
+            }
         }
     }
+}
+
+fn write_chunk(chunk: SnapshotChunk) -> proto::SnapshotChunk {
+    let SnapshotChunk { snapshot, number, index, layout, records, digest, mark } = chunk;
+    let (keys, values) = records.into_iter().unzip();
+    let digest = write_hash(digest);
+    proto::SnapshotChunk { snapshot, number, index, layout, keys, values, digest, mark }
+}
+
+fn write_hash(hash: u128) -> String {
+    format!("{hash:032x}")
+}
+
+fn read_hash(hash: &str, field: &'static str) -> Result<u128, WireError> {
+    let is_hash = hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let hash = is_hash.then(|| u128::from_str_radix(hash, 16).ok()).flatten();
+    hash.ok_or(WireError::Malformed(field))
 }
 
 fn write_ballot(ballot: Ballot) -> Option<proto::Ballot> {
@@ -428,15 +459,12 @@ received! {
     ReadIndex { request };
     ReadIndexReply { request, index } ballot: ballot;
     TakeOver { } ballot: ballot;
+    Dropped { first } ballot: ballot;
 }
 
 impl Received for proto::ChainHash {
     fn check(self) -> Result<PeerMessage, WireError> {
-        let malformed = || WireError::Malformed("chain");
-        if self.chain.len() != 32 || !self.chain.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(malformed());
-        }
-        let chain = u128::from_str_radix(&self.chain, 16).map_err(|_| malformed())?;
+        let chain = read_hash(&self.chain, "chain")?;
         Ok(PeerMessage::ChainHash(ChainHash { index: self.index, chain }))
     }
 }
@@ -462,6 +490,36 @@ impl Received for proto::Alive {
 impl Received for proto::TimeNotCome {
     fn check(self) -> Result<PeerMessage, WireError> {
         Ok(PeerMessage::TimeNotCome { to: self.to })
+    }
+}
+
+impl Received for proto::SnapshotAsk {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        Ok(PeerMessage::Snapshot(SnapshotMessage::Ask { snapshot: self.snapshot, chunk: self.chunk }))
+    }
+}
+
+impl Received for proto::SnapshotChunk {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        if self.keys.len() != self.values.len() {
+            return Err(WireError::Malformed("values"));
+        }
+        let chunk = SnapshotChunk {
+            snapshot: self.snapshot,
+            number: self.number,
+            index: self.index,
+            layout: self.layout,
+            records: self.keys.into_iter().zip(self.values).collect(),
+            digest: read_hash(&self.digest, "digest")?,
+            mark: self.mark,
+        };
+        Ok(PeerMessage::Snapshot(SnapshotMessage::Chunk(chunk)))
+    }
+}
+
+impl Received for proto::SnapshotGone {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        Ok(PeerMessage::Snapshot(SnapshotMessage::Gone { snapshot: self.snapshot }))
     }
 }
 
@@ -528,9 +586,33 @@ mod tests {
         vec![alive, PeerMessage::AdvanceTime { to: 300 }, PeerMessage::TimeNotCome { to: 300 }]
     }
 
+    /// About snapshots.
+    fn snapshot_kinds() -> Vec<PeerMessage> {
+        let record = |key: &'static str| (Bytes::from(key), Bytes::from_static(b"value"));
+        let chunk = SnapshotChunk {
+            snapshot: 7,
+            number: 1,
+            index: 300,
+            layout: 3,
+            records: vec![record("a"), record("b")],
+            digest: 0xfeed,
+            mark: None,
+        };
+        let last =
+            SnapshotChunk { records: vec![], mark: Some(Bytes::from_static(b"mark")), ..chunk.clone() };
+        let snapshots = [
+            SnapshotMessage::Ask { snapshot: 7, chunk: 0 },
+            SnapshotMessage::Chunk(chunk),
+            SnapshotMessage::Chunk(last),
+            SnapshotMessage::Gone { snapshot: 7 },
+        ];
+        let dropped = PeerMessage::Paxos(Message::Dropped { ballot: BALLOT, first: 300 });
+        std::iter::once(dropped).chain(snapshots.map(PeerMessage::Snapshot)).collect()
+    }
+
     #[test]
     fn every_kind_comes_back_from_its_path() {
-        for message in every_kind().into_iter().chain(later_kinds()) {
+        for message in every_kind().into_iter().chain(later_kinds()).chain(snapshot_kinds()) {
             let kind = Kind::from(message.clone());
             let path = kind.path();
             assert!(is_message_path(path));
@@ -620,10 +702,13 @@ mod tests {
         };
         let error =
             ForwardReply::Error { kind: ErrorKind::NotLeader, detail: "node 3 leads".into(), leader: None };
+        let batch_of_one =
+            |messages: Vec<_>| batch(messages.into_iter().map(|message| (ShardId(1), message)).collect());
         vec![
             ("handshake", handshake(Envelope { shard: 0, ..envelope() })),
             ("batch", batch(messages)),
-            ("later_batch", batch(later_kinds().into_iter().map(|message| (ShardId(1), message)).collect())),
+            ("later_batch", batch_of_one(later_kinds())),
+            ("snapshot_batch", batch_of_one(snapshot_kinds())),
             ("forward_request", forward_request(7, forward)),
             ("forward_answer", forward_answer(7, vec![ForwardReply::Outcome("\u{1}".into()), error])),
         ]

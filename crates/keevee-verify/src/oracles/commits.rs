@@ -71,6 +71,7 @@ impl Commits {
                     self.entry_synced(node, entry)?;
                 }
                 LogRecord::DropFrom(from) => self.dropped_from(node, *from)?,
+                LogRecord::Incarnation(_) => {}
                 LogRecord::DropBelow(first) => {
                     if *first > self.chosen.len() as u64 {
                         return Err(format!(

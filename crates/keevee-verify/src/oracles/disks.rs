@@ -37,9 +37,12 @@ impl Disks {
         }
     }
 
-    /// True if others may come to rely on a submission: it promises more, or accepts something.
+    /// True if others may come to rely on a submission: it promises more, or accepts something; or if this node does: it
+    /// puts a snapshot in force.
     pub(crate) fn weighs(&self, node: u64, submission: &[LogRecord]) -> bool {
-        let accepts = submission.iter().any(|record| matches!(record, LogRecord::Entry { .. }));
+        let counts =
+            |record: &LogRecord| matches!(record, LogRecord::Entry { .. } | LogRecord::Incarnation(_));
+        let accepts = submission.iter().any(counts);
         accepts || self.raises_promise(node, submission)
     }
 

@@ -72,6 +72,7 @@ impl Durable {
                     (disk.promised, disk.chosen, disk.first) = (after.promised, after.chosen, after.first);
                 }
                 LogRecord::DropBelow(first) => disk.ballots = disk.ballots.split_off(first),
+                LogRecord::Incarnation(_) => {}
                 LogRecord::DropFrom(index) => {
                     if let Some((forgotten, ballot)) = disk.ballots.split_off(index).into_iter().next() {
                         return Err(format!(

@@ -73,7 +73,7 @@ impl Votes {
                         ));
                     }
                 }
-                LogRecord::DropBelow(_) => {}
+                LogRecord::DropBelow(_) | LogRecord::Incarnation(_) => {}
             }
         }
         Ok(())

@@ -13,12 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use keevee_core::apply::{ShardMeta, StateView, Take, TakeExpiry, WriteSet};
 use keevee_core::command::Versioned;
-use keevee_core::ids::{Namespace, ShardId};
+use keevee_core::ids::{Incarnation, Namespace, ShardId};
 use keevee_core::range::KeyRange;
 use keevee_core::requests::{RequestId, RequestRecord};
 use keevee_core::slots::SlotSet;
 use keevee_mutants::{Mutant, is_active};
-use keevee_replica::storage::{LogRecord, LogStore, MemoryLog, MemoryState, StateStore, StorageError};
+use keevee_replica::storage::{
+    LogRecord, LogStore, MemoryLog, MemorySource, MemoryState, MemoryTarget, StateStore, StorageError,
+};
 
 use crate::oracles::Held;
 use crate::plan::Unsynced;
@@ -213,6 +215,14 @@ impl LogStore for SharedLog {
     fn last(&self) -> Result<u64, StorageError> {
         self.with(|log| log.memory.last())
     }
+
+    fn bytes(&self) -> Result<u64, StorageError> {
+        self.with(|log| log.memory.bytes())
+    }
+
+    fn incarnation(&self) -> Result<Incarnation, StorageError> {
+        self.with(|log| log.memory.incarnation())
+    }
 }
 
 /// What the world sees of one write to a state.
@@ -316,6 +326,11 @@ impl SharedState {
         });
     }
 
+    /// At a start: goes on with the incarnation that the log says is in force.
+    pub(crate) fn enter(&self, incarnation: Incarnation) -> Result<(), StorageError> {
+        self.change(|state| state.memory.enter(incarnation))
+    }
+
     pub(crate) fn applied(&self) -> u64 {
         self.read(|state| state.memory.meta().map_or(0, |meta| meta.applied))
     }
@@ -347,6 +362,9 @@ impl StateView for SharedState {
 }
 
 impl StateStore for SharedState {
+    type Source = MemorySource;
+    type Target = MemoryTarget;
+
     fn meta(&self) -> Result<ShardMeta, StorageError> {
         self.read(|state| state.memory.meta())
     }
@@ -362,6 +380,14 @@ impl StateStore for SharedState {
 
     fn flushed(&self) -> Result<u64, StorageError> {
         self.read(|state| state.memory.flushed())
+    }
+
+    fn snapshot(&self) -> Result<MemorySource, StorageError> {
+        self.read(|state| state.memory.snapshot())
+    }
+
+    fn next_incarnation(&self) -> Result<MemoryTarget, StorageError> {
+        self.read(|state| state.memory.next_incarnation())
     }
 }
 

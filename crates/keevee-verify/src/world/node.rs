@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::shard_map::ShardMap;
-use keevee_replica::storage::LogRecord;
+use keevee_replica::storage::{LogRecord, LogStore};
 use keevee_replica::{Bounds, Effects, Neighbours, Refusal, ReplicaMessage, Reply, Shard};
 
 use super::clock::Clock;
@@ -189,6 +189,8 @@ impl World {
         let node = &self.nodes[&id];
         let now = node.clock.read(self.now);
         let (log, state) = (node.disk.log(shard), node.disk.state(shard));
+        let entered = log.incarnation().and_then(|incarnation| state.enter(incarnation));
+        entered.map_err(|error| error.to_string())?;
         let applied = state.applied();
         let group = &self.groups[shard];
         let kept = group.oracles.disks.restored(id, applied, &log);
@@ -201,8 +203,13 @@ impl World {
         let engine = Watched::open(&self.plan, members, id, seed, log, applied, now.monotonic);
         let engine = engine.map_err(|error| error.to_string())?;
         let members = members.iter().copied().map(NodeId).collect();
-        let unsynced_entries_max = self.plan.settings.unsynced_entries_max;
-        let bounds = Bounds { unsynced_entries_max, ..Bounds::default() };
+        let settings = &self.plan.settings;
+        let bounds = Bounds {
+            unsynced_entries_max: settings.unsynced_entries_max,
+            log_bytes_max: settings.log_bytes_max,
+            snapshot_chunk_bytes: settings.snapshot_chunk_bytes,
+            ..Bounds::default()
+        };
         let replica = Shard::new(shard, NodeId(id), members, boot, engine, state, bounds);
         let replica = replica.map_err(|failure| failure.to_string())?;
         if replica.status().engine.chosen > applied {
@@ -253,7 +260,7 @@ impl World {
         let missed = process.neighbours.missed(now.monotonic);
         for replica in process.touch_all() {
             missed.iter().for_each(|node| replica.missed(now.monotonic, *node));
-            replica.tick(now.monotonic);
+            replica.tick(now.monotonic).expect("a simulated disk is always readable");
         }
         // Without shards that quiesce nobody asks who is alive, and without keys that expire nobody asks for clocks.
         let asks = self.plan.shards.idle.is_some() || self.plan.expiry;
@@ -288,6 +295,12 @@ impl World {
             {
                 replica.quiesce_if_idle(now, idle);
             }
+        }
+        let is_fetching = process.shards.values().any(|replica| replica.is_fetching_snapshot());
+        let mut needing = process.shards.values_mut().filter(|replica| replica.needs_snapshot(now));
+        if !is_fetching && let Some(replica) = needing.next() {
+            replica.fetch_snapshot(now).expect("a simulated state is always readable");
+            self.coverage.note(Counter::Fetches);
         }
         self.after(HOUSEKEEPING, Event::KeepHouse { node: id, life });
         self.settle(id);
@@ -342,6 +355,7 @@ impl World {
             match record {
                 LogRecord::DropBelow(_) => self.coverage.note(Counter::Truncations),
                 LogRecord::DropFrom(_) => self.coverage.note(Counter::ConflictsDropped),
+                LogRecord::Incarnation(_) => self.coverage.note(Counter::TakenOver),
                 LogRecord::Entry { .. } | LogRecord::HardState(_) => {}
             }
         }
@@ -397,7 +411,7 @@ impl World {
     }
 
     fn carry_out(&mut self, id: u64, shard: ShardId, effects: Effects<Message>) {
-        let Effects { mut send, replies, has_more } = effects;
+        let Effects { mut send, replies, has_more, is_replaced } = effects;
         // Hashes last: how often they are told shall not change what becomes of the engines' messages.
         send.sort_by_key(|(_, message)| matches!(message, ReplicaMessage::ChainHash(_)));
         for (to, message) in send {
@@ -406,10 +420,30 @@ impl World {
         for reply in replies {
             self.reply(id, reply);
         }
+        if is_replaced {
+            self.replace(id, shard);
+        }
         if has_more && let Some(node) = self.nodes.get(&id) {
             // In between a node takes in whatever comes.
             let life = node.life;
             self.after(0, Event::GoesOn { node: id, life, shard });
+        }
+    }
+
+    /// A replica has taken over a snapshot: it is opened anew.
+    fn replace(&mut self, id: u64, shard: ShardId) {
+        self.trace.at(self.now, id, || format!("GOES ON FROM A SNAPSHOT of shard {shard}"));
+        let (seed, boot) = (self.random.next(), self.random.next());
+        let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return };
+        drop(process.shards.remove(&shard));
+        match self.open(id, shard, seed, boot) {
+            Ok(replica) => {
+                let process = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut());
+                let process = process.expect("it runs still");
+                process.shards.insert(shard, replica);
+                process.touch(shard);
+            }
+            Err(error) => self.break_rule(REPLICA, format!("node {id} can't go on: {error}")),
         }
     }
 

@@ -44,6 +44,7 @@ pub(crate) fn tag(message: &Message) -> u64 {
         Message::Refused { promised, .. } => promised.round,
         Message::ReadIndex { request } | Message::ReadIndexReply { request, .. } => *request,
         Message::TakeOver { ballot } => ballot.round,
+        Message::Dropped { ballot, first } => ballot.round ^ first << 20,
     }
 }
 
@@ -80,6 +81,7 @@ pub(crate) fn describe(message: &Message) -> String {
             format!("ReadIndex {} is {index}", request % 1_000)
         }
         Message::TakeOver { ballot } => format!("TakeOver {ballot}"),
+        Message::Dropped { ballot, first } => format!("Dropped {ballot} ..{}", first.saturating_sub(1)),
     }
 }
 

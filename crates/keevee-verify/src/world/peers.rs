@@ -4,13 +4,13 @@ use bytes::Bytes;
 use keevee_core::command::Outcome;
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
-use keevee_replica::{Refusal, ReplicaMessage};
+use keevee_replica::{Refusal, ReplicaMessage, SnapshotMessage};
 
 use super::network::Way;
 use super::watched::Message;
 use super::{Event, World, paxos, raft};
 use crate::coverage::Counter;
-use crate::oracles::REPLICA;
+use crate::oracles::{Fetches, REPLICA};
 
 /// A command for another node: carry this out, you lead.
 #[derive(Clone)]
@@ -84,6 +84,11 @@ impl PeerMessage {
                 ReplicaMessage::Quiesce { index } => *index,
                 ReplicaMessage::Wake => 1,
                 ReplicaMessage::AdvanceTime { to } | ReplicaMessage::TimeNotCome { to } => *to,
+                ReplicaMessage::Snapshot(message) => match message {
+                    SnapshotMessage::Ask { snapshot, chunk } => snapshot ^ chunk << 8,
+                    SnapshotMessage::Chunk(chunk) => chunk.digest as u64,
+                    SnapshotMessage::Gone { snapshot } => *snapshot,
+                },
             },
             PeerMessage::Alive { boot, .. } => *boot,
             PeerMessage::Forward(forward) => forward.number,
@@ -137,7 +142,12 @@ impl World {
             ReplicaMessage::Wake => self.coverage.note(Counter::Wakes),
             ReplicaMessage::AdvanceTime { .. } => self.coverage.note(Counter::TimeAdvances),
             ReplicaMessage::TimeNotCome { .. } => self.coverage.note(Counter::TimesNotCome),
-            ReplicaMessage::ChainHash(_) | ReplicaMessage::Quiesce { .. } => {}
+            ReplicaMessage::Snapshot(SnapshotMessage::Chunk(_)) => self.coverage.note(Counter::Chunks),
+            ReplicaMessage::Snapshot(SnapshotMessage::Ask { snapshot, chunk }) => {
+                let goes_on = self.groups[*shard].oracles.fetches.asks(from, *snapshot, *chunk);
+                self.hold(Fetches::NAME, goes_on);
+            }
+            ReplicaMessage::ChainHash(_) | ReplicaMessage::Quiesce { .. } | ReplicaMessage::Snapshot(_) => {}
         }
     }
 
@@ -202,6 +212,17 @@ pub(crate) fn describe(message: &PeerMessage, marks: bool) -> String {
                 ReplicaMessage::Wake => "Wake".to_owned(),
                 ReplicaMessage::AdvanceTime { to } => format!("AdvanceTime {to}"),
                 ReplicaMessage::TimeNotCome { to } => format!("TimeNotCome {to}"),
+                ReplicaMessage::Snapshot(SnapshotMessage::Ask { snapshot, chunk }) => {
+                    format!("Ask {:04x}.{chunk}", snapshot & 0xffff)
+                }
+                ReplicaMessage::Snapshot(SnapshotMessage::Chunk(chunk)) => {
+                    let end = if chunk.mark.is_some() { ", the last" } else { "" };
+                    let (snapshot, records) = (chunk.snapshot & 0xffff, chunk.records.len());
+                    format!("Chunk {snapshot:04x}.{} of {}: {records}{end}", chunk.number, chunk.index)
+                }
+                ReplicaMessage::Snapshot(SnapshotMessage::Gone { snapshot }) => {
+                    format!("Gone {:04x}", snapshot & 0xffff)
+                }
             };
             marked(shard, text)
         }

@@ -55,7 +55,8 @@ pub(crate) fn tag(message: &RaftMessage) -> u64 {
         RaftMessage::ReadIndex { call } => *call,
         RaftMessage::ReadIndexReply { call, index } => call ^ index.unwrap_or(0) << 16,
         RaftMessage::Flushed { index } => *index,
-        RaftMessage::TooFarBehind { .. } => 1,
+        RaftMessage::TooFarBehind { call, through, .. } => call ^ through << 16,
+        RaftMessage::CaughtUp { call } => *call,
     }
 }
 
@@ -97,7 +98,10 @@ pub(crate) fn describe(message: &RaftMessage) -> String {
             None => format!("ReadIndex {call} refused"),
         },
         RaftMessage::Flushed { index } => format!("Flushed ..{index}"),
-        RaftMessage::TooFarBehind { vote } => format!("TooFarBehind {vote}"),
+        RaftMessage::TooFarBehind { vote, through, .. } => {
+            format!("TooFarBehind {vote}, dropped ..{through}")
+        }
+        RaftMessage::CaughtUp { .. } => "CaughtUp".to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keevee_core::ids::NodeId;
+use keevee_core::ids::{Incarnation, NodeId};
 use keevee_raft::{RaftEngine, RaftMessage};
 use keevee_replica::storage::StorageError;
 use keevee_replica::{Engine, EngineStatus, Events, PaxosEngine};
@@ -66,10 +66,10 @@ impl Watched {
     }
 
     fn note<M>(&mut self, events: Events<M>, wrap: fn(M) -> Message) -> Events<Message> {
-        let Events { send, chosen, reads_ready, failed } = events;
+        let Events { send, chosen, reads_ready, needs_snapshot, failed } = events;
         self.chosen.extend(chosen.iter().cloned());
         let send = send.into_iter().map(|(to, message)| (to, wrap(message))).collect();
-        Events { send, chosen, reads_ready, failed }
+        Events { send, chosen, reads_ready, needs_snapshot, failed }
     }
 }
 
@@ -125,6 +125,31 @@ impl Engine for Watched {
 
     fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
         with!(&mut self.engine, engine => engine.transfer_leadership(now, to));
+    }
+
+    fn compact(&mut self, now: Duration, index: u64) {
+        with!(&mut self.engine, engine => engine.compact(now, index));
+    }
+
+    fn snapshot_mark(&mut self, applied: u64) -> Result<Bytes, StorageError> {
+        with!(&mut self.engine, engine => engine.snapshot_mark(applied))
+    }
+
+    fn may_adopt_snapshot(&self, index: u64, mark: &Bytes) -> bool {
+        with!(&self.engine, engine => engine.may_adopt_snapshot(index, mark))
+    }
+
+    fn adopt_snapshot(
+        &mut self,
+        index: u64,
+        mark: &Bytes,
+        incarnation: Incarnation,
+    ) -> Result<u64, StorageError> {
+        with!(&mut self.engine, engine => engine.adopt_snapshot(index, mark, incarnation))
+    }
+
+    fn log_bytes(&self) -> Result<u64, StorageError> {
+        with!(&self.engine, engine => engine.log_bytes())
     }
 
     fn unsynced(&self) -> usize {

@@ -58,7 +58,7 @@ pub fn heartbeats_in_step_with_quiescing_do_not_keep_a_shard_awake<M: Maker>(mak
         for step in 1..=steps {
             cluster.now += Duration::from_millis(20);
             let now = cluster.now;
-            cluster.node(leader).shard.tick(now);
+            cluster.node(leader).shard.tick(now).expect("memory does not fail");
             if advances || step < steps {
                 cluster.advance(leader).expect("it goes on");
             }
@@ -79,7 +79,7 @@ pub fn a_late_heartbeat_wakes_the_leader_with_the_followers<M: Maker>(maker: &M)
     while cluster.network.is_empty() {
         cluster.now += Duration::from_millis(20);
         let now = cluster.now;
-        cluster.node(leader).shard.tick(now);
+        cluster.node(leader).shard.tick(now).expect("memory does not fail");
         cluster.advance(leader).expect("it goes on");
     }
     let late = std::mem::take(&mut cluster.network);

@@ -239,6 +239,7 @@ fn the_log_must_fit_the_applied_state() {
 struct Model {
     entries: BTreeMap<u64, Bytes>,
     hard_state: Option<Bytes>,
+    incarnation: Incarnation,
 }
 
 impl Model {
@@ -252,6 +253,7 @@ impl Model {
             LogRecord::DropFrom(index) => {
                 self.entries.split_off(index);
             }
+            LogRecord::Incarnation(incarnation) => self.incarnation = *incarnation,
         }
     }
 
@@ -259,6 +261,7 @@ impl Model {
         let last = self.entries.last_key_value().map_or(0, |(index, _)| *index);
         assert_eq!(store.last(), Ok(last));
         assert_eq!(store.hard_state(), Ok(self.hard_state.clone()));
+        assert_eq!(store.incarnation(), Ok(self.incarnation));
         let from = random.random_range(0..30);
         let to = random.random_range(from..=30);
         let range = self.entries.range(from..=to);
@@ -273,6 +276,7 @@ fn random_record(random: &mut StdRng, number: u64) -> LogRecord {
         0 => LogRecord::DropBelow(index),
         1 => LogRecord::DropFrom(index),
         2 => LogRecord::HardState(format!("hard {number}").into()),
+        3 => LogRecord::Incarnation(Incarnation(number as u32)),
         _ => LogRecord::Entry { index, bytes: format!("entry {index}, {number}").into() },
     }
 }

@@ -39,9 +39,10 @@ impl From<RaftMessage> for super::Kind {
                 Kind::ReadIndexReply(proto::RaftReadIndexReply { call, index })
             }
             RaftMessage::Flushed { index } => Kind::Flushed(proto::RaftFlushed { index }),
-            RaftMessage::TooFarBehind { vote } => {
-                Kind::TooFarBehind(proto::RaftTooFarBehind { vote: write_vote(vote) })
+            RaftMessage::TooFarBehind { call, vote, through } => {
+                Kind::TooFarBehind(proto::RaftTooFarBehind { call, vote: write_vote(vote), through })
             }
+            RaftMessage::CaughtUp { call } => Kind::CaughtUp(proto::RaftCaughtUp { call }),
         };
         super::Kind::Raft(proto::Raft { kind: Some(kind) })
     }
@@ -80,9 +81,10 @@ impl Received for proto::Raft {
                 RaftMessage::ReadIndexReply { call, index }
             }
             Kind::Flushed(proto::RaftFlushed { index }) => RaftMessage::Flushed { index },
-            Kind::TooFarBehind(proto::RaftTooFarBehind { vote }) => {
-                RaftMessage::TooFarBehind { vote: read_vote(vote)? }
+            Kind::TooFarBehind(proto::RaftTooFarBehind { call, vote, through }) => {
+                RaftMessage::TooFarBehind { call, vote: read_vote(vote)?, through }
             }
+            Kind::CaughtUp(proto::RaftCaughtUp { call }) => RaftMessage::CaughtUp { call },
         };
         Ok(PeerMessage::Raft(message))
     }
@@ -182,7 +184,9 @@ mod tests {
             RaftMessage::ReadIndexReply { call: 5, index: Some(0) },
             RaftMessage::ReadIndexReply { call: 5, index: None },
             RaftMessage::Flushed { index: 6 },
-            RaftMessage::TooFarBehind { vote },
+            RaftMessage::TooFarBehind { call: 0, vote, through: 0 },
+            RaftMessage::TooFarBehind { call: 7, vote, through: 8 },
+            RaftMessage::CaughtUp { call: 7 },
         ];
         appended.into_iter().chain(rest).collect()
     }

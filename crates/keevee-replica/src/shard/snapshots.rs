@@ -1,0 +1,308 @@
+//! A shard's snapshots: when one is sent, brought here, and taken over; and how much of the log is kept.
+//!
+//! A replica takes a snapshot over by being opened anew, as at a start: the snapshot lies beside the state in force, and one
+//! write to the log puts it in force together with a log that begins behind it. A crash finds the one or the other. Between
+//! that write and the new start the replica is deaf, so nothing can get between state and log.
+//!
+//! The log is kept for members that lack some of it while it is not too long. One to which a snapshot was sent is not cut off
+//! again before it has caught up: else it might need one snapshot after the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
+use std::time::Duration;
+
+use keevee_core::ids::NodeId;
+
+use super::{Failure, ReplicaMessage, Shard};
+use crate::engine::{Engine, EngineStatus};
+use crate::request::Refusal;
+use crate::snapshot::{Answer, Progress, Receiving, Sending, SnapshotMessage};
+use crate::storage::{Intake, SnapshotSource, SnapshotTarget, StateStore};
+
+/// Into how many parts a log of full length is divided, each of which is dropped as a whole.
+const LOG_PARTS: u64 = 16;
+/// How long no snapshot is fetched after one that could not be taken in: the disk may be full, or the sender of another
+/// version.
+const RETRIED_AFTER: Duration = Duration::from_secs(30);
+/// What an entry counts for besides its payload.
+const ENTRY_OVERHEAD_BYTES: u64 = 64;
+
+pub(super) struct Snapshots<S: StateStore> {
+    sending: BTreeMap<NodeId, Sending<S::Source>>,
+    receiving: Option<Receiving<S::Target>>,
+    /// Who has what this replica lacks, and what was applied here when it said so.
+    offered: Option<(NodeId, u64)>,
+    /// Until then nothing is fetched.
+    retry_at: Duration,
+    /// Why the last one could not be taken in, until it is told.
+    failed: Option<String>,
+    /// Numbers this replica's requests: unlike those of its other lives.
+    next_number: u64,
+    /// The write that puts a snapshot in force.
+    adopting: Option<u64>,
+    is_adopted: bool,
+    log: LogLength,
+}
+
+impl<S: StateStore> Snapshots<S> {
+    /// Of a log that begins at `first` and takes so many bytes.
+    pub(super) fn new(boot: u64, first: u64, applied: u64, log_bytes: u64) -> Snapshots<S> {
+        Snapshots {
+            sending: BTreeMap::new(),
+            receiving: None,
+            offered: None,
+            retry_at: Duration::ZERO,
+            failed: None,
+            next_number: boot,
+            adopting: None,
+            is_adopted: false,
+            log: LogLength::new(first, applied, log_bytes),
+        }
+    }
+
+    pub(super) fn offered(&mut self, by: NodeId, applied: u64) {
+        self.offered = Some((by, applied));
+    }
+
+    /// True while one is on its way here.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.receiving.is_some()
+    }
+
+    pub(super) fn applied(&mut self, index: u64, payload_bytes: usize, log_bytes_max: u64) {
+        self.log.add(index, payload_bytes as u64 + ENTRY_OVERHEAD_BYTES, log_bytes_max / LOG_PARTS);
+    }
+
+    /// True while a snapshot is put in force: the replica is deaf.
+    pub(super) fn is_adopting(&self) -> bool {
+        self.adopting.is_some()
+    }
+
+    pub(super) fn is_adopted(&self) -> bool {
+        self.is_adopted
+    }
+
+    /// What is on its way here can't be taken in.
+    fn give_up(&mut self, now: Duration, why: String) {
+        self.receiving = None;
+        self.retry_at = now + RETRIED_AFTER;
+        self.failed = Some(why);
+    }
+
+    pub(super) fn persisted(&mut self, token: u64) {
+        self.is_adopted |= self.adopting.is_some_and(|adopting| adopting <= token);
+    }
+}
+
+/// How many bytes of applied entries the log holds, in parts.
+struct LogLength {
+    /// The last index of each part, and its bytes.
+    parts: VecDeque<(u64, u64)>,
+    bytes: u64,
+}
+
+impl LogLength {
+    /// What there is at a start, as if all entries were of one size.
+    fn new(first: u64, applied: u64, bytes: u64) -> LogLength {
+        let before = first.saturating_sub(1);
+        let end = |part: u64| before + (applied.saturating_sub(before) * part) / LOG_PARTS;
+        let parts: VecDeque<_> = (1..=LOG_PARTS).map(|part| (end(part), bytes / LOG_PARTS)).collect();
+        let bytes = parts.iter().map(|(_, bytes)| bytes).sum();
+        LogLength { parts, bytes }
+    }
+
+    fn add(&mut self, index: u64, bytes: u64, part_bytes: u64) {
+        self.bytes += bytes;
+        match self.parts.back_mut() {
+            Some((last, part)) if *part < part_bytes => (*last, *part) = (index, *part + bytes),
+            _ => self.parts.push_back((index, bytes)),
+        }
+    }
+
+    /// The log begins behind this index now.
+    fn dropped(&mut self, through: u64) {
+        while let Some((_, bytes)) = self.parts.pop_front_if(|(last, _)| *last <= through) {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// The end of the parts without which it is short enough.
+    fn surplus(&self, bytes_max: u64) -> Option<u64> {
+        let mut left = self.bytes;
+        let surplus = self.parts.iter().take_while(|(_, bytes)| {
+            let is_too_long = left > bytes_max;
+            left -= bytes;
+            is_too_long
+        });
+        surplus.last().map(|(last, _)| *last)
+    }
+}
+
+impl<E: Engine, S: StateStore> Shard<E, S> {
+    /// True if only a snapshot helps this replica, and none is on its way: see [`Shard::fetch_snapshot`].
+    pub fn needs_snapshot(&self, now: Duration) -> bool {
+        // Whoever offered it may lead no longer, and another one's log have brought what was missing.
+        let is_offered = self.snapshots.offered.is_some_and(|(_, applied)| applied == self.meta.applied);
+        is_offered && self.snapshots.receiving.is_none() && now >= self.snapshots.retry_at
+    }
+
+    /// Why a snapshot could not be taken in, once for each time. The replica goes on without it, and tries again.
+    pub fn take_snapshot_failure(&mut self) -> Option<String> {
+        self.snapshots.failed.take()
+    }
+
+    /// True while a snapshot is on its way here.
+    pub fn is_fetching_snapshot(&self) -> bool {
+        self.snapshots.receiving.is_some() || self.snapshots.is_adopting()
+    }
+
+    /// True while one that is here waits to be in force.
+    pub(crate) fn is_adopting_snapshot(&self) -> bool {
+        self.snapshots.is_adopting()
+    }
+
+    /// Asks for the snapshot that this replica needs. Whoever runs several replicas lets one at a time do so.
+    pub fn fetch_snapshot(&mut self, now: Duration) -> Result<(), Failure> {
+        let Some((from, _)) = self.snapshots.offered.take() else { return Ok(()) };
+        self.wake(now);
+        self.snapshots.next_number = self.snapshots.next_number.wrapping_add(1);
+        match self.state.next_incarnation() {
+            Ok(target) => {
+                let receiving = Receiving::new(now, from, self.snapshots.next_number, target);
+                self.snapshots.receiving = Some(receiving);
+            }
+            Err(error) => self.snapshots.give_up(now, error.to_string()),
+        }
+        self.tick_snapshots(now)
+    }
+
+    /// Asks for the next chunk if it is due, goes on from the snapshot if all of it is there, or gives up.
+    pub(super) fn tick_snapshots(&mut self, now: Duration) -> Result<(), Failure> {
+        let chosen = self.engine.status().chosen.max(self.meta.applied);
+        let Some(receiving) = &mut self.snapshots.receiving else { return Ok(()) };
+        let offered_by = self.snapshots.offered.map(|(by, _)| by);
+        let is_late = receiving.index().is_some_and(|index| index <= chosen);
+        if is_late || receiving.is_given_up(now, offered_by) {
+            // The log has brought as much; or whoever has what is missing says so again.
+            self.snapshots.receiving = None;
+            return Ok(());
+        }
+        let from = receiving.from;
+        let asked = receiving.ask(now).map(|ask| (from, ReplicaMessage::Snapshot(ask)));
+        self.effects.send.extend(asked);
+        match receiving.target.progress() {
+            Intake::Ready | Intake::Busy => {}
+            Intake::Failed(error) => self.snapshots.give_up(now, error.to_string()),
+            Intake::Done(incarnation) => {
+                let Some((index, mark)) = receiving.end() else { return Ok(()) };
+                self.snapshots.receiving = None;
+                if self.engine.may_adopt_snapshot(index, &mark) {
+                    let token = self.engine.adopt_snapshot(index, &mark, incarnation)?;
+                    self.snapshots.adopting = Some(token);
+                    self.refuse_all();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// False if the sender is no member: nothing was done.
+    pub(super) fn receive_snapshot(
+        &mut self,
+        now: Duration,
+        from: NodeId,
+        message: SnapshotMessage,
+    ) -> Result<bool, Failure> {
+        if !self.hashes.others().any(|member| member == from) {
+            return Ok(false);
+        }
+        match message {
+            SnapshotMessage::Ask { snapshot, chunk } => self.send_chunk(now, from, snapshot, chunk)?,
+            SnapshotMessage::Gone { snapshot } => {
+                // Whoever has what is missing says so again.
+                let is_this =
+                    |receiving: &mut Receiving<_>| receiving.from == from && receiving.snapshot == snapshot;
+                self.snapshots.receiving.take_if(is_this);
+            }
+            SnapshotMessage::Chunk(chunk) => {
+                let receiving = self.snapshots.receiving.as_mut().filter(|receiving| receiving.from == from);
+                let Some(receiving) = receiving else { return Ok(true) };
+                let rate = self.bounds.snapshot_bytes_per_second;
+                match receiving.take(now, S::Source::LAYOUT, rate, chunk) {
+                    Progress::Nothing => {}
+                    Progress::Taken => self.tick_snapshots(now)?,
+                    Progress::Unfit => {
+                        let why = format!(
+                            "node {from} sent a chunk that is damaged, or of another version's format: is one to be upgraded?"
+                        );
+                        self.snapshots.give_up(now, why);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn send_chunk(&mut self, now: Duration, to: NodeId, snapshot: u64, chunk: u64) -> Result<(), Failure> {
+        let answer = match self.snapshots.sending.get_mut(&to) {
+            Some(sending) if sending.snapshot() == snapshot => sending.answer(now, chunk)?,
+            // It comes late, or is asked again.
+            Some(sending) if sending.is_under_way(now) => Answer::Ignored,
+            _ if chunk == 0 && self.meta.applied > 0 => {
+                let index = self.meta.applied;
+                let mark = self.engine.snapshot_mark(index)?;
+                let (source, chunk_bytes) = (self.state.snapshot()?, self.bounds.snapshot_chunk_bytes);
+                let sending = Sending::new(now, snapshot, index, mark, source, chunk_bytes)?;
+                let first = sending.last();
+                self.snapshots.sending.insert(to, sending);
+                Answer::Chunk(first)
+            }
+            _ => Answer::Gone,
+        };
+        let answer = match answer {
+            Answer::Chunk(chunk) => SnapshotMessage::Chunk(chunk),
+            Answer::Gone => SnapshotMessage::Gone { snapshot },
+            Answer::Ignored => return Ok(()),
+        };
+        self.effects.send.push((to, ReplicaMessage::Snapshot(answer)));
+        Ok(())
+    }
+
+    /// What waits here is answered before the replica is deaf.
+    fn refuse_all(&mut self) {
+        self.turn_away(None);
+        let barrier = self.barrier.take().into_iter().flat_map(|barrier| barrier.reads);
+        let reads: Vec<_> = mem::take(&mut self.new_reads).into_iter().chain(barrier).collect();
+        self.reads_waiting = 0;
+        reads.into_iter().for_each(|request| self.refuse(request.ticket, Refusal::NotLeader(None)));
+        self.look_after_held(|_| true);
+        for (_, proposed) in mem::take(&mut self.proposed) {
+            self.displace(proposed);
+        }
+    }
+
+    /// Forgets snapshots that nobody needs any more.
+    pub(super) fn look_after_sent(&mut self, now: Duration) {
+        if self.snapshots.sending.is_empty() {
+            return;
+        }
+        let EngineStatus { last, acknowledged, .. } = self.engine.status();
+        let acknowledged: BTreeMap<NodeId, u64> = acknowledged.into_iter().collect();
+        let is_needed = |node: &NodeId, sending: &mut Sending<_>| {
+            sending.is_needed(now, acknowledged.get(node).copied(), last)
+        };
+        self.snapshots.sending.retain(is_needed);
+    }
+
+    /// Lets the engine drop what of the log is too much.
+    pub(super) fn bound_log(&mut self, now: Duration) {
+        let first = self.engine.status().first;
+        let snapshots = &mut self.snapshots;
+        snapshots.log.dropped(first.saturating_sub(1));
+        let kept_behind = snapshots.sending.values().map(Sending::needs_behind).min().unwrap_or(u64::MAX);
+        if let Some(surplus) = snapshots.log.surplus(self.bounds.log_bytes_max) {
+            let through = surplus.min(kept_behind);
+            self.engine.compact(self.quiescence.time(now), through);
+        }
+    }
+}
