@@ -35,6 +35,7 @@ mod scans;
 mod scripts;
 mod service;
 mod shards;
+mod snapshots;
 
 use std::path::Path;
 use std::time::Duration;
