@@ -141,7 +141,7 @@ impl LogLength {
 impl<E: Engine, S: StateStore> Shard<E, S> {
     /// True if only a snapshot helps this replica, and none is on its way: see [`Shard::fetch_snapshot`].
     pub fn needs_snapshot(&self, now: Duration) -> bool {
-        // Whoever offered it may lead no longer, and another one's log have brought what was missing.
+        // Whoever offered it may lead no longer, and the log of another may have brought what was missing.
         let is_offered = self.snapshots.offered.is_some_and(|(_, applied)| applied == self.meta.applied);
         is_offered && self.snapshots.receiving.is_none() && now >= self.snapshots.retry_at
     }
@@ -178,8 +178,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// Asks for the next chunk if it is due, goes on from the snapshot if all of it is there, or gives up.
     pub(super) fn tick_snapshots(&mut self, now: Duration) -> Result<(), Failure> {
-        let chosen = self.engine.status().chosen.max(self.meta.applied);
         let Some(receiving) = &mut self.snapshots.receiving else { return Ok(()) };
+        let chosen = self.engine.status().chosen.max(self.meta.applied);
         let offered_by = self.snapshots.offered.map(|(by, _)| by);
         let is_late = receiving.index().is_some_and(|index| index <= chosen);
         if is_late || receiving.is_given_up(now, offered_by) {
