@@ -283,15 +283,15 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             RaftMessage::TooFarBehind { call, vote, through } => {
                 // A leader of long ago may know less than its successor, and must not take this for a sign that it leads.
                 if self.log.hard_state().vote == Some(vote) && !self.log.is_saving_vote() {
-                    if self.applied >= through {
-                        exchange.send(from, RaftMessage::CaughtUp { call });
-                    } else {
+                    let has_all = self.applied >= through;
+                    exchange.send(from, RaftMessage::CaughtUp { call, has_all });
+                    if !has_all {
                         self.needs_snapshot = Some(from);
                     }
                 }
             }
-            RaftMessage::CaughtUp { call } => {
-                exchange.answer(from, call, Answer::CaughtUp);
+            RaftMessage::CaughtUp { call, has_all } => {
+                exchange.answer(from, call, Answer::CaughtUp { has_all });
                 // It was away for long: openraft would wait before it sends the next entries.
                 self.spawn(async move { drop(raft.trigger().reset_backoff([from.0]).await) });
             }

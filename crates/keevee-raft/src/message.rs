@@ -175,10 +175,12 @@ pub enum RaftMessage {
         /// The last index that the sender has dropped.
         through: u64,
     },
-    /// Answers a [`RaftMessage::TooFarBehind`]: the receiver's vote is the leader's, and it has applied as much.
+    /// Answers a [`RaftMessage::TooFarBehind`]: the sender's vote is the leader's.
     CaughtUp {
         /// The request's number.
         call: u64,
+        /// True if it has applied as much.
+        has_all: bool,
     },
 }
 

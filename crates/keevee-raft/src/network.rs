@@ -37,7 +37,7 @@ const APPENDS_MAX: usize = 64;
 pub(crate) enum Answer {
     Appended(AppendResult),
     Voted { vote: Vote, granted: bool, last: Option<LogId> },
-    CaughtUp,
+    CaughtUp { has_all: bool },
 }
 
 /// What goes out, and who waits for an answer. Shared by the engine and openraft's tasks.
@@ -234,7 +234,7 @@ impl Peer {
         });
         match call.answer(limit).await? {
             Answer::Voted { vote, granted, last } => Ok(their_vote_response(vote, granted, last)),
-            Answer::Appended(_) | Answer::CaughtUp => Err(no_answer()),
+            Answer::Appended(_) | Answer::CaughtUp { .. } => Err(no_answer()),
         }
     }
 }
@@ -249,7 +249,7 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         match self.append(&request).answer(self.append_timeout).await? {
             Answer::Appended(result) => Ok(their_append_response(result)),
-            Answer::Voted { .. } | Answer::CaughtUp => Err(no_answer()),
+            Answer::Voted { .. } | Answer::CaughtUp { .. } => Err(no_answer()),
         }
     }
 
@@ -297,9 +297,8 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let (our_vote, through) = (our_vote(&vote), snapshot.meta.last_log_id.map_or(0, |id| id.index));
         let asked = |call| RaftMessage::TooFarBehind { call, vote: our_vote, through };
-        // It answers at once, or not at all.
-        match self.exchange.ask(self.node, asked).answer(self.append_timeout / 4).await {
-            Ok(Answer::CaughtUp) => Ok(SnapshotResponse::new(vote)),
+        match self.exchange.ask(self.node, asked).answer(self.append_timeout).await {
+            Ok(Answer::CaughtUp { has_all: true }) => Ok(SnapshotResponse::new(vote)),
             Ok(_) | Err(_) => {
                 let error = io::Error::other("it lacks entries that were dropped, and has no snapshot yet");
                 Err(StreamingError::Unreachable(Unreachable::new(&error)))

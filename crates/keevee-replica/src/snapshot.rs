@@ -190,11 +190,14 @@ impl<S: SnapshotSource> Sending<S> {
             let kept_for = if is_sent { KEPT_FOR_AT_FOLLOWERS } else { KEPT_FOR };
             return now < self.progress_at + kept_for;
         };
+        if !is_sent {
+            // Another replica's snapshot, or the log, may have brought as much.
+            return acknowledged < self.last.index && now < self.progress_at + KEPT_FOR;
+        }
         if acknowledged > self.acknowledged {
             (self.acknowledged, self.progress_at) = (acknowledged, now);
         }
-        let goal = is_sent.then(|| *self.goal.get_or_insert(last));
-        let has_caught_up = goal.is_some_and(|goal| acknowledged >= goal);
+        let has_caught_up = acknowledged >= *self.goal.get_or_insert(last);
         !has_caught_up && now < self.progress_at + KEPT_FOR
     }
 }
@@ -270,8 +273,9 @@ impl<T: SnapshotTarget> Receiving<T> {
             return Progress::Unfit;
         }
         let bytes: usize = chunk.records.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if let Some((since, _)) = self.asked.take() {
-            self.usual = (SLOWER_MAX * (now - since)).clamp(PATIENCE, PATIENCE_MAX);
+        if let Some((_, last)) = self.asked.take() {
+            // What was lost before says nothing of how slow the link is.
+            self.usual = (SLOWER_MAX * now.saturating_sub(last)).clamp(PATIENCE, PATIENCE_MAX);
         }
         (self.patience, self.index) = (self.usual, Some(chunk.index));
         (self.next, self.digest) = (chunk.number + 1, chunk.digest);
@@ -469,9 +473,12 @@ mod tests {
         assert_eq!(receiving.take(at(1_600), LAYOUT, 12, first), Progress::Taken);
         assert_eq!(receiving.ask(at(2_499)), None);
         assert_eq!(receiving.ask(at(2_500)), ask(1));
-        // The first took 1,600 ms: so may the next one, four times as long.
-        assert_eq!(receiving.ask(at(8_899)), None);
-        assert_eq!(receiving.ask(at(8_900)), ask(1));
+        // It takes 300 ms: the next may take four times as long.
+        let second = chunk(&mut sending, 1);
+        assert_eq!(receiving.take(at(2_800), LAYOUT, FAST, second), Progress::Taken);
+        assert_eq!(receiving.ask(at(2_800)), ask(2));
+        assert_eq!(receiving.ask(at(3_999)), None);
+        assert_eq!(receiving.ask(at(4_000)), ask(2));
     }
 
     #[test]
@@ -492,6 +499,7 @@ mod tests {
         assert!(sending.is_needed(at(29), Some(0), 200));
         assert!(!sending.is_needed(at(30), Some(0), 200));
         assert!(sending.is_needed(at(29), None, 200), "not all of it was sent");
+        assert!(!sending.is_needed(at(29), Some(100), 200), "the receiver has as much by other means");
         (1..=3).for_each(|number| drop(chunk(&mut sending, number)));
         assert!(sending.is_needed(at(1), None, 200));
         assert!(!sending.is_needed(at(2), None, 200), "by another's log");

@@ -17,7 +17,7 @@ use super::{Failure, ReplicaMessage, Shard};
 use crate::engine::{Engine, EngineStatus};
 use crate::request::Refusal;
 use crate::snapshot::{Answer, Progress, Receiving, Sending, SnapshotMessage};
-use crate::storage::{Intake, SnapshotSource, SnapshotTarget, StateStore};
+use crate::storage::{Intake, SnapshotSource, SnapshotTarget, StateStore, StorageError};
 
 /// Into how many parts a log of full length is divided, each of which is dropped as a whole.
 const LOG_PARTS: u64 = 16;
@@ -248,15 +248,15 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             Some(sending) if sending.snapshot() == snapshot => sending.answer(now, chunk)?,
             // It comes late, or is asked again.
             Some(sending) if sending.is_under_way(now) => Answer::Ignored,
-            _ if chunk == 0 && self.meta.applied > 0 => {
-                let index = self.meta.applied;
-                let mark = self.engine.snapshot_mark(index)?;
-                let (source, chunk_bytes) = (self.state.snapshot()?, self.bounds.snapshot_chunk_bytes);
-                let sending = Sending::new(now, snapshot, index, mark, source, chunk_bytes)?;
-                let first = sending.last();
-                self.snapshots.sending.insert(to, sending);
-                Answer::Chunk(first)
-            }
+            _ if chunk == 0 && self.meta.applied > 0 => match self.begin_sending(now, snapshot) {
+                Ok(sending) => {
+                    let first = sending.last();
+                    self.snapshots.sending.insert(to, sending);
+                    Answer::Chunk(first)
+                }
+                // What this replica itself needs of its storage shows at its next step.
+                Err(_) => Answer::Gone,
+            },
             _ => Answer::Gone,
         };
         let answer = match answer {
@@ -266,6 +266,13 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         };
         self.effects.send.push((to, ReplicaMessage::Snapshot(answer)));
         Ok(())
+    }
+
+    fn begin_sending(&mut self, now: Duration, snapshot: u64) -> Result<Sending<S::Source>, StorageError> {
+        let index = self.meta.applied;
+        let mark = self.engine.snapshot_mark(index)?;
+        let (source, chunk_bytes) = (self.state.snapshot()?, self.bounds.snapshot_chunk_bytes);
+        Sending::new(now, snapshot, index, mark, source, chunk_bytes)
     }
 
     /// What waits here is answered before the replica is deaf.

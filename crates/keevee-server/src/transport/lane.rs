@@ -49,7 +49,8 @@ impl LaneKind {
                 | Message::Poll { .. }
                 | Message::PollReply { .. }
                 | Message::ReadIndex { .. }
-                | Message::ReadIndexReply { .. },
+                | Message::ReadIndexReply { .. }
+                | Message::Dropped { .. },
             )
             | PeerMessage::Raft(
                 RaftMessage::Heartbeat { .. }
@@ -57,7 +58,9 @@ impl LaneKind {
                 | RaftMessage::RequestVote { .. }
                 | RaftMessage::Voted { .. }
                 | RaftMessage::ReadIndex { .. }
-                | RaftMessage::ReadIndexReply { .. },
+                | RaftMessage::ReadIndexReply { .. }
+                | RaftMessage::TooFarBehind { .. }
+                | RaftMessage::CaughtUp { .. },
             )
             | PeerMessage::Quiesce { .. }
             | PeerMessage::Wake

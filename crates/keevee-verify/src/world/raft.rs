@@ -56,7 +56,7 @@ pub(crate) fn tag(message: &RaftMessage) -> u64 {
         RaftMessage::ReadIndexReply { call, index } => call ^ index.unwrap_or(0) << 16,
         RaftMessage::Flushed { index } => *index,
         RaftMessage::TooFarBehind { call, through, .. } => call ^ through << 16,
-        RaftMessage::CaughtUp { call } => *call,
+        RaftMessage::CaughtUp { call, has_all } => call ^ u64::from(*has_all) << 8,
     }
 }
 
@@ -101,7 +101,8 @@ pub(crate) fn describe(message: &RaftMessage) -> String {
         RaftMessage::TooFarBehind { vote, through, .. } => {
             format!("TooFarBehind {vote}, dropped ..{through}")
         }
-        RaftMessage::CaughtUp { .. } => "CaughtUp".to_owned(),
+        RaftMessage::CaughtUp { has_all: true, .. } => "CaughtUp".to_owned(),
+        RaftMessage::CaughtUp { has_all: false, .. } => "not CaughtUp".to_owned(),
     }
 }
 

@@ -112,30 +112,31 @@ fn incoming(cluster: &mut TemporaryCluster, id: u64) -> PathBuf {
 }
 
 async fn a_snapshot_under_load_arrives_though_its_sender_and_its_receiver_are_killed(engine: &str) {
-    // About two seconds for what is written here.
+    // Eight seconds for what is written here.
     let mut cluster = start_with_short_logs(engine, "snapshot_bytes_per_second = 1048576\n").await;
     let away = 3;
-    let last = last_of(&mut cluster, away).await;
-    cluster.kill(away).await.expect("killed");
-    let mut written = fill(&mut cluster, "before", 200).await;
-    logs_begin_later(&mut cluster, last + 1, away).await;
+    let mut written = fill(&mut cluster, "before", 800).await;
     let load = Load::start(&cluster.endpoints(), 4);
     let folder = incoming(&mut cluster, away);
+    cluster.kill(away).await.expect("killed");
+    let last = last_of(&mut cluster, 1).await;
+    written.extend(fill(&mut cluster, "meanwhile", 50).await);
+    logs_begin_later(&mut cluster, last, away).await;
     for kills_sender in [false, true] {
         cluster.start_node(away).expect("started");
         let begun = until(PATIENCE, async || folder.exists().then_some(())).await;
         assert!(begun.is_some(), "no snapshot is on its way");
         load.acknowledges(20).await;
-        // Of the two that could send it the leader does.
-        let victim =
-            if kills_sender { cluster.leader().await.filter(|leader| *leader != away) } else { Some(away) };
-        let victim = victim.unwrap_or(1);
-        cluster.kill(victim).await.expect("killed");
-        // Or it would look as if the next one was on its way.
-        let _ = fs::remove_dir_all(&folder);
         if kills_sender {
+            // Of the two that could send it the leader does.
+            let leader = cluster.leader().await.filter(|leader| *leader != away).unwrap_or(1);
+            cluster.kill(leader).await.expect("killed");
             load.acknowledges(20).await;
-            cluster.start_node(victim).expect("started");
+            cluster.start_node(leader).expect("started");
+        } else {
+            cluster.kill(away).await.expect("killed");
+            // Or it would look as if the next one was on its way.
+            let _ = fs::remove_dir_all(&folder);
         }
     }
     written.extend(fill(&mut cluster, "after", 10).await);

@@ -42,7 +42,7 @@ impl From<RaftMessage> for super::Kind {
             RaftMessage::TooFarBehind { call, vote, through } => {
                 Kind::TooFarBehind(proto::RaftTooFarBehind { call, vote: write_vote(vote), through })
             }
-            RaftMessage::CaughtUp { call } => Kind::CaughtUp(proto::RaftCaughtUp { call }),
+            RaftMessage::CaughtUp { call, has_all } => Kind::CaughtUp(proto::RaftCaughtUp { call, has_all }),
         };
         super::Kind::Raft(proto::Raft { kind: Some(kind) })
     }
@@ -84,7 +84,7 @@ impl Received for proto::Raft {
             Kind::TooFarBehind(proto::RaftTooFarBehind { call, vote, through }) => {
                 RaftMessage::TooFarBehind { call, vote: read_vote(vote)?, through }
             }
-            Kind::CaughtUp(proto::RaftCaughtUp { call }) => RaftMessage::CaughtUp { call },
+            Kind::CaughtUp(proto::RaftCaughtUp { call, has_all }) => RaftMessage::CaughtUp { call, has_all },
         };
         Ok(PeerMessage::Raft(message))
     }
@@ -186,7 +186,7 @@ mod tests {
             RaftMessage::Flushed { index: 6 },
             RaftMessage::TooFarBehind { call: 0, vote, through: 0 },
             RaftMessage::TooFarBehind { call: 7, vote, through: 8 },
-            RaftMessage::CaughtUp { call: 7 },
+            RaftMessage::CaughtUp { call: 7, has_all: true },
         ];
         appended.into_iter().chain(rest).collect()
     }
