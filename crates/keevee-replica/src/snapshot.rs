@@ -15,7 +15,7 @@ use keevee_core::digest::Digest;
 use keevee_core::ids::NodeId;
 use keevee_mutants::{self as mutants, Mutant};
 
-use crate::storage::{Intake, SnapshotRecord, SnapshotSource, SnapshotTarget, StorageError};
+use crate::storage::{Intake, SnapshotRecord, SnapshotSource, SnapshotTarget, StorageError, record_bytes};
 
 /// How long a chunk is waited for at least before it is asked for again: longer each time, up to the second, so that a slow
 /// link is not filled with what is on its way already.
@@ -272,7 +272,7 @@ impl<T: SnapshotTarget> Receiving<T> {
         if !is_ascending || !is_same || !is_whole || chunk.digest_behind(self.digest) != chunk.digest {
             return Progress::Unfit;
         }
-        let bytes: usize = chunk.records.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let bytes = record_bytes(&chunk.records);
         if let Some((_, last)) = self.asked.take() {
             // What was lost before says nothing of how slow the link is.
             self.usual = (SLOWER_MAX * now.saturating_sub(last)).clamp(PATIENCE, PATIENCE_MAX);

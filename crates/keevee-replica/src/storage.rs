@@ -87,6 +87,11 @@ pub trait StateStore: StateView<Error = StorageError> {
 /// A record of a snapshot: a key and its value, as stores of one layout keep them.
 pub type SnapshotRecord = (Bytes, Bytes);
 
+/// How many bytes the keys and values of records have.
+pub fn record_bytes(records: &[SnapshotRecord]) -> usize {
+    records.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
 /// Reads a snapshot, from its first record to its last.
 pub trait SnapshotSource {
     /// How records look. Only a store of the same layout can take them in.

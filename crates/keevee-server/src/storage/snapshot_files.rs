@@ -14,7 +14,9 @@ use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use keevee_core::ids::{Incarnation, ShardId};
-use keevee_replica::storage::{Intake, SnapshotRecord, SnapshotSource, SnapshotTarget, StorageError};
+use keevee_replica::storage::{
+    Intake, SnapshotRecord, SnapshotSource, SnapshotTarget, StorageError, record_bytes,
+};
 use rocksdb::{DBRawIterator, IngestExternalFileOptions, SstFileWriter, WriteBatch};
 
 use super::{Database, FORMAT_VERSION, format, options, storage_error};
@@ -156,7 +158,7 @@ impl StateTarget {
 
 impl SnapshotTarget for StateTarget {
     fn write(&mut self, records: Vec<SnapshotRecord>) {
-        self.waiting.fetch_add(bytes_of(&records), Ordering::Relaxed);
+        self.waiting.fetch_add(record_bytes(&records), Ordering::Relaxed);
         self.order(Order::Write(records));
     }
 
@@ -185,10 +187,6 @@ impl Drop for StateTarget {
         self.orders = None;
         self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
     }
-}
-
-fn bytes_of(records: &[SnapshotRecord]) -> usize {
-    records.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 /// What the thread of a [`StateTarget`] does.
@@ -229,7 +227,7 @@ impl FileWriter {
         let end = loop {
             match self.orders.recv() {
                 Ok(Order::Write(records)) => {
-                    let taken = bytes_of(&records);
+                    let taken = record_bytes(&records);
                     for (key, value) in records {
                         file.put([&self.prefix[..], &key].concat(), value).map_err(failed)?;
                     }
