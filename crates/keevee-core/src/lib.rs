@@ -15,6 +15,7 @@ pub mod carp;
 pub mod chain;
 pub mod codec;
 pub mod command;
+pub mod cut;
 pub mod digest;
 pub mod error;
 pub mod ids;
