@@ -90,6 +90,15 @@ macro_rules! conformance {
             a_chunk_that_is_lost_costs_a_chunk
             a_crash_before_a_snapshot_is_in_force_leaves_the_old_state
             a_log_is_kept_behind_a_snapshot_until_its_receiver_has_caught_up
+            a_cut_holds_what_was_stamped_up_to_its_time_and_nothing_later
+            a_cut_waits_for_its_time_and_comes_before_the_entry_behind_it
+            a_quiesced_shard_is_cut_and_what_is_gone_by_then_is_left_out
+            who_does_not_lead_takes_no_cut
+            a_leader_that_is_cut_off_takes_no_cut
+            a_cut_of_a_deposed_leader_is_refused
+            a_time_that_has_passed_or_is_far_ahead_is_refused
+            a_stamp_of_an_earlier_leader_beyond_the_time_forbids_the_cut
+            of_two_cuts_each_has_its_own_time
         }
     };
     (@ $maker:expr; $($case:ident)*) => {

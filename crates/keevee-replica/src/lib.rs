@@ -27,5 +27,7 @@ pub use neighbours::{CLOCK_DIFFERENCE_MAX, Neighbours};
 pub use paxos::PaxosEngine;
 pub use request::{Bounds, Now, Refusal, Reply, Request};
 pub use route::{Heard, Route};
-pub use shard::{Effects, Failure, ReplicaMessage, Shard, ShardStatus};
+pub use shard::{
+    Cut, CutRefusal, CutReply, CutRequest, Effects, Failure, ReplicaMessage, Shard, ShardStatus,
+};
 pub use snapshot::{SnapshotChunk, SnapshotMessage};

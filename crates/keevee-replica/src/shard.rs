@@ -23,10 +23,13 @@ use crate::hashes::{ChainHash, Hashes};
 use crate::request::{Bounds, Now, Refusal, Reply, Request};
 use crate::storage::{StateStore, StorageError};
 
+mod cut;
 mod expiry;
 mod quiescence;
 mod snapshots;
 
+use self::cut::Cuts;
+pub use self::cut::{Cut, CutRefusal, CutReply, CutRequest};
 use self::expiry::Expiries;
 use self::quiescence::Quiescence;
 use self::snapshots::Snapshots;
@@ -179,6 +182,7 @@ pub struct Shard<E: Engine, S: StateStore> {
     /// The flushed index that the engine was told.
     told_flushed: u64,
     snapshots: Snapshots<S>,
+    cuts: Cuts<S::Source>,
     effects: Effects<E::Message>,
 }
 
@@ -224,6 +228,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             is_clock_off: false,
             told_flushed: 0,
             snapshots,
+            cuts: Cuts::default(),
             effects: Effects::default(),
         })
     }
@@ -302,7 +307,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// True if there may be something to begin.
     fn may_begin(&self) -> bool {
-        self.has_reads_to_start() || !self.waiting.is_empty() || self.expiries.has_work()
+        self.has_reads_to_start()
+            || !self.waiting.is_empty()
+            || self.expiries.has_work()
+            || self.cuts.is_waiting()
     }
 
     /// Starts a barrier for the reads that wait, if none is under way. True if it did.
@@ -498,6 +506,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         }
         expired.into_iter().for_each(|(ticket, refusal)| self.refuse(ticket, refusal));
         self.look_after_held(|request| late(request.deadline));
+        self.cuts.expire(now);
     }
 
     /// True while an answer is owed.
@@ -506,6 +515,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         !self.waiting.is_empty()
             || self.reads_waiting > 0
             || self.expiries.held() > 0
+            || self.cuts.is_busy()
             || self.proposed.values().any(owed)
     }
 
@@ -537,7 +547,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// Cuts waiting commands into entries, as many as may be on their way; and entries that are due without any. True if
     /// there was one.
     fn propose(&mut self, now: Now) -> bool {
-        if self.waiting.is_empty() && !self.expiries.has_work() {
+        if self.waiting.is_empty() && !self.expiries.has_work() && !self.cuts.is_waiting() {
             return false;
         }
         let leader = self.engine.leader();
@@ -546,14 +556,21 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             return false;
         }
         let mut has_proposed = false;
-        while (!self.waiting.is_empty() || self.is_entry_due(now.wall_micros))
+        while (self.is_cut_due(now.wall_micros)
+            || !self.waiting.is_empty()
+            || self.is_entry_due(now.wall_micros))
             && self.engine.unsynced() < self.bounds.unsynced_entries_max
             && self.proposed.len() < self.bounds.unchosen_entries_max
             && self.proposed_bytes < self.bounds.unchosen_bytes_max
         {
-            let (entry, payload, waiters) = self.cut(now.wall_micros);
+            let cut = self.take_due_cut(now.wall_micros);
+            let (entry, payload, waiters) = match cut {
+                Some(cut) => self.cut_entry(cut),
+                None => self.cut(now.wall_micros),
+            };
             let Some(index) = self.engine.propose(self.time(now.monotonic), payload.clone()) else {
                 // Leadership is being handed over.
+                self.cuts.refuse(cut, Refusal::NotLeader(None));
                 waiters.iter().for_each(|waiter| self.refuse(waiter.ticket, Refusal::NotLeader(None)));
                 self.turn_away(None);
                 // The engine may have got on all the same.
@@ -566,6 +583,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             if let Some(earlier) = self.proposed.insert(index, Proposed { payload, entry, waiters }) {
                 self.displace(earlier);
             }
+            self.cuts.proposed(index, cut);
         }
         has_proposed
     }
@@ -576,6 +594,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         for Waiting { request, .. } in mem::take(&mut self.waiting) {
             self.refuse(request.ticket, Refusal::NotLeader(leader));
         }
+        self.cuts.turn_away(Refusal::NotLeader(leader));
     }
 
     /// The next entry, also as it is written, and who waits for it.
@@ -640,6 +659,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             self.state.write(WriteSet::of_meta(self.meta.clone()))?;
         }
         self.state.write(applied.write_set)?;
+        self.take_cut(index, own.is_some());
         for (waiter, outcome) in own.into_iter().flat_map(|own| own.waiters).zip(applied.outcomes) {
             if let Some(Waiter { ticket, .. }) = waiter {
                 self.effects.replies.push(Reply { ticket, result: Ok(outcome) });

@@ -1,10 +1,11 @@
 //! The cases. Each panics unless what its name says holds.
 
+mod cuts;
 mod expiry;
 mod quiescence;
 mod snapshots;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use keevee_core::ids::NodeId;
 use keevee_core::range::KeyRange;
 use keevee_core::requests::RequestId;
 
+pub use cuts::*;
 pub use expiry::*;
 pub use quiescence::*;
 pub use snapshots::*;

@@ -283,6 +283,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         self.reads_waiting = 0;
         reads.into_iter().for_each(|request| self.refuse(request.ticket, Refusal::NotLeader(None)));
         self.look_after_held(|_| true);
+        self.cuts.refuse_all(Refusal::NotLeader(None));
         for (_, proposed) in mem::take(&mut self.proposed) {
             self.displace(proposed);
         }

@@ -276,9 +276,20 @@ impl StateStore for MemoryState {
 }
 
 /// A snapshot of a [`MemoryState`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MemorySource {
     records: VecDeque<SnapshotRecord>,
+}
+
+impl MemorySource {
+    /// The keys that are left to be read, in a source of which nothing was read.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`] if something was read.
+    pub fn values(self) -> Result<BTreeMap<Place, Versioned>, StorageError> {
+        Tables::of(self.records.into()).map(|tables| tables.values)
+    }
 }
 
 impl SnapshotSource for MemorySource {
