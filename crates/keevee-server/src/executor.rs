@@ -16,8 +16,8 @@ use keevee_core::shard_map::{ShardInfo, ShardMap};
 use keevee_core::slot_table::SlotTable;
 use keevee_replica::storage::StorageError;
 use keevee_replica::{
-    CLOCK_DIFFERENCE_MAX, Effects, Failure, Neighbours, Now, Refusal, Request, Role, Shard,
-    ShardStatus as ReplicaStatus,
+    CLOCK_DIFFERENCE_MAX, Cut, CutRefusal, CutRequest, Effects, Failure, Neighbours, Now, Refusal, Request,
+    Role, Shard, ShardStatus as ReplicaStatus,
 };
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -29,7 +29,7 @@ use crate::directory::Directory;
 use crate::engine::{EngineMessage, ShardEngine};
 use crate::metrics::{Metrics, RefusalReason, ShardMetrics};
 use crate::server::ServerError;
-use crate::storage::RocksState;
+use crate::storage::{RocksState, StateSource};
 use crate::transport::refusals::Refusals;
 use crate::transport::throttle::Party;
 use crate::transport::{PeerMessage, Transport};
@@ -58,6 +58,9 @@ const WAITS_MAX: usize = 3;
 
 /// What a command is answered with.
 pub(crate) type Answer = Result<Outcome, Refusal>;
+
+/// What is said to whoever asks for a cut.
+pub(crate) type CutAnswer = Result<Cut<StateSource>, CutRefusal>;
 
 /// A command on its way to a replica.
 pub(crate) struct Submission {
@@ -92,6 +95,13 @@ pub(crate) enum Job {
     LogFailed(StorageError),
     Disconnected(NodeId),
     Status(oneshot::Sender<Vec<(ShardId, ReplicaStatus)>>),
+    /// The shard's state as of a time.
+    Cut {
+        shard: ShardId,
+        time: u64,
+        deadline: Instant,
+        answer: oneshot::Sender<CutAnswer>,
+    },
     /// Hosts the replicas that a newer map gives to this node.
     Host(Arc<ShardMap>),
     TransferLeadership,
@@ -142,6 +152,8 @@ pub(crate) struct Hosted {
     /// As the directory was told.
     leader: Option<NodeId>,
     metrics: ShardMetrics,
+    /// Who waits for cuts, by ticket.
+    cuts: BTreeMap<u64, oneshot::Sender<CutAnswer>>,
 }
 
 pub(crate) struct Executor {
@@ -180,10 +192,15 @@ pub(crate) struct Tickets {
 }
 
 impl Tickets {
-    fn issue(&mut self, answer: oneshot::Sender<Answer>) -> u64 {
+    fn number(&mut self) -> u64 {
         self.next += 1;
-        self.owed.insert(self.next, answer);
         self.next
+    }
+
+    fn issue(&mut self, answer: oneshot::Sender<Answer>) -> u64 {
+        let ticket = self.number();
+        self.owed.insert(ticket, answer);
+        ticket
     }
 
     fn redeem(&mut self, ticket: u64, result: Answer) {
@@ -302,6 +319,16 @@ impl Executor {
             Job::Status(answer) => {
                 let statuses = self.shards.iter().map(|(id, hosted)| (*id, hosted.replica.status()));
                 let _ = answer.send(statuses.collect());
+            }
+            Job::Cut { shard, time, deadline, answer } => {
+                // If there is no replica, whoever waits hears that by the end of the channel.
+                if let Some(Hosted { replica, cuts, .. }) = self.shards.get_mut(&shard) {
+                    let ticket = self.tickets.number();
+                    cuts.insert(ticket, answer);
+                    let deadline = deadline.saturating_duration_since(self.origin);
+                    replica.cut_at(now, CutRequest { ticket, time, deadline });
+                    touched.insert(shard);
+                }
             }
             Job::TransferLeadership => {
                 for (id, Hosted { replica, .. }) in &mut self.shards {
@@ -440,8 +467,12 @@ impl Executor {
     /// True if the replica is quiesced.
     fn advance(&mut self, shard: ShardId, again: &mut BTreeSet<ShardId>) -> Result<bool, FatalError> {
         let now = self.now();
-        let Some(Hosted { replica, leader, .. }) = self.shards.get_mut(&shard) else { return Ok(true) };
+        let Some(Hosted { replica, leader, cuts, .. }) = self.shards.get_mut(&shard) else { return Ok(true) };
         let effects = replica.advance(now).map_err(|failure| FatalError::Replica { shard, failure })?;
+        for reply in replica.take_cuts() {
+            // Whoever asked may have gone away.
+            let _ = cuts.remove(&reply.ticket).map(|answer| answer.send(reply.result));
+        }
         if *leader != replica.leader() {
             *leader = replica.leader();
             self.directory.set_leader(shard, *leader);
@@ -539,7 +570,7 @@ impl Executor {
         for shard in &new {
             let replica = (self.open)(shard, &map.slots, now)?;
             let metrics = self.metrics.shard(shard.id);
-            self.shards.insert(shard.id, Hosted { replica, leader: None, metrics });
+            self.shards.insert(shard.id, Hosted { replica, leader: None, metrics, cuts: BTreeMap::new() });
         }
         Ok(new.into_iter().map(|shard| shard.id).collect())
     }

@@ -13,6 +13,7 @@
 //! | `GET /v1/cluster/carp` | the shard map: what a client needs to route by itself |
 //! | `GET`, `POST /v1/cluster/shards` | the shards; one shard more |
 //! | `POST /v1/cluster/nodes` | one node more, which proves that it knows the secret |
+//! | `POST /v1/cluster/cut?shard=&time=` | a shard's keys as of a time, as `keevee_core::cut` lays them out: of its leader, for backups |
 //! | `GET /v1/explain?key=` | where a key belongs, and why |
 //! | `GET /is_leader` | `true` or `false`: of the first data shard, or of `?shard=` |
 //! | `GET /healthz`, `/readyz`, `/metrics` | alive; able to serve; Prometheus text |
@@ -61,6 +62,7 @@ use uuid::Uuid;
 pub use server::serve;
 
 use self::problem::Problem;
+use crate::cut::{CutBody, CutFailure};
 use crate::map_keeper::MapError;
 use crate::metrics::Metrics;
 use crate::node::{Context, ExecuteError, Explained, Node, NodeStatus, PeerStatus};
@@ -101,6 +103,9 @@ pub trait Store: Clone + Send + Sync + 'static {
         &self,
         change: impl FnOnce(&ShardMap) -> Result<ShardMap, ChangeError> + Send,
     ) -> impl Future<Output = Result<ShardMap, MapError>> + Send;
+
+    /// As [`Node::cut`].
+    fn cut(&self, shard: ShardId, time: u64) -> impl Future<Output = Result<CutBody, CutFailure>> + Send;
 
     /// As [`Node::is_leader`].
     fn is_leader(&self, shard: ShardId) -> Option<bool>;
@@ -151,6 +156,10 @@ impl Store for Node {
         change: impl FnOnce(&ShardMap) -> Result<ShardMap, ChangeError> + Send,
     ) -> impl Future<Output = Result<ShardMap, MapError>> + Send {
         Node::change_map(self, change)
+    }
+
+    fn cut(&self, shard: ShardId, time: u64) -> impl Future<Output = Result<CutBody, CutFailure>> + Send {
+        Node::cut(self, shard, time)
     }
 
     fn is_leader(&self, shard: ShardId) -> Option<bool> {
@@ -207,6 +216,7 @@ pub fn router<S: Store>(api: Api<S>) -> Router {
         .route("/v1/cluster/nodes", get(cluster::nodes::<S>).post(cluster::add_node::<S>))
         .route("/v1/cluster/carp", get(cluster::carp::<S>))
         .route("/v1/cluster/shards", get(cluster::shards::<S>).post(cluster::add_shard::<S>))
+        .route("/v1/cluster/cut", post(cluster::cut::<S>).fallback(batch::other))
         .route("/v1/explain", get(cluster::explain::<S>))
         .route("/is_leader", get(cluster::is_leader::<S>))
         .route("/healthz", get(cluster::healthz))

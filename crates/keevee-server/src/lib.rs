@@ -4,6 +4,7 @@
 //! cluster in one process.
 
 pub mod config;
+pub mod cut;
 mod directory;
 pub mod embedded;
 pub mod engine;

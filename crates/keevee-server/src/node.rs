@@ -14,11 +14,12 @@ use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::limits::Limits;
 use keevee_core::shard_map::view::CarpView;
 use keevee_core::shard_map::{Explanation, NodeInfo};
-use keevee_replica::{Attempt, Attempts, Heard, Refusal, Route, ShardStatus as ReplicaStatus};
+use keevee_replica::{Attempt, Attempts, CutRefusal, Heard, Refusal, Route, ShardStatus as ReplicaStatus};
 use prometheus::IntGauge;
 use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, oneshot};
 
+use crate::cut::{CUTS_MAX, CutBody, CutFailure, Cuts};
 use crate::directory::Directory;
 use crate::executor::{Answer, Job, Jobs, Submission};
 use crate::forward::{Forwarded, Forwarder};
@@ -33,6 +34,9 @@ const ANSWER_GRACE: Duration = Duration::from_millis(500);
 /// How long a request waits for a newer shard map that its caller knows of. The map only routes, so the request goes on
 /// without it, too.
 const MAP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a cut may wait for its time, and for its entry to be chosen: longer than it may be ahead.
+const CUT_PATIENCE: Duration = Duration::from_secs(40);
 
 /// How a command is asked for, and how long the answer may take.
 #[derive(Clone, Debug)]
@@ -195,6 +199,7 @@ pub(crate) struct Parts {
     pub(crate) clock_off: IntGauge,
     /// The runtime of the executor, if it has one thread.
     pub(crate) only_thread: Option<runtime::Id>,
+    pub(crate) cuts: Cuts,
 }
 
 /// Who carries a command out.
@@ -496,6 +501,56 @@ impl Node {
                 Err(_) => Some(Err(Refusal::OutcomeUnknown("this node did not get to it in time"))),
             }
         }
+    }
+
+    /// A shard's keys as of a time of the hybrid clock, in microseconds since the Unix epoch: a little ahead of the shard's
+    /// clock. This node must lead the shard.
+    ///
+    /// # Errors
+    ///
+    /// [`CutFailure`]: nothing has happened.
+    pub async fn cut(&self, shard: ShardId, time: u64) -> Result<CutBody, CutFailure> {
+        let refused = |kind, detail: String| ExecuteError::new(kind, detail);
+        let is_known = self.parts.directory.map().shard(shard).is_some();
+        if shard == ShardId::SYSTEM || !is_known {
+            let detail = format!("there is no shard {shard} with keys: GET /v1/cluster/carp lists them");
+            return Err(refused(ErrorKind::Invalid, detail).into());
+        }
+        if self.parts.directory.leader(shard) != Some(self.parts.id) {
+            let error = refused(ErrorKind::NotLeader, format!("this node does not lead shard {shard}"));
+            return Err(ExecuteError { hint: self.hint(shard), ..error }.into());
+        }
+        let Some(permit) = self.parts.cuts.make_room() else {
+            let detail = format!("{CUTS_MAX} cuts are open on this node, which is all that may be");
+            return Err(refused(ErrorKind::Unavailable, detail).into());
+        };
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + CUT_PATIENCE;
+        self.parts.jobs.send(Job::Cut { shard, time, deadline, answer });
+        let cut = answered.await.map_err(|_| ExecuteError::stopping())?;
+        let of_time = |kind, refusal: CutRefusal, clock| {
+            let detail = refusal.to_string();
+            Err(CutFailure::Time { kind, detail, clock })
+        };
+        match cut {
+            Ok(cut) => Ok(self.parts.cuts.send(shard, cut, permit)),
+            Err(CutRefusal::Refused(refusal)) => {
+                let hint = self.hint(shard).filter(|_| refusal.kind() == ErrorKind::NotLeader);
+                Err(ExecuteError { hint, ..refused(refusal.kind(), describe(refusal)) }.into())
+            }
+            Err(refusal @ CutRefusal::Past { clock }) => of_time(ErrorKind::Conflict, refusal, clock),
+            Err(refusal @ CutRefusal::TooFarAhead { clock }) => of_time(ErrorKind::Invalid, refusal, clock),
+        }
+    }
+
+    /// Breaks off the cuts that are sent.
+    pub(crate) fn end_cuts(&self) {
+        self.parts.cuts.end();
+    }
+
+    /// Resolves once no cut is open: the executor has ended, and what they read may be closed.
+    pub(crate) async fn cuts_ended(&self) {
+        self.parts.cuts.ended().await;
     }
 
     /// The state of this node and its shards: data shards first.

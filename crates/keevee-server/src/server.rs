@@ -38,6 +38,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, NodeConfig};
+use crate::cut::Cuts;
 use crate::directory::Directory;
 use crate::engine::ShardEngine;
 use crate::executor::{Executor, FatalError, Job, Jobs, OpenReplica, Replica, Tickets};
@@ -247,6 +248,7 @@ impl Server {
             map_changed: Arc::clone(&changed),
             clock_off: metrics.clock_off.clone(),
             only_thread: only_thread(),
+            cuts: Cuts::default(),
         });
         let seeker = Seeker {
             configured: config
@@ -324,6 +326,7 @@ impl Server {
             _ = &mut serving => Err(ServerError::Panicked),
             error = &mut keeping => Err(error),
         };
+        node.end_cuts();
         let latest = if ended.is_ok() {
             tracing::info!("stopping: handing over, answering what is in flight");
             node.step_aside(Instant::now() + HAND_OVER_TIMEOUT).await;
@@ -341,6 +344,7 @@ impl Server {
         node.stop(latest);
         drop(keeping);
         let joined = workers.join(ended.is_ok(), &transport).await;
+        node.cuts_ended().await;
         drop((node, lock));
         // A thread's own error says more than that one of them ended.
         joined.and(ended)?;

@@ -17,7 +17,7 @@ pub(super) const PATH: &str = "/v1/batch";
 /// What a batch's text may have beside its keys and values, and for what JSON and base64 add to them.
 const OVERHEAD_BYTES_MAX: usize = 1 << 20;
 
-/// Another method than POST.
+/// Another method than POST, which other paths take as well.
 pub(super) async fn other() -> Problem {
     Problem::method_not_allowed("POST")
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -174,6 +175,16 @@ async fn is_same_place(one: &str, other: &str) -> bool {
     };
     let (one, other) = (places(one).await, places(other).await);
     one.iter().any(|place| other.contains(place))
+}
+
+/// `POST /v1/cluster/cut?shard=&time=`
+pub(super) async fn cut<S: Store>(
+    State(api): State<Api<S>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let (shard, time) = query::cut(query.as_deref())?;
+    let body = Body::new(api.store.cut(shard, time).await?);
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], body).into_response())
 }
 
 /// `GET /v1/explain?key=`

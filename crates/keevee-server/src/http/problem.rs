@@ -10,6 +10,7 @@ use keevee_core::command::{OperationError, OperationResult, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::limits::Invalid;
 
+use crate::cut::CutFailure;
 use crate::map_keeper::MapError;
 use crate::node::{ExecuteError, Hint};
 
@@ -27,6 +28,8 @@ pub struct Problem {
     pub detail: String,
     /// The version that the key has, where a precondition failed and the key holds a value.
     pub version: Option<u64>,
+    /// A shard's clock, in microseconds since the Unix epoch, where a cut was asked for that does not fit it.
+    pub clock: Option<u64>,
     /// When to try again.
     pub retry_after: Option<Duration>,
     /// The methods that the path has, where the one used is not among them.
@@ -46,6 +49,8 @@ struct ProblemJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    clock: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a Hint>,
 }
 
@@ -58,6 +63,7 @@ impl Problem {
             kind,
             detail: detail.into(),
             version: None,
+            clock: None,
             retry_after,
             allow: None,
             hint: None,
@@ -167,6 +173,17 @@ impl From<MapError> for Problem {
     }
 }
 
+impl From<CutFailure> for Problem {
+    fn from(failure: CutFailure) -> Problem {
+        match failure {
+            CutFailure::Refused(error) => error.into(),
+            CutFailure::Time { kind, detail, clock } => {
+                Problem { clock: Some(clock), ..Problem::new(kind, detail) }
+            }
+        }
+    }
+}
+
 impl From<Invalid> for Problem {
     fn from(invalid: Invalid) -> Problem {
         Problem::new(invalid.kind(), invalid.to_string())
@@ -182,6 +199,7 @@ impl IntoResponse for Problem {
             kind: self.kind.name(),
             detail: &self.detail,
             version: self.version,
+            clock: self.clock,
             hint: self.hint.as_deref(),
         };
         // Strings and numbers only: this can't fail.

@@ -164,6 +164,29 @@ pub(super) fn shard(query: Option<&str>) -> Result<Option<ShardId>, Problem> {
     Ok(shard)
 }
 
+/// Reads the query of a request for a cut: of which shard, and as of when.
+pub(super) fn cut(query: Option<&str>) -> Result<(ShardId, u64), Problem> {
+    let (mut shard, mut time) = (None, None);
+    each(query, |name, value| {
+        let value = value.text()?;
+        match name {
+            "shard" => {
+                let id = value.parse().map_err(|_| bad(name, &value, "a shard's number"))?;
+                once(name, shard.replace(ShardId(id)))
+            }
+            "time" => {
+                let micros =
+                    value.parse().map_err(|_| bad(name, &value, "microseconds since the Unix epoch"))?;
+                once(name, time.replace(micros))
+            }
+            _ => Err(unknown(name, "`shard` and `time`")),
+        }
+    })?;
+    shard
+        .zip(time)
+        .ok_or_else(|| Problem::invalid("say which shard is cut, and as of when: `shard` and `time`"))
+}
+
 /// Reads the query of a request that names a key, which may be any bytes.
 pub(super) fn key(query: Option<&str>) -> Result<Bytes, Problem> {
     match query.and_then(|query| query.strip_prefix("key=")).filter(|key| !key.contains('&')) {

@@ -196,6 +196,11 @@ impl Store for FakeStore {
         Ok(change(&self.map())?)
     }
 
+    async fn cut(&self, shard: ShardId, time: u64) -> Result<CutBody, CutFailure> {
+        let detail = format!("shard {shard} is past {time}");
+        Err(CutFailure::Time { kind: ErrorKind::Conflict, detail, clock: 17 })
+    }
+
     fn is_leader(&self, shard: ShardId) -> Option<bool> {
         (shard == ShardId::FIRST_DATA).then_some(true)
     }
@@ -766,4 +771,21 @@ async fn who_routes_by_itself_is_told_where_to_go() {
     let redirects: Vec<bool> = server.store.asked().iter().map(|(context, _)| context.redirect).collect();
     assert_eq!(redirects, [true, false]);
     assert_eq!(server.send("GET", "/kv/a", &[("keevee-redirect", "yes")], b"").await.status, 400);
+}
+
+#[tokio::test]
+async fn a_cut_names_its_shard_and_its_time_and_a_refusal_tells_the_clock() {
+    let server = Server::start().await;
+    let post = async |path: &str| {
+        let answer = server.send("POST", path, &[], b"").await;
+        let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        (answer.status.as_u16(), problem)
+    };
+    let (status, problem) = post("/v1/cluster/cut?shard=2&time=5").await;
+    assert_eq!((status, &problem["clock"]), (412, &serde_json::json!(17)));
+    assert_eq!(problem["detail"], "shard 2 is past 5");
+    for query in ["", "?shard=2", "?time=5", "?shard=x&time=5", "?shard=2&time=-5", "?shard=2&time=5&to=x"] {
+        assert_eq!(post(&format!("/v1/cluster/cut{query}")).await.0, 400, "{query}");
+    }
+    assert_eq!(server.get("/v1/cluster/cut?shard=2&time=5").await.status, StatusCode::METHOD_NOT_ALLOWED);
 }

@@ -256,6 +256,15 @@ pub fn user_key(key: &[u8]) -> Result<Bytes, StorageError> {
     user_key.ok_or_else(|| corrupt("a value's key", format!("{} bytes instead of 13 and more", key.len())))
 }
 
+/// The kind, the namespace and the rest of a key as snapshots have it: one of [`data_prefix`] and more, without shard and
+/// incarnation.
+pub fn snapshot_key(key: &[u8]) -> Result<(u8, Namespace, &[u8]), StorageError> {
+    let mut reader = Reader { bytes: key, what: "the key of a snapshot's record" };
+    let [kind] = reader.take()?;
+    let namespace = Namespace(reader.u32()?);
+    Ok((kind, namespace, reader.bytes))
+}
+
 /// The key of a remembered request in `data/`.
 pub fn request_key(shard: ShardId, incarnation: Incarnation, record: &RequestRecord) -> Vec<u8> {
     let (kind, id) = match record.id {

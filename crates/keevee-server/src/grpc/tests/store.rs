@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use keevee_core::apply::{self, Entry, ProposalId, ShardMeta, StateView, Take, TakeExpiry};
 use keevee_core::command::{Command, Outcome, Versioned};
+use keevee_core::error::ErrorKind;
 use keevee_core::ids::{Namespace, ShardId};
 use keevee_core::range::KeyRange;
 use keevee_core::requests::RequestMemory;
@@ -16,6 +17,7 @@ use keevee_core::shard_map::view::CarpView;
 use keevee_core::slots::SlotSet;
 use tokio::sync::Notify;
 
+use crate::cut::{CutBody, CutFailure};
 use crate::http::Store;
 use crate::map_keeper::MapError;
 use crate::node::{Context, ExecuteError, Explained, NodeStatus, PeerStatus};
@@ -196,6 +198,11 @@ impl Store for CoreStore {
         _: impl FnOnce(&ShardMap) -> Result<ShardMap, ChangeError> + Send,
     ) -> Result<ShardMap, MapError> {
         unimplemented!("not asked over gRPC")
+    }
+
+    async fn cut(&self, shard: ShardId, time: u64) -> Result<CutBody, CutFailure> {
+        let detail = format!("shard {shard} is past {time}");
+        Err(CutFailure::Time { kind: ErrorKind::Conflict, detail, clock: 17 })
     }
 
     fn is_leader(&self, _: ShardId) -> Option<bool> {
