@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use keevee_core::error::ErrorKind;
@@ -104,36 +105,63 @@ impl Connection {
         Ok((answer.status.as_u16(), answer.body))
     }
 
-    /// Sends a request made by [`request`] and waits for the whole answer, however long that takes.
-    pub(crate) async fn send(&mut self, mut request: Request<Full<Bytes>>) -> Result<Answer, SendError> {
-        request.headers_mut().insert(HOST, self.host.clone());
-        if let Err(error) = self.sender.ready().await {
-            let (endpoint, cause) = (self.endpoint.clone(), describe(&error));
-            return Err(SendError::NotSent { endpoint, cause });
-        }
-        let response = match self.sender.try_send_request(request).await {
-            Ok(response) => response,
-            Err(mut error) => {
-                let endpoint = self.endpoint.clone();
-                // The request comes back only if none of it was written.
-                let came_back = error.take_message().is_some();
-                let cause = describe(error.error());
-                return Err(if came_back {
-                    SendError::NotSent { endpoint, cause }
-                } else {
-                    SendError::NoAnswer { endpoint, cause }
-                });
-            }
-        };
+    /// Posts nothing to a path: the HTTP status, and the body of the answer as it comes.
+    pub async fn post(&mut self, path: &str) -> Result<(u16, AnswerBody), SendError> {
+        let response = self.begin(request(Method::POST, path.to_owned(), Bytes::new())).await?;
         let (head, body) = response.into_parts();
+        Ok((head.status.as_u16(), AnswerBody { endpoint: self.endpoint.clone(), body }))
+    }
+
+    /// Sends a request made by [`request`] and waits for the whole answer, however long that takes.
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, SendError> {
+        let (head, body) = self.begin(request).await?.into_parts();
         let collected = body.collect().await;
-        let lost = |error: hyper::Error| SendError::NoAnswer {
-            endpoint: self.endpoint.clone(),
-            cause: describe(&error),
-        };
-        let body = collected.map_err(lost)?.to_bytes();
+        let body = collected.map_err(|error| no_answer(&self.endpoint, &error))?.to_bytes();
         Ok(Answer { status: head.status, headers: head.headers, body })
     }
+
+    /// Sends a request and waits for the head of the answer.
+    async fn begin(&mut self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+        request.headers_mut().insert(HOST, self.host.clone());
+        let not_sent = |error: &hyper::Error| SendError::NotSent {
+            endpoint: self.endpoint.clone(),
+            cause: describe(error),
+        };
+        self.sender.ready().await.map_err(|error| not_sent(&error))?;
+        self.sender.try_send_request(request).await.map_err(|mut error| {
+            // The request comes back only if none of it was written.
+            let came_back = error.take_message().is_some();
+            if came_back { not_sent(error.error()) } else { no_answer(&self.endpoint, error.error()) }
+        })
+    }
+}
+
+/// The body of an answer, as it comes.
+#[derive(Debug)]
+pub struct AnswerBody {
+    endpoint: Endpoint,
+    body: Incoming,
+}
+
+impl AnswerBody {
+    /// The next bytes; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, SendError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(no_answer(&self.endpoint, &error)),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn no_answer(endpoint: &Endpoint, error: &hyper::Error) -> SendError {
+    SendError::NoAnswer { endpoint: endpoint.clone(), cause: describe(error) }
 }
 
 /// Asks a node once, over a connection of its own.

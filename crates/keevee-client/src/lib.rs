@@ -58,7 +58,7 @@ mod stream;
 pub use answer::{Error, FailedOperation, NodeStatus, PeerStatus, ShardStatus, Value};
 pub use batch::{Appended, Batch, Counter, OperationResult};
 pub use client::{Client, Consistency, Options, Write};
-pub use connection::{Connection, SendError};
+pub use connection::{AnswerBody, Connection, SendError};
 pub use endpoint::{Endpoint, EndpointError};
 pub use keevee_core::command::{Expect, Expiry, ExpiryOnly, Only, OperationError};
 pub use keevee_core::error::ErrorKind;
