@@ -1,5 +1,6 @@
 //! The commands, one file each, and the arguments that several of them share.
 
+pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod bench;
 pub(crate) mod cluster;
@@ -10,6 +11,7 @@ pub(crate) mod get;
 pub(crate) mod increment;
 pub(crate) mod init;
 pub(crate) mod put;
+pub(crate) mod restore;
 pub(crate) mod scan;
 pub(crate) mod server;
 pub(crate) mod shards;

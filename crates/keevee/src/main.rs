@@ -1,9 +1,10 @@
 //! The keevee command line: reads the arguments, hands over to the command, turns what went wrong into
 //! a text and an exit code. How anything is done is in the other crates; the load generator
-//! ([`load`]), the checks that the scripts run ([`check`]) and what is asked beside keys ([`api`]) are at
-//! home here.
+//! ([`load`]), the checks that the scripts run ([`check`]), backups ([`backup`]) and what is asked beside keys
+//! ([`api`]) are at home here.
 
 mod api;
+mod backup;
 mod check;
 mod commands;
 mod failure;
@@ -40,6 +41,7 @@ Examples:
   keevee get color                     read it back
   keevee scan --prefix user:           list keys in order
   keevee explain color                 which shard and nodes hold it
+  keevee backup --to ./backup          copy all keys, as of one time
   keevee bench --connections 64        measure
 
 Exit codes:
@@ -66,6 +68,8 @@ enum Command {
     Explain(commands::explain::Arguments),
     Shards(commands::shards::Arguments),
     Status(commands::status::Arguments),
+    Backup(commands::backup::Arguments),
+    Restore(commands::restore::Arguments),
     Bench(commands::bench::Arguments),
     Completions(commands::completions::Arguments),
 }
@@ -101,6 +105,8 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => interruptible(commands::explain::run(arguments)),
         Command::Shards(arguments) => interruptible(commands::shards::run(arguments)),
         Command::Status(arguments) => interruptible(commands::status::run(arguments)),
+        Command::Backup(arguments) => interruptible(commands::backup::run(arguments)),
+        Command::Restore(arguments) => interruptible(commands::restore::run(arguments)),
         Command::Bench(arguments) => interruptible(commands::bench::run(arguments)),
         Command::Completions(arguments) => commands::completions::run(arguments, Arguments::command()),
     };
