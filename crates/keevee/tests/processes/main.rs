@@ -21,6 +21,7 @@ macro_rules! with_both_engines {
     };
 }
 
+mod backups;
 mod bench;
 mod command_line;
 mod crashes;
