@@ -106,12 +106,10 @@ async fn take_at(
         let (file, progress) = (target.file(shard.id)?, Arc::clone(&progress));
         cuts.spawn(async move { copy(source, file, &progress).await });
     }
-    let mut written = Vec::new();
-    while let Some(copied) = cuts.join_next().await {
-        written.push(copied.map_err(|error| Lost::Failed(Failure::other(error)))??);
-        progress.bar.inc(1);
-    }
+    let written = all_written(&mut cuts, &progress.bar).await;
+    // Also of an attempt that is given up.
     progress.bar.finish_and_clear();
+    let written = written?;
     check_slots(&written)?;
     let entry = |shard: &ShardView| {
         let Written { keys, bytes, digest, .. } = written.iter().find(|cut| cut.head.shard == shard.id)?;
@@ -128,6 +126,19 @@ async fn take_at(
     let mut entries: Vec<ShardEntry> = shards.iter().filter_map(|shard| entry(shard)).collect();
     entries.sort_by_key(|entry| entry.id);
     Ok(entries)
+}
+
+/// The cuts, once all of them are there.
+async fn all_written(
+    cuts: &mut JoinSet<Result<Written, Lost>>,
+    bar: &ProgressBar,
+) -> Result<Vec<Written>, Lost> {
+    let mut written = Vec::new();
+    while let Some(copied) = cuts.join_next().await {
+        written.push(copied.map_err(|error| Lost::Failed(Failure::other(error)))??);
+        bar.inc(1);
+    }
+    Ok(written)
 }
 
 /// Each slot must be in one cut: a map that changed meanwhile could leave a shard out.
