@@ -6,7 +6,7 @@
 use keevee_mutants::{self as mutants, Mutant};
 
 use crate::ballot::{Ballot, Index, NodeId};
-use crate::message::{Entry, LogRead, Message, Record};
+use crate::message::{Entry, LogRead, Message, Record, Value};
 use crate::replica::{Heard, Prefix, Replica, Role};
 
 impl Replica {
@@ -130,7 +130,7 @@ impl Replica {
         } else {
             self.prefix.through
         };
-        self.chosen = self.chosen.max(chosen.min(through));
+        self.advance_chosen(chosen.min(through));
     }
 
     /// The leader can't send what comes next here.
@@ -184,7 +184,12 @@ impl Replica {
     pub(crate) fn accept(&mut self, entry: Entry) {
         assert!(entry.ballot == self.promised, "accepts only at the ballot promised");
         self.records.push(Record::Accepted(entry.clone()));
+        let is_configuration =
+            matches!(entry.value, Value::Configuration(_)) || self.has_unchosen_configuration();
         self.log.insert(entry);
+        if is_configuration {
+            self.look_at_nodes();
+        }
     }
 
     /// Brings the prefix up to date for a ballot.

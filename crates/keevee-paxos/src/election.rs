@@ -34,6 +34,8 @@ pub(crate) struct Preparing {
     from: Index,
     /// Of each index the entry of the highest ballot reported.
     adopted: BTreeMap<Index, Entry>,
+    /// Who was asked.
+    asked: BTreeSet<NodeId>,
 }
 
 /// How far one acceptor has reported.
@@ -62,7 +64,7 @@ impl Replica {
     pub(crate) fn poll(&mut self, disk: &dyn LogRead) {
         self.poll_at = self.now + self.draw_timeout();
         self.step_down();
-        if self.is_stalled() {
+        if self.is_stalled() || !self.may_lead() {
             // Nor does it name a leader that it no longer hears.
             self.heard = None;
             return;
@@ -112,7 +114,7 @@ impl Replica {
 
     /// The leader hands over: no poll is needed, since the one who would refuse it is the one who asks.
     pub(crate) fn on_take_over(&mut self, from: NodeId, ballot: Ballot, disk: &dyn LogRead) {
-        if ballot == self.promised && ballot.node == from && !self.is_stalled() {
+        if ballot == self.promised && ballot.node == from && !self.is_stalled() && self.may_lead() {
             self.prepare(disk);
         }
     }
@@ -136,6 +138,7 @@ impl Replica {
             refused: BTreeSet::new(),
             from,
             adopted: BTreeMap::new(),
+            asked: self.others().into_iter().collect(),
         });
         // One's own promise comes first: a ballot asked for and then forgotten could be used twice.
         for node in self.others() {
@@ -148,7 +151,6 @@ impl Replica {
     /// Asks again those that have not reported everything.
     pub(crate) fn resend_prepare(&mut self) {
         let (now, heartbeat) = (self.now, self.timing.heartbeat);
-        let others = self.others();
         let Role::Preparing(preparing) = &mut self.role else { return };
         if now < preparing.resend_at {
             return;
@@ -159,7 +161,7 @@ impl Replica {
             Some(progress) => progress.next.map(|next| (*node, next)),
             None => Some((*node, first)),
         };
-        let asks: Vec<(NodeId, Index)> = others.iter().filter_map(missing).collect();
+        let asks: Vec<(NodeId, Index)> = preparing.asked.iter().filter_map(missing).collect();
         for (node, from) in asks {
             self.send_when_synced(node, Message::Prepare { ballot, from });
         }
@@ -183,13 +185,35 @@ impl Replica {
                 self.send_when_synced(from, Message::Prepare { ballot, from: next });
             }
         }
+        self.ask_those_found();
         self.lead_if_promised(disk);
+    }
+
+    /// A configuration found on the way extends phase 1 to its nodes.
+    fn ask_those_found(&mut self) {
+        let own = self.id;
+        let Role::Preparing(preparing) = &mut self.role else { return };
+        let (ballot, from) = (preparing.ballot, preparing.from);
+        let found = preparing.adopted.values().flat_map(|entry| match &entry.value {
+            Value::Configuration(configuration) => configuration.nodes(),
+            Value::Noop | Value::Data(_) => BTreeSet::new(),
+        });
+        let found: Vec<NodeId> = found.chain(self.nodes.iter().copied()).collect();
+        for node in found {
+            let is_new = node != own && preparing.asked.insert(node);
+            if is_new {
+                self.after_sync.push((node, Message::Prepare { ballot, from }));
+            }
+        }
     }
 
     /// Keeps of a page what it reports at the highest ballot. Says which page to ask for next.
     fn take_page(&mut self, from: NodeId, page: PromisePage) -> Option<Index> {
         let (now, until) = (self.now, self.now + self.draw_timeout());
         let Role::Preparing(preparing) = &mut self.role else { return None };
+        if from != self.id && !preparing.asked.contains(&from) {
+            return None;
+        }
         let before = preparing.promises.get(&from);
         let expected = before.map_or(Some(preparing.from), |progress| progress.next);
         if expected != Some(page.page) {
@@ -237,7 +261,7 @@ impl Replica {
             }
             let entry = Entry { ballot, ..next.remove() };
             self.accept(entry);
-            self.chosen += 1;
+            self.advance_chosen(self.chosen + 1);
         }
     }
 
@@ -246,7 +270,8 @@ impl Replica {
         let Role::Preparing(preparing) = &self.role else { return };
         let complete = |node| preparing.promises.get(&node).is_some_and(|p| p.next.is_none());
         // One's own report always counts in: nothing of one's own log may be left at an older ballot.
-        if !complete(self.id) || !self.quorum.is_phase1_quorum(complete) {
+        let found = preparing.adopted.values().map(|entry| &entry.value);
+        if !complete(self.id) || !self.is_promised_by(found, complete) {
             return;
         }
         let reported = preparing.promises.values().map(|progress| progress.chosen);
@@ -255,6 +280,10 @@ impl Replica {
         if !(self.chosen + 1..=chosen).all(has) {
             // Reported chosen, and not seen yet: a page is still to come. Never a hole.
             return;
+        }
+        if !self.may_lead() {
+            // It takes part no longer, as it found: those who do lead.
+            return self.step_down();
         }
         let Role::Preparing(preparing) = std::mem::replace(&mut self.role, Role::Follower) else {
             unreachable!("matched above")
@@ -271,8 +300,8 @@ impl Replica {
             self.accept(Entry { index, ballot, value });
         }
         self.extend_prefix(ballot);
-        self.chosen = chosen;
-        let mut leading = Leading::new(ballot, last + 1, &self.members, self.now);
+        self.advance_chosen(chosen);
+        let mut leading = Leading::new(ballot, last + 1, &self.nodes, self.now);
         for (node, progress) in preparing.promises {
             leading.promised(node, progress.chosen, progress.answered_at);
         }

@@ -77,6 +77,14 @@ impl Leading {
         }
     }
 
+    /// Others take part now.
+    pub(crate) fn set_followers(&mut self, nodes: &BTreeSet<NodeId>) {
+        self.followers.retain(|node, _| nodes.contains(node));
+        for node in nodes {
+            self.followers.entry(*node).or_default();
+        }
+    }
+
     /// A promise answers a prepare, and says where to start.
     pub(crate) fn promised(&mut self, node: NodeId, chosen: Index, prepare_sent: Duration) {
         self.learn_chosen(node, chosen);
@@ -133,7 +141,7 @@ impl Replica {
     }
 
     /// Appends a value at this leader's ballot; the acknowledgement comes from its own acceptor.
-    fn append(&mut self, value: Value) -> Index {
+    pub(crate) fn append(&mut self, value: Value) -> Index {
         let index = self.log.last() + 1;
         let ballot = self.promised;
         self.accept(Entry { index, ballot, value });
@@ -148,10 +156,18 @@ impl Replica {
 
     /// Phase 2a for a new value.
     pub(crate) fn propose(&mut self, bytes: Bytes, disk: &dyn LogRead) {
-        let Role::Leading(Leading { transfer: None, .. }) = &self.role else { return };
+        if !self.may_propose() {
+            return;
+        }
         let index = self.append(Value::Data(bytes));
         self.output.proposed = Some(index);
         self.replicate_all(disk);
+    }
+
+    /// Not while leadership is handed over, nor behind a configuration that is not chosen.
+    pub(crate) fn may_propose(&self) -> bool {
+        let leads = matches!(&self.role, Role::Leading(Leading { transfer: None, .. }));
+        leads && !self.has_unchosen_configuration()
     }
 
     pub(crate) fn replicate_all(&mut self, disk: &dyn LogRead) {
@@ -244,9 +260,26 @@ impl Replica {
     }
 
     /// The highest index that a quorum acknowledged at this ballot is chosen, and all below it. So is
-    /// everything that some follower knows to be chosen: phase 1 brought its value here.
+    /// everything that some follower knows to be chosen: phase 1 brought its value here. Behind a configuration its own
+    /// quorums count.
     fn choose(&mut self, chosen_elsewhere: Index) {
-        let Role::Leading(leading) = &self.role else { return };
+        self.advance_chosen(chosen_elsewhere.min(self.log.last()));
+        loop {
+            let end = self.log.configurations().next().map_or(Index::MAX, |(place, _)| place);
+            self.advance_chosen(self.acknowledged_by_quorum().min(end));
+            if self.chosen < end {
+                break;
+            }
+        }
+        if !self.may_lead() {
+            // It takes part no longer: the others know, and one of them leads.
+            self.announce();
+            self.step_down();
+        }
+    }
+
+    fn acknowledged_by_quorum(&self) -> Index {
+        let Role::Leading(leading) = &self.role else { return 0 };
         let followers = &leading.followers;
         let uneven = mutants::is_active(Mutant::ChosenWithoutQuorum);
         let acknowledges = |node: NodeId, index: Index| {
@@ -254,11 +287,9 @@ impl Replica {
             followers.get(&node).is_some_and(|follower| follower.acknowledged >= index)
         };
         let candidates = followers.values().map(|follower| follower.acknowledged);
-        let quorum = candidates
-            .filter(|index| self.quorum.is_phase2_quorum(|node| acknowledges(node, *index)))
-            .max()
-            .unwrap_or(0);
-        self.chosen = self.chosen.max(quorum).max(chosen_elsewhere.min(self.log.last()));
+        let chosen =
+            candidates.filter(|index| self.quorum.is_phase2_quorum(|node| acknowledges(node, *index)));
+        chosen.max().unwrap_or(0)
     }
 
     /// Tells the followers what is chosen, if no accept or heartbeat has. At a tick only: under load the next
@@ -316,8 +347,18 @@ impl Replica {
             self.heartbeat();
         }
         self.hand_over();
+        self.close_configuration();
         self.replicate_all(disk);
         self.announce();
+    }
+
+    /// Whoever acknowledges what is behind a configuration knows that it is chosen: then those before are not needed any more,
+    /// not even by the next leader.
+    fn close_configuration(&mut self) {
+        let (place, _) = self.configurations.in_force();
+        if place > 0 && place == self.log.last() && self.may_propose() {
+            self.append(Value::Noop);
+        }
     }
 
     /// Sends a heartbeat to all; the time it carries.
@@ -365,6 +406,9 @@ impl Replica {
         }
         let (now, span) = (self.now, self.timing.timeout_min);
         let Role::Leading(leading) = &self.role else { return self.candidate_refused(from) };
+        if !leading.followers.contains_key(&from) {
+            return;
+        }
         // The first refusal ends this leadership one way or the other, so `from` is the only node to leave out.
         let (id, quorum) = (self.id, &self.quorum);
         let faithful = |node| node == id || (node != from && leading.answered_within(node, now, span));
@@ -386,7 +430,10 @@ impl Replica {
             return;
         }
         let answers = |node: &NodeId| *node != id && leading.answered_within(*node, now, timing.timeout_min);
-        let may_lead = |node: &NodeId| answers(node) && wanted.is_none_or(|wanted| wanted == *node);
+        let voters = self.quorum.members();
+        let may_lead = |node: &NodeId| {
+            voters.contains(node) && answers(node) && wanted.is_none_or(|wanted| wanted == *node)
+        };
         let candidates = leading.followers.iter().filter(|(node, _)| may_lead(node));
         let Some((to, _)) = candidates.max_by_key(|(_, follower)| follower.acknowledged) else {
             return;

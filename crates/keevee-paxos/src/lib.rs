@@ -98,8 +98,7 @@
 //!
 //! # What is left out
 //!
-//! - *Changes of membership.* [`QuorumSystem::Joint`] is ready for them; no entry that carries a
-//!   configuration exists yet.
+//! - *Which change of members comes next.* [`Input::ProposeConfiguration`] takes each step.
 //! - *How snapshots are made and brought.* [`Output::needs_snapshot`] says when only one would help, and who has one.
 //! - *Leases.* Every linearizable read costs a round of heartbeats, shared by all reads that waited for it.
 //!
@@ -108,6 +107,7 @@
 
 mod acceptor;
 mod ballot;
+mod configurations;
 mod election;
 mod leader;
 mod log;
@@ -120,5 +120,5 @@ pub use ballot::{Ballot, Index, NodeId};
 pub use message::{
     Entry, HardState, Input, LogRead, Message, Output, Persist, ReadId, Record, Restored, Timing, Value,
 };
-pub use quorum::QuorumSystem;
+pub use quorum::{Configuration, QuorumSystem};
 pub use replica::{Config, Replica, RoleName, Status};

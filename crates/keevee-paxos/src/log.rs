@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::ballot::{Ballot, Index};
 use crate::message::{Entry, LogRead, Restored, Value};
+use crate::quorum::Configuration;
 
 /// Bytes that an entry is counted with besides its payload.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
@@ -24,6 +25,8 @@ pub(crate) struct Log {
     bytes_max: usize,
     last: Index,
     ballot_max: Ballot,
+    /// Those among the entries that are not known to be chosen.
+    configurations: BTreeMap<Index, Configuration>,
 }
 
 impl Log {
@@ -36,6 +39,7 @@ impl Log {
             bytes_max,
             last: restored.applied.max(restored.hard_state.chosen),
             ballot_max: Ballot::ZERO,
+            configurations: BTreeMap::new(),
         };
         for entry in restored.entries {
             log.insert(entry);
@@ -63,9 +67,26 @@ impl Log {
         self.bytes += entry_bytes(&entry.value);
         self.last = self.last.max(entry.index);
         self.ballot_max = self.ballot_max.max(entry.ballot);
+        match &entry.value {
+            Value::Configuration(configuration) => {
+                self.configurations.insert(entry.index, Configuration::clone(configuration));
+            }
+            Value::Noop | Value::Data(_) => drop(self.configurations.remove(&entry.index)),
+        }
         if let Some((_, old)) = self.entries.insert(entry.index, (entry.ballot, entry.value)) {
             self.bytes -= entry_bytes(&old);
         }
+    }
+
+    /// The configurations that are not known to be chosen, in order.
+    pub(crate) fn configurations(&self) -> impl Iterator<Item = (Index, &Configuration)> {
+        self.configurations.iter().map(|(index, configuration)| (*index, configuration))
+    }
+
+    /// Hands out those up to an index, which are chosen now.
+    pub(crate) fn take_configurations(&mut self, through: Index) -> BTreeMap<Index, Configuration> {
+        let later = self.configurations.split_off(&(through + 1));
+        std::mem::replace(&mut self.configurations, later)
     }
 
     /// Consecutive entries that are in memory for certain, since they are not applied yet.
@@ -111,6 +132,7 @@ impl Log {
         for (_, value) in self.entries.split_off(&(last + 1)).into_values() {
             self.bytes -= entry_bytes(&value);
         }
+        self.configurations.split_off(&(last + 1));
         self.last = self.last.min(last);
     }
 

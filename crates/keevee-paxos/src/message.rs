@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::ballot::{Ballot, Index, NodeId};
+use crate::quorum::Configuration;
 
 /// What a place of the log holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum Value {
     Noop,
     /// The caller's bytes.
     Data(Bytes),
+    /// Who takes part from the next index on.
+    Configuration(Box<Configuration>),
 }
 
 impl Value {
@@ -21,6 +24,7 @@ impl Value {
         match self {
             Value::Noop => 0,
             Value::Data(bytes) => bytes.len(),
+            Value::Configuration(configuration) => configuration.nodes().len() * size_of::<NodeId>(),
         }
     }
 
@@ -234,6 +238,9 @@ pub enum Input {
     Disconnected(NodeId),
     /// Hand leadership to this member, or to the one that is furthest along.
     TransferLeadership(Option<NodeId>),
+    /// Propose that these take part from the next index on; [`Output::proposed`] answers. Refused while an earlier
+    /// configuration is not chosen.
+    ProposeConfiguration(Configuration),
 }
 
 /// What an input brought about. The caller carries it out in the order of the fields.
@@ -249,6 +256,8 @@ pub struct Output {
     pub reads_ready: Vec<ReadId>,
     /// Of an [`Input::Propose`]: its index, or `None` if this replica does not lead.
     pub proposed: Option<Index>,
+    /// Another configuration is in force.
+    pub configuration: Option<Configuration>,
     /// True of an [`Input::Message`] that no correct replica can have sent: nothing was done with it.
     pub is_implausible: bool,
     /// This replica lacks entries that this other one has dropped from its log: only a snapshot helps.
@@ -280,7 +289,7 @@ pub enum Record {
 }
 
 /// What an acceptor must never forget besides its entries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The highest ballot promised.
     pub promised: Ballot,
@@ -288,6 +297,8 @@ pub struct HardState {
     pub chosen: Index,
     /// The first index still in the log.
     pub first: Index,
+    /// The last configuration known to be chosen, and where; `None`: the one that the replica was first started with.
+    pub configuration: Option<(Index, Configuration)>,
 }
 
 /// What a replica starts from: read from the disk, or [`Restored::default`] at the first start.

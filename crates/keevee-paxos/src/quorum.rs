@@ -30,6 +30,27 @@ pub enum QuorumSystem {
     },
 }
 
+/// Who takes part from some index on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// Those that decide.
+    pub quorum: QuorumSystem,
+    /// They get everything, and decide nothing.
+    pub learners: BTreeSet<NodeId>,
+}
+
+impl Configuration {
+    /// Without learners.
+    pub fn of(quorum: QuorumSystem) -> Configuration {
+        Configuration { quorum, learners: BTreeSet::new() }
+    }
+
+    /// Everybody, in order.
+    pub fn nodes(&self) -> BTreeSet<NodeId> {
+        self.quorum.members().union(&self.learners).copied().collect()
+    }
+}
+
 impl QuorumSystem {
     /// Majorities of these nodes.
     pub fn majority(members: impl IntoIterator<Item = NodeId>) -> QuorumSystem {
@@ -52,6 +73,16 @@ impl QuorumSystem {
         match self {
             QuorumSystem::Majority(members) | QuorumSystem::Flexible { members, .. } => members.clone(),
             QuorumSystem::Joint { old, new } => old.union(new).copied().collect(),
+        }
+    }
+
+    /// True of a node that takes part.
+    pub fn has(&self, node: NodeId) -> bool {
+        match self {
+            QuorumSystem::Majority(members) | QuorumSystem::Flexible { members, .. } => {
+                members.contains(&node)
+            }
+            QuorumSystem::Joint { old, new } => old.contains(&node) || new.contains(&node),
         }
     }
 

@@ -9,11 +9,12 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::ballot::{Ballot, Index, NodeId};
+use crate::configurations::{Configurations, all_nodes};
 use crate::election::{Polling, Preparing};
 use crate::leader::Leading;
 use crate::log::Log;
 use crate::message::{HardState, Input, LogRead, Message, Output, Persist, Record, Restored, Timing};
-use crate::quorum::QuorumSystem;
+use crate::quorum::{Configuration, QuorumSystem};
 use crate::reads::Reads;
 
 /// So far the chosen mark on disk may fall behind: a record of its own for each entry would cost as much as the entry.
@@ -24,7 +25,8 @@ const MARK_STEP: u64 = 64;
 pub struct Config {
     /// This node.
     pub id: NodeId,
-    /// All nodes of the group, and which sets of them decide.
+    /// All nodes that the group began with, and which sets of them decided. None of a group that this node joins: who
+    /// leads will tell.
     pub quorum: QuorumSystem,
     /// How often and how long.
     pub timing: Timing,
@@ -104,10 +106,19 @@ struct Pending {
 /// 5. A leader or candidate holds its own ballot as its promise.
 /// 6. A leader's log has no holes above its chosen index, all of it at its own ballot.
 /// 7. No acknowledgement exceeds the leader's log.
+/// 8. The configuration in force is the last one at or below the chosen index, and the disk has it before anything behind
+///    it is delivered.
 pub struct Replica {
     pub(crate) id: NodeId,
+    /// In force.
     pub(crate) quorum: QuorumSystem,
-    pub(crate) members: BTreeSet<NodeId>,
+    pub(crate) configurations: Configurations,
+    /// The one that the replica was first started with, which is on no disk.
+    first_configuration: Configuration,
+    /// The place of the first one that came into force in this step.
+    pub(crate) entered: Option<Index>,
+    /// Everybody of the configuration in force, and of those that may come to be.
+    pub(crate) nodes: BTreeSet<NodeId>,
     pub(crate) timing: Timing,
     pub(crate) page_bytes_max: usize,
     pub(crate) window_bytes_max: usize,
@@ -146,16 +157,16 @@ pub struct Replica {
     pub(crate) now: Duration,
     pub(crate) output: Output,
     pub(crate) records: Vec<Record>,
-    after_sync: Vec<(NodeId, Message)>,
+    pub(crate) after_sync: Vec<(NodeId, Message)>,
     before: (Ballot, Index, Index),
 }
 
 impl Replica {
     /// A replica as it was when it last wrote.
     pub fn new(config: Config, restored: Restored, now: Duration) -> Replica {
-        let members = config.quorum.members();
-        assert!(members.contains(&config.id), "a replica is a member of its group");
-        let HardState { promised, chosen, first } = restored.hard_state;
+        let HardState { promised, chosen, first, configuration } = restored.hard_state.clone();
+        let first_configuration = Configuration::of(config.quorum);
+        let (place, configuration) = configuration.unwrap_or((0, first_configuration.clone()));
         let applied = restored.applied;
         // What is applied was chosen, even if the mark had not been written yet.
         let chosen = chosen.max(applied);
@@ -168,23 +179,27 @@ impl Replica {
         let mut random = StdRng::seed_from_u64(config.seed);
         // Numbers of questions start anywhere, so that no two lives of a node share one.
         let (poll_count, question_count) = (random.random::<u64>() / 2, random.random::<u64>() / 2);
+        let log = Log::new(restored, config.cache_bytes_max);
         let mut replica = Replica {
             id: config.id,
-            quorum: config.quorum,
-            members,
+            quorum: configuration.quorum.clone(),
+            nodes: all_nodes(&configuration, &log),
+            configurations: Configurations::new(place, configuration),
+            first_configuration,
+            entered: None,
             timing: config.timing,
             page_bytes_max: config.page_bytes_max,
             window_bytes_max: config.window_bytes_max,
             seed: config.seed,
             random,
             promised,
-            log: Log::new(restored, config.cache_bytes_max),
+            log,
             first: first.max(1),
             prefix: Prefix { ballot: Ballot::ZERO, through: chosen },
             pending: VecDeque::new(),
             next_token: 1,
             recorded_mark: chosen,
-            chosen,
+            chosen: 0,
             delivered: applied,
             applied,
             flushed: applied,
@@ -203,6 +218,7 @@ impl Replica {
             before: (promised, chosen, first.max(1)),
         };
         replica.poll_at = now + replica.draw_timeout();
+        replica.advance_chosen(chosen);
         replica.assert_invariants();
         replica
     }
@@ -222,12 +238,14 @@ impl Replica {
             Input::Compact(index) => self.compactable = self.compactable.max(index),
             Input::Disconnected(node) => self.disconnected(node, disk),
             Input::TransferLeadership(to) => self.transfer(to),
+            Input::ProposeConfiguration(configuration) => self.propose_configuration(configuration, disk),
         }
         self.finish()
     }
 
     fn receive(&mut self, from: NodeId, message: Message, disk: &dyn LogRead) {
-        if !self.members.contains(&from) || !message.is_plausible() {
+        // Who leads may take part since a change that this replica has not heard of. Whose answers count is in force here.
+        if !message.is_plausible() {
             self.output.is_implausible = true;
             return;
         }
@@ -302,7 +320,7 @@ impl Replica {
     }
 
     pub(crate) fn others(&self) -> Vec<NodeId> {
-        self.members.iter().copied().filter(|node| *node != self.id).collect()
+        self.nodes.iter().copied().filter(|node| *node != self.id).collect()
     }
 
     /// A time between the shortest and the longest timeout, drawn anew at each call: equal draws for ever
@@ -345,20 +363,30 @@ impl Replica {
         mem::take(&mut self.output)
     }
 
-    /// Adds the hard state to this step's records if the promise moved, or if the chosen mark moved far and
-    /// something is written anyway. A mark that is behind costs a restart nothing but to learn again what was chosen.
+    /// Adds the hard state to this step's records if the promise moved, if a configuration came into force, or if the chosen
+    /// mark moved far and something is written anyway. A mark that is behind costs a restart nothing but to learn again what was chosen.
     fn write(&mut self) {
         let promise_moved = self.promised > self.before.0;
         let mark_moved = self.chosen >= self.recorded_mark + MARK_STEP && !self.records.is_empty();
-        if promise_moved || mark_moved {
+        if promise_moved || mark_moved || self.entered.is_some() {
             self.record_hard_state();
         }
     }
 
     fn record_hard_state(&mut self) {
         self.recorded_mark = self.chosen;
-        let hard_state = HardState { promised: self.promised, chosen: self.chosen, first: self.first };
+        let hard_state = self.hard_state();
         self.records.push(Record::HardState(hard_state));
+    }
+
+    fn hard_state(&self) -> HardState {
+        let (place, configuration) = self.configurations.in_force();
+        let configuration = self.to_be_kept((place, configuration.clone()));
+        HardState { promised: self.promised, chosen: self.chosen, first: self.first, configuration }
+    }
+
+    fn to_be_kept(&self, configuration: (Index, Configuration)) -> Option<(Index, Configuration)> {
+        Some(configuration).filter(|(place, kept)| *place > 0 || *kept != self.first_configuration)
     }
 
     /// Drops the log below what every member has applied and flushed, or what a snapshot would bring to those that have
@@ -375,12 +403,15 @@ impl Replica {
 
     /// The write that puts a snapshot in the place of the log up to `index`, which is above what is known to be chosen
     /// here. What was accepted above it stays: an acceptor forgets nothing that may yet be chosen. The replica
-    /// must not move any more: whoever holds the snapshot starts another one on what is written then.
-    pub fn adopt_snapshot(&mut self, index: Index) -> Persist {
+    /// must not move any more: whoever holds the snapshot starts another one on what is written then. The configuration is
+    /// the one in force at the index, and its place.
+    pub fn adopt_snapshot(&mut self, index: Index, configuration: (Index, Configuration)) -> Persist {
         assert!(index > self.chosen, "a snapshot brings something new");
         let token = self.next_token;
         self.next_token += 1;
-        let hard_state = HardState { promised: self.promised, chosen: index, first: index + 1 };
+        let configuration = self.to_be_kept(configuration);
+        let hard_state =
+            HardState { promised: self.promised, chosen: index, first: index + 1, configuration };
         let mut records = vec![Record::HardState(hard_state), Record::DropBelow(index + 1)];
         if mutants::is_active(Mutant::AcceptedBehindSnapshotDropped) {
             records.push(Record::DropFrom(index + 1));
@@ -397,13 +428,20 @@ impl Replica {
         }
         let token = self.next_token;
         self.next_token += 1;
+        // What is applied behind a configuration must not be on a disk that does not have the configuration.
+        let entered = self.entered.take();
         let indexes = records.iter().filter_map(|record| match record {
             Record::Accepted(entry) => Some(entry.index),
             _ => None,
         });
         let (promised_before, ..) = self.before;
         let raises_promise = self.promised > promised_before;
-        self.pending.push_back(Pending { token, lowest: indexes.min(), since: self.now, raises_promise });
+        self.pending.push_back(Pending {
+            token,
+            lowest: indexes.chain(entered).min(),
+            since: self.now,
+            raises_promise,
+        });
         self.output.persist = Some(Persist { token, records, then_send });
     }
 
@@ -464,6 +502,10 @@ pub struct Status {
     pub applied: Index,
     /// Everything up to here survives a crash without the log.
     pub flushed: Index,
+    /// Who takes part.
+    pub configuration: Configuration,
+    /// True once something behind the configuration is chosen, so that a quorum of it knows that it is in force.
+    pub is_configuration_known: bool,
     /// Of a leader: what each other member acknowledged at its ballot.
     pub acknowledged: Vec<(NodeId, Index)>,
 }
@@ -514,6 +556,11 @@ impl Replica {
             chosen: self.chosen,
             applied: self.applied,
             flushed: self.flushed,
+            configuration: self.configurations.in_force().1.clone(),
+            is_configuration_known: match self.configurations.in_force() {
+                (0, _) => true,
+                (place, _) => self.chosen > place,
+            },
             acknowledged,
         }
     }

@@ -1,7 +1,7 @@
 //! Seeded random schedules: a group of replicas in virtual time, with a network that loses, delays,
 //! reorders, duplicates and cuts, nodes that crash, pause and restart, and disks that lag, stall and lose
 //! what they had not synced. First faults, under which the safety rules are checked at every event; then
-//! everything heals, and progress is demanded.
+//! everything heals, and progress is demanded. In some the members change all the while, to any others.
 //!
 //! `KEEVEE_SEEDS=n` runs more schedules, `KEEVEE_SEED=n` replays one, `KEEVEE_TRACE=1` prints its events.
 
@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use disk::Disk;
 use keevee_paxos::{
-    Ballot, Config, Index, Input, Message, NodeId, Output, QuorumSystem, ReadId, Record, Replica, RoleName,
-    Timing, Value,
+    Ballot, Config, Configuration, Index, Input, Message, NodeId, Output, QuorumSystem, ReadId, Record,
+    Replica, RoleName, Timing, Value,
 };
 
 const MILLISECOND: u64 = 1_000;
@@ -123,11 +123,14 @@ enum Event {
     Applied { node: NodeId, start: u64, index: Index },
     Crash { node: NodeId, start: u64 },
     Restart(NodeId),
+    TakeOver { node: NodeId, start: u64, from: NodeId },
     Act,
 }
 
 struct Node {
     replica: Option<Replica>,
+    /// What it was first started with.
+    quorum: QuorumSystem,
     disk: Disk,
     /// Counts the starts, so that completions of an earlier life are dropped.
     start: u64,
@@ -150,29 +153,72 @@ struct Node {
 struct Oracle {
     /// Who holds which value durably accepted at a ballot.
     accepted: BTreeMap<(Index, Ballot), (Value, BTreeSet<NodeId>)>,
+    /// From 1 on.
     chosen: BTreeMap<Index, Value>,
+    /// What decides from an index on.
+    quorums: BTreeMap<Index, QuorumSystem>,
     /// Where each proposal was chosen.
     places: BTreeMap<u64, Index>,
     acknowledged: Index,
 }
 
 impl Oracle {
-    fn note_synced(&mut self, node: NodeId, record: &Record, quorum: &QuorumSystem) {
+    fn new(quorum: QuorumSystem) -> Oracle {
+        Oracle { quorums: [(1, quorum)].into(), ..Oracle::default() }
+    }
+
+    fn note_synced(&mut self, node: NodeId, record: &Record) {
         let Record::Accepted(entry) = record else { return };
         let key = (entry.index, entry.ballot);
         let (value, nodes) =
             self.accepted.entry(key).or_insert_with(|| (entry.value.clone(), BTreeSet::new()));
         assert_eq!(*value, entry.value, "two values at ballot {} and index {}", entry.ballot, entry.index);
         nodes.insert(node);
-        if !quorum.is_phase2_quorum(|node| nodes.contains(&node)) {
-            return;
+        if let Some(chosen) = self.chosen.get(&entry.index) {
+            let rivals = self.accepted_by_quorum(entry.index);
+            assert_eq!(
+                rivals[..],
+                *std::slice::from_ref(chosen),
+                "two values chosen at index {}",
+                entry.index
+            );
         }
-        let chosen = self.chosen.entry(entry.index).or_insert_with(|| entry.value.clone());
-        assert_eq!(*chosen, entry.value, "two values chosen at index {}", entry.index);
-        if let Some(number) = number(&entry.value) {
-            let place = *self.places.entry(number).or_insert(entry.index);
-            assert_eq!(place, entry.index, "one proposal chosen twice");
+        self.choose();
+    }
+
+    /// The values at an index that a quorum of its configuration has accepted, each at one ballot.
+    fn accepted_by_quorum(&self, index: Index) -> Vec<Value> {
+        let (_, quorum) = self.quorums.range(..=index).next_back().expect("the first one");
+        let ballots = self.accepted.range((index, Ballot::ZERO)..(index + 1, Ballot::ZERO));
+        let mut values: Vec<Value> = Vec::new();
+        for (_, (value, nodes)) in ballots {
+            if quorum.is_phase2_quorum(|node| nodes.contains(&node)) && !values.contains(value) {
+                values.push(value.clone());
+            }
         }
+        values
+    }
+
+    /// One index after the other: what decides at one is known once all before it are chosen.
+    fn choose(&mut self) {
+        loop {
+            let index = self.chosen.len() as Index + 1;
+            let mut values = self.accepted_by_quorum(index);
+            assert!(values.len() < 2, "two values chosen at index {index}");
+            let Some(value) = values.pop() else { return };
+            if let Some(number) = number(&value) {
+                let place = *self.places.entry(number).or_insert(index);
+                assert_eq!(place, index, "one proposal chosen twice");
+            }
+            if let Value::Configuration(configuration) = &value {
+                self.quorums.insert(index + 1, configuration.quorum.clone());
+            }
+            self.chosen.insert(index, value);
+        }
+    }
+
+    fn in_force(&self) -> &QuorumSystem {
+        self.quorums.last_key_value().expect("the first one").1
     }
 
     /// Checks a value that a node takes for chosen.
@@ -185,7 +231,7 @@ impl Oracle {
 /// The number that a proposal begins with.
 fn number(value: &Value) -> Option<u64> {
     match value {
-        Value::Noop => None,
+        Value::Noop | Value::Configuration(_) => None,
         Value::Data(bytes) => Some(u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"))),
     }
 }
@@ -193,7 +239,10 @@ fn number(value: &Value) -> Option<u64> {
 struct Simulation {
     random: Random,
     faults: Faults,
-    quorum: QuorumSystem,
+    /// Members change.
+    changes: bool,
+    /// They change without deciding together with the new ones in between.
+    is_direct: bool,
     template: Config,
     now: u64,
     events: BTreeMap<(u64, u64), Event>,
@@ -221,39 +270,54 @@ impl Simulation {
         let mut simulation = Simulation {
             random,
             faults,
-            quorum,
+            changes: false,
+            is_direct: false,
             template,
             now: 0,
             events: BTreeMap::new(),
             event_count: 0,
             nodes: BTreeMap::new(),
             cut: BTreeSet::new(),
-            oracle: Oracle::default(),
+            oracle: Oracle::new(quorum),
             proposal_count: 0,
             read_count: 0,
             healed: false,
             trace: std::env::var_os("KEEVEE_TRACE").is_some(),
         };
-        for id in members {
-            let node = Node {
-                replica: None,
-                disk: Disk::default(),
-                start: 0,
-                applied: 0,
-                flushed: 0,
-                delivered: 0,
-                proposals: BTreeMap::new(),
-                reads: BTreeMap::new(),
-                paused_until: 0,
-                stalled_until: 0,
-                last_sync_at: 0,
-            };
-            simulation.nodes.insert(id, node);
-            simulation.start(id);
-            let phase = simulation.random.below(TICK);
-            simulation.at(phase, Event::Tick(id));
-        }
+        members.into_iter().for_each(|id| simulation.add(id));
         simulation
+    }
+
+    /// A group of the first nodes, whose members change; more nodes know nobody yet.
+    fn changing(seed: u64, members: u64, spare: u64) -> Simulation {
+        let mut simulation = Simulation::new(seed, QuorumSystem::majority(1..=members));
+        simulation.changes = true;
+        simulation.is_direct = seed.is_multiple_of(4);
+        simulation.template.quorum = QuorumSystem::majority([]);
+        (members + 1..=members + spare).for_each(|id| simulation.add(id));
+        simulation.template.quorum = QuorumSystem::majority(1..=members);
+        simulation
+    }
+
+    fn add(&mut self, id: NodeId) {
+        let node = Node {
+            replica: None,
+            quorum: self.template.quorum.clone(),
+            disk: Disk::default(),
+            start: 0,
+            applied: 0,
+            flushed: 0,
+            delivered: 0,
+            proposals: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            paused_until: 0,
+            stalled_until: 0,
+            last_sync_at: 0,
+        };
+        self.nodes.insert(id, node);
+        self.start(id);
+        let phase = self.random.below(TICK);
+        self.at(phase, Event::Tick(id));
     }
 
     fn at(&mut self, time: u64, event: Event) {
@@ -280,7 +344,7 @@ impl Simulation {
         if node.replica.is_some() {
             return;
         }
-        let config = Config { id, seed, ..self.template.clone() };
+        let config = Config { id, seed, quorum: node.quorum.clone(), ..self.template.clone() };
         node.start += 1;
         node.delivered = node.applied;
         node.last_sync_at = self.now;
@@ -302,7 +366,7 @@ impl Simulation {
         let synced =
             if random.percent(50) { 0 } else { random.between(0, node.disk.queued_through(u64::MAX) as u64) };
         for persist in node.disk.sync(synced as usize) {
-            persist.records.iter().for_each(|record| oracle.note_synced(id, record, &self.quorum));
+            persist.records.iter().for_each(|record| oracle.note_synced(id, record));
         }
         node.disk.crash();
         node.applied = random.between(node.flushed, node.applied);
@@ -321,7 +385,7 @@ impl Simulation {
 
     fn carry_out(&mut self, id: NodeId, output: Output) -> Option<Index> {
         assert!(
-            output.needs_snapshot.is_none(),
+            output.needs_snapshot.is_none() || self.changes,
             "node {id} needs a snapshot, and nothing was truncated too early"
         );
         let (sync, apply) = (self.faults.sync_max, self.faults.apply_max);
@@ -366,7 +430,35 @@ impl Simulation {
             let floor = node.reads.remove(&read).expect("a read is served once");
             assert!(node.applied >= floor, "a stale read at node {id}: {} of {floor}", node.applied);
         }
+        if let Some(from) = output.needs_snapshot {
+            let at = self.now + self.random.between(1, 50) * MILLISECOND;
+            self.at(at, Event::TakeOver { node: id, start, from });
+        }
         output.proposed
+    }
+
+    /// Starts anew on the state of another node.
+    fn take_over(&mut self, id: NodeId, from: NodeId) {
+        let sender = &self.nodes[&from];
+        let (Some(replica), applied) = (&sender.replica, sender.applied) else { return };
+        let Some((place, configuration)) = replica.configuration_at(applied) else { return };
+        let configuration = (place, configuration.clone());
+        let node = self.nodes.get_mut(&id).expect("a node");
+        if node.replica.as_ref().is_none_or(|replica| replica.status().chosen >= applied) {
+            return;
+        }
+        let adopted = node.replica.as_mut().map(|replica| replica.adopt_snapshot(applied, configuration));
+        let everything = node.disk.queued_through(u64::MAX);
+        let mut synced = node.disk.sync(everything);
+        node.disk.write(adopted.expect("it is up"));
+        synced.extend(node.disk.sync(1));
+        for persist in synced {
+            persist.records.iter().for_each(|record| self.oracle.note_synced(id, record));
+        }
+        let node = self.nodes.get_mut(&id).expect("a node");
+        (node.applied, node.flushed) = (applied, applied);
+        self.crash(id);
+        self.start(id);
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
@@ -407,6 +499,7 @@ impl Simulation {
             Event::Act => None,
             Event::Deliver { to, .. } => Some(*to),
             Event::Tick(node) | Event::Restart(node) | Event::Crash { node, .. } => Some(*node),
+            Event::TakeOver { node, .. } => Some(*node),
             Event::Synced { node, .. } | Event::Applied { node, .. } => Some(*node),
         };
         if let Some(id) = at {
@@ -441,6 +534,11 @@ impl Simulation {
                 }
             }
             Event::Restart(id) => self.start(id),
+            Event::TakeOver { node, start, from } => {
+                if self.nodes[&node].start == start {
+                    self.take_over(node, from);
+                }
+            }
             Event::Act if !self.healed => {
                 self.act();
                 let pause = self.random.between(1, 15) * MILLISECOND;
@@ -462,7 +560,7 @@ impl Simulation {
         let mut released = Vec::new();
         let count = node.disk.queued_through(token);
         for persist in node.disk.sync(count) {
-            persist.records.iter().for_each(|record| self.oracle.note_synced(id, record, &self.quorum));
+            persist.records.iter().for_each(|record| self.oracle.note_synced(id, record));
             released.extend(persist.then_send);
         }
         self.step(id, Input::Persisted(token));
@@ -504,6 +602,7 @@ impl Simulation {
                 self.step(id, Input::Disconnected(other));
                 self.step(other, Input::Disconnected(id));
             }
+            17..=19 if self.changes => self.change_members(id),
             _ => {}
         }
     }
@@ -542,6 +641,29 @@ impl Simulation {
         assert!(index > node.delivered, "proposed where something is chosen");
         node.proposals.insert(index, number);
         Some(number)
+    }
+
+    /// Proposes any next step, whether or not those it brings in have caught up: only progress needs that.
+    fn change_members(&mut self, id: NodeId) {
+        let Some(replica) = &self.nodes[&id].replica else { return };
+        let Configuration { quorum, .. } = replica.status().configuration;
+        let mut any = |percent| -> BTreeSet<NodeId> {
+            let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+            ids.into_iter().filter(|_| self.random.percent(percent)).collect()
+        };
+        let (wanted, learners) = (any(50), any(20));
+        let quorum = match quorum {
+            QuorumSystem::Joint { new, .. } => QuorumSystem::Majority(new),
+            // Nothing chosen is lost by that; but the old ones may go before the new ones have anything.
+            QuorumSystem::Majority(_) if !wanted.is_empty() && self.is_direct => {
+                QuorumSystem::Majority(wanted)
+            }
+            QuorumSystem::Majority(old) if !wanted.is_empty() && self.random.percent(60) => {
+                QuorumSystem::Joint { old, new: wanted }
+            }
+            other => other,
+        };
+        self.step(id, Input::ProposeConfiguration(Configuration { quorum, learners }));
     }
 
     fn read(&mut self, id: NodeId) {
@@ -657,6 +779,9 @@ impl Simulation {
     /// After the faults: progress, then the same state everywhere.
     fn demand_progress(&mut self) {
         self.heal();
+        if self.changes {
+            return self.demand_progress_of_members();
+        }
         let progresses = self.progresses_within(4 * TIMEOUT_MAX);
         assert!(progresses, "no progress after healing:\n{}", self.describe());
         for id in self.ids() {
@@ -678,6 +803,23 @@ impl Simulation {
         });
         assert!(truncated, "the log keeps what every member has flushed");
         assert!(self.leader().is_some());
+    }
+}
+
+impl Simulation {
+    /// Those that take part go on. The others are not told any more, and may be anywhere.
+    fn demand_progress_of_members(&mut self) {
+        let progresses = self.progresses_within(8 * TIMEOUT_MAX);
+        if self.is_direct {
+            return;
+        }
+        assert!(progresses, "no progress after healing:\n{}", self.describe());
+        let converged = self.run_until(self.now + 8 * TIMEOUT_MAX, |simulation| {
+            let last = simulation.oracle.chosen.len() as Index;
+            let members = simulation.oracle.in_force().members();
+            members.iter().all(|id| simulation.nodes[id].applied == last)
+        });
+        assert!(converged, "members lag long after healing:\n{}", self.describe());
     }
 }
 
@@ -754,6 +896,22 @@ fn five_nodes() {
 #[test]
 fn four_nodes_with_flexible_quorums() {
     run_schedules("four_nodes_with_flexible_quorums", 200, &QuorumSystem::flexible(1..=4, 3, 2));
+}
+
+#[test]
+fn changing_members() {
+    let count = if cfg!(debug_assertions) { 300 } else { 4_000 };
+    let mut changes = 0;
+    for seed in seeds(count) {
+        let _named = Named(seed, "changing_members");
+        let mut simulation = Simulation::changing(seed, 1 + seed % 4, 2);
+        simulation.at(0, Event::Act);
+        simulation.run_until(FAULTS, |_| false);
+        simulation.demand_progress();
+        changes += simulation.oracle.quorums.len() - 1;
+    }
+    assert!(changes > 0, "members change");
+    eprintln!("{changes} changes");
 }
 
 /// The shapes of Omni-Paxos, section 2. In each of them some node still reaches a quorum.

@@ -19,6 +19,9 @@ enum Command {
     Cluster {
         #[arg(key)]
         nodes: u64,
+        /// How many take part, if not all. The others know nobody.
+        #[arg(key)]
+        members: Option<u64>,
         /// The most bytes of a page.
         #[arg(key)]
         page: Option<usize>,
@@ -111,6 +114,8 @@ enum Command {
     Compact(#[arg(optional, many)] Vec<NodeId>),
     /// The first node takes over the state of the second.
     Snapshot(NodeId, NodeId),
+    /// Proposes who takes part, each written as traces show it: `{1,2,3}{3,4}+5`.
+    Configure(NodeId, String),
 }
 
 /// A predicate on messages under way.
@@ -204,8 +209,10 @@ impl goldenscript::Runner for Runner {
 
     fn run(&mut self, command: &Command, _context: &goldenscript::Context) -> Result<String, Box<dyn Error>> {
         match command {
-            Command::Cluster { nodes, page, cache } => {
-                self.cluster = Cluster::new(*nodes, page.unwrap_or(1 << 20), cache.unwrap_or(1 << 20));
+            Command::Cluster { nodes, members, page, cache } => {
+                let members = members.unwrap_or(*nodes);
+                self.cluster =
+                    Cluster::new(*nodes, members, page.unwrap_or(1 << 20), cache.unwrap_or(1 << 20));
             }
             Command::Tick(nodes) => self.for_each(nodes, |cluster, id| {
                 cluster.step(id, keevee_paxos::Input::Tick);
@@ -245,6 +252,7 @@ impl goldenscript::Runner for Runner {
             Command::Flush(nodes) => self.for_each(nodes, Cluster::flush),
             Command::Compact(nodes) => self.for_each(nodes, Cluster::compact),
             Command::Snapshot(to, from) => self.cluster.take_over(*to, *from),
+            Command::Configure(node, members) => self.cluster.configure(*node, &format::configured(members)?),
         }
         Ok(self.cluster.take_trace())
     }
@@ -260,7 +268,7 @@ fn scripts() {
     assert!(!paths.is_empty());
     let mut failures = Vec::new();
     for path in paths {
-        let mut runner = Runner { cluster: Cluster::new(1, 1 << 20, 1 << 20) };
+        let mut runner = Runner { cluster: Cluster::new(1, 1, 1 << 20, 1 << 20) };
         let run = || goldenscript::run(&mut runner, &path);
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
             Ok(Ok(())) => {}

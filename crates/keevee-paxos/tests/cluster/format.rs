@@ -1,17 +1,49 @@
 //! How messages, writes and states read in a trace. An entry is `index=value@ballot`.
 
-use keevee_paxos::{Entry, HardState, Message, Persist, Record, Status, Value};
+use std::collections::BTreeSet;
+use std::error::Error;
+
+use keevee_paxos::{
+    Configuration, Entry, HardState, Message, NodeId, Persist, QuorumSystem, Record, Status, Value,
+};
 
 pub(crate) fn value(value: &Value) -> String {
     match value {
         Value::Noop => "noop".to_owned(),
         Value::Data(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::Configuration(members) => configuration(members),
     }
+}
+
+fn nodes(nodes: &BTreeSet<NodeId>) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Like `{1,2,3}`, `{1,2,3}{3,4}` while both decide, `{1,2,3}+4` with a learner.
+pub(crate) fn configuration(Configuration { quorum, learners }: &Configuration) -> String {
+    let decide = match quorum {
+        QuorumSystem::Joint { old, new } => format!("{{{}}}{{{}}}", nodes(old), nodes(new)),
+        other => format!("{{{}}}", nodes(&other.members())),
+    };
+    if learners.is_empty() { decide } else { format!("{decide}+{}", nodes(learners)) }
 }
 
 fn entries(entries: &[Entry]) -> String {
     let entry = |entry: &Entry| format!("{}={}@{}", entry.index, value(&entry.value), entry.ballot);
     format!("[{}]", entries.iter().map(entry).collect::<Vec<_>>().join(" "))
+}
+
+/// What [`configuration`] writes.
+pub(crate) fn configured(text: &str) -> Result<Configuration, Box<dyn Error>> {
+    let nodes = |text: &str| text.split(',').map(str::parse).collect::<Result<BTreeSet<NodeId>, _>>();
+    let (decide, learners) = text.split_once('+').unwrap_or((text, ""));
+    let learners = if learners.is_empty() { BTreeSet::new() } else { nodes(learners)? };
+    let decide = decide.strip_prefix('{').and_then(|decide| decide.strip_suffix('}')).ok_or("braces")?;
+    let quorum = match decide.split_once("}{") {
+        Some((old, new)) => QuorumSystem::Joint { old: nodes(old)?, new: nodes(new)? },
+        None => QuorumSystem::Majority(nodes(decide)?),
+    };
+    Ok(Configuration { quorum, learners })
 }
 
 /// The first word of a message, by which scripts select it.
@@ -70,8 +102,11 @@ fn record(record: &Record) -> String {
         Record::Accepted(Entry { index, ballot, value: bytes }) => {
             format!("accepted {index}={}@{ballot}", value(bytes))
         }
-        Record::HardState(HardState { promised, chosen, first }) => {
-            format!("promised {promised} chosen={chosen} first={first}")
+        Record::HardState(HardState { promised, chosen, first, configuration: members }) => {
+            let members = members.as_ref();
+            let members =
+                members.map_or(String::new(), |(at, members)| format!(" {at}={}", configuration(members)));
+            format!("promised {promised} chosen={chosen} first={first}{members}")
         }
         Record::DropFrom(index) => format!("drop from {index}"),
         Record::DropBelow(first) => format!("drop below {first}"),

@@ -10,7 +10,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keevee_paxos::{Config, Index, Input, Message, NodeId, Output, QuorumSystem, ReadId, Replica, RoleName};
+use keevee_paxos::{
+    Config, Configuration, Index, Input, Message, NodeId, Output, QuorumSystem, ReadId, Replica, RoleName,
+};
 
 use crate::disk::Disk;
 
@@ -49,8 +51,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(count: u64, page: usize, cache: usize) -> Cluster {
-        let mut config = Config::new(1, QuorumSystem::majority(1..=count), 0);
+    pub(crate) fn new(count: u64, members: u64, page: usize, cache: usize) -> Cluster {
+        let mut config = Config::new(1, QuorumSystem::majority(1..=members), 0);
         config.page_bytes_max = page;
         config.cache_bytes_max = cache;
         let node = || Node {
@@ -102,7 +104,10 @@ impl Cluster {
         let template = self.config.clone();
         let node = self.node(id);
         node.starts += 1;
-        let config = Config { id, seed: 100 * id + node.starts, ..template };
+        let seed = 100 * id + node.starts;
+        let is_member = template.quorum.members().contains(&id);
+        let quorum = if is_member { template.quorum } else { QuorumSystem::majority([]) };
+        let config = Config { id, seed, quorum, ..template };
         let restored = node.disk.restore(node.applied);
         let restarts = node.starts > 1;
         let replica = Replica::new(config, restored, node.clock);
@@ -334,6 +339,12 @@ impl Cluster {
         self.step(id, Input::Flushed(flushed));
     }
 
+    pub(crate) fn configure(&mut self, id: NodeId, configuration: &Configuration) {
+        let proposed = self.step(id, Input::ProposeConfiguration(configuration.clone()));
+        let place = proposed.map_or("not proposed".to_owned(), |index| format!("proposed at {index}"));
+        self.note(format!("    {} is {place}", format::configuration(configuration)));
+    }
+
     pub(crate) fn compact(&mut self, id: NodeId) {
         self.step(id, Input::Compact(Index::MAX));
     }
@@ -341,8 +352,11 @@ impl Cluster {
     /// One node goes on from the state of another, as a new start.
     pub(crate) fn take_over(&mut self, id: NodeId, from: NodeId) {
         let index = self.node(from).applied;
+        let sender = self.node(from).replica.as_ref().expect("it runs");
+        let (place, configuration) = sender.configuration_at(index).expect("it is known");
+        let configuration = (place, configuration.clone());
         let node = self.node(id);
-        let persist = node.replica.as_mut().expect("it runs").adopt_snapshot(index);
+        let persist = node.replica.as_mut().expect("it runs").adopt_snapshot(index, configuration);
         let (token, written) = (persist.token, format::write(&persist));
         node.disk.write(persist);
         // What earlier writes were to say is never said.

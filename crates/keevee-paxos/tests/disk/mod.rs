@@ -21,7 +21,7 @@ impl Content {
             Record::Accepted(Entry { index, ballot, value }) => {
                 self.entries.insert(*index, (*ballot, value.clone()));
             }
-            Record::HardState(hard_state) => self.hard_state = *hard_state,
+            Record::HardState(hard_state) => self.hard_state = hard_state.clone(),
             Record::DropFrom(index) => drop(self.entries.split_off(index)),
             Record::DropBelow(first) => self.entries = self.entries.split_off(first),
         }
@@ -71,7 +71,7 @@ impl Disk {
         let entries = entries
             .map(|(index, (ballot, value))| Entry { index: *index, ballot: *ballot, value: value.clone() })
             .collect();
-        Restored { hard_state: self.durable.hard_state, applied, entries }
+        Restored { hard_state: self.durable.hard_state.clone(), applied, entries }
     }
 }
 
