@@ -90,6 +90,15 @@ macro_rules! conformance {
             a_chunk_that_is_lost_costs_a_chunk
             a_crash_before_a_snapshot_is_in_force_leaves_the_old_state
             a_log_is_kept_behind_a_snapshot_until_its_receiver_has_caught_up
+            a_node_that_joins_takes_the_place_of_another
+            a_leader_that_is_not_wanted_hands_over_and_goes
+            all_members_may_be_replaced_at_once
+            a_node_joins_though_the_log_was_dropped
+            what_a_learner_acknowledges_decides_nothing
+            a_change_that_is_half_done_goes_on_after_a_crash_of_all
+            members_survive_the_log_that_told_of_them
+            writes_go_on_while_members_change
+            a_replica_that_takes_part_no_longer_disturbs_nobody
             a_cut_holds_what_was_stamped_up_to_its_time_and_nothing_later
             a_cut_waits_for_its_time_and_comes_before_the_entry_behind_it
             a_quiesced_shard_is_cut_and_what_is_gone_by_then_is_left_out
@@ -114,7 +123,7 @@ pub trait Maker {
     /// The engine.
     type Engine: Engine;
 
-    /// A replica as its log left it; `seed` differs at each start.
+    /// A replica as its log left it; `seed` differs at each start. A replica that joins a group is told of no members.
     ///
     /// # Errors
     ///
@@ -219,11 +228,11 @@ impl<'a, M: Maker> Cluster<'a, M> {
         state.enter(log.incarnation().expect("memory does not fail")).expect("it is there");
         let log = SharedLog(Arc::new(Mutex::new(log)));
         let applied = state.meta().expect("memory does not fail").applied;
-        let opened =
-            self.maker.open(id, (1..=self.size).collect(), id + 100 * boot, log.clone(), applied, self.now);
+        // The others join later, and are told who there is.
+        let members = if id <= self.size { (1..=self.size).collect() } else { BTreeSet::new() };
+        let opened = self.maker.open(id, members, id + 100 * boot, log.clone(), applied, self.now);
         let engine = opened.expect("a good log");
-        let members: BTreeSet<NodeId> = (1..=self.size).map(NodeId).collect();
-        let shard = Shard::new(ShardId(1), NodeId(id), members, boot, engine, state, self.bounds);
+        let shard = Shard::new(ShardId(1), NodeId(id), boot, engine, state, self.bounds);
         let shard = shard.expect("a good state");
         self.nodes.insert(id, Node { shard, log, is_stalled: false, skew: 0 });
     }

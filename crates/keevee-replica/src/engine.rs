@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keevee_core::ids::{Incarnation, NodeId};
 
+use crate::members::Members;
 use crate::storage::StorageError;
 
 /// What makes replicas agree on a log of opaque payloads.
@@ -67,6 +68,16 @@ pub trait Engine {
         incarnation: Incarnation,
     ) -> Result<u64, StorageError>;
 
+    /// Proposes the members that are to be in force next, if this replica leads and those in force were chosen. They are one
+    /// step from those in force: other learners; voters that decide together with those there are; or those alone. It may be
+    /// refused, or lost with the leader: whoever wants it looks at [`EngineStatus::members`] and asks again.
+    ///
+    /// An engine that takes the last of these steps by itself, after the one before it, may do so.
+    fn propose_members(&mut self, now: Duration, members: Members);
+
+    /// True while a configuration that is not chosen yet holds up whatever else would be proposed.
+    fn is_changing_members(&self) -> bool;
+
     /// Hands leadership to a member, or to the one that is furthest along, if this replica leads.
     fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>);
 
@@ -95,6 +106,8 @@ pub struct Events<M> {
     pub chosen: Vec<(u64, Option<Bytes>)>,
     /// Reads that may be served now.
     pub reads_ready: Vec<u64>,
+    /// Other members are in force than before, or than the engine was opened with.
+    pub members: Option<Members>,
     /// This replica lacks entries that its peers have dropped: only a snapshot helps, which this one has.
     pub needs_snapshot: Option<NodeId>,
     /// The engine's log failed, and it can't go on.
@@ -104,9 +117,9 @@ pub struct Events<M> {
 impl<M> Events<M> {
     /// The same with other messages.
     pub fn map<N>(self, message: impl Fn(M) -> N) -> Events<N> {
-        let Events { send, chosen, reads_ready, needs_snapshot, failed } = self;
+        let Events { send, chosen, reads_ready, members, needs_snapshot, failed } = self;
         let send = send.into_iter().map(|(to, one)| (to, message(one))).collect();
-        Events { send, chosen, reads_ready, needs_snapshot, failed }
+        Events { send, chosen, reads_ready, members, needs_snapshot, failed }
     }
 }
 
@@ -116,6 +129,7 @@ impl<M> Default for Events<M> {
             send: Vec::new(),
             chosen: Vec::new(),
             reads_ready: Vec::new(),
+            members: None,
             needs_snapshot: None,
             failed: None,
         }
@@ -141,6 +155,10 @@ pub struct EngineStatus {
     pub chosen: u64,
     /// Everything up to here survives a crash without the log.
     pub flushed: u64,
+    /// Who takes part, as far as this replica knows it to be chosen. Nobody, if it is new and has not been told.
+    pub members: Members,
+    /// True once a quorum of them knows, or acts as if it knew: those that take part no longer are not needed any more.
+    pub are_members_known: bool,
     /// Of a leader: what each other member has acknowledged.
     pub acknowledged: Vec<(NodeId, u64)>,
 }

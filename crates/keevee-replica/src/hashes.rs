@@ -30,6 +30,12 @@ impl Hashes {
         Hashes { own, members, open: BTreeMap::new() }
     }
 
+    /// Others take part now.
+    pub(crate) fn set_members(&mut self, members: BTreeSet<NodeId>) {
+        self.open.values_mut().for_each(|votes| votes.retain(|node, _| members.contains(node)));
+        self.members = members;
+    }
+
     /// The own hash after an entry, if it is time to compare it: to be noted here and told to the others.
     pub(crate) fn due(index: u64, chain: u128) -> Option<ChainHash> {
         index.is_multiple_of(INTERVAL).then_some(ChainHash { index, chain })

@@ -1,7 +1,7 @@
 //! Drives `keevee-paxos` over a log: carries out what a step demands, and brings back what it waits for.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use bytes::Bytes;
 use keevee_core::ids::{Incarnation, NodeId};
 use keevee_mutants::{self as mutants, Mutant};
 use keevee_paxos::{
-    Config, Entry, HardState, Input, LogRead, Message, Output, Persist, Record, Replica, Restored, RoleName,
-    Value,
+    Config, Configuration, Entry, HardState, Input, LogRead, Message, Output, Persist, QuorumSystem, Record,
+    Replica, Restored, RoleName, Value,
 };
 
 use crate::engine::{Engine, EngineStatus, Events, Role};
+use crate::members::Members;
 use crate::records;
 use crate::storage::{LogRecord, LogStore, StorageError};
 
@@ -85,9 +86,10 @@ impl<L: LogStore> PaxosEngine<L> {
             self.submit(persist);
         }
         let payload = |value| match value {
-            Value::Noop => None,
+            Value::Noop | Value::Configuration(_) => None,
             Value::Data(bytes) => Some(bytes),
         };
+        self.events.members = output.configuration.as_ref().map(members).or(self.events.members.take());
         let chosen = output.chosen.into_iter().map(|entry| (entry.index, payload(entry.value)));
         self.events.chosen.extend(chosen);
         self.events.reads_ready.extend(output.reads_ready);
@@ -116,6 +118,26 @@ impl<L: LogStore> PaxosEngine<L> {
             }
         }
     }
+}
+
+/// What a log's configuration says.
+pub(crate) fn members(configuration: &Configuration) -> Members {
+    let nodes = |nodes: &BTreeSet<u64>| nodes.iter().copied().map(NodeId).collect();
+    let (voters, next) = match &configuration.quorum {
+        QuorumSystem::Joint { old, new } => (nodes(old), Some(nodes(new))),
+        QuorumSystem::Majority(members) | QuorumSystem::Flexible { members, .. } => (nodes(members), None),
+    };
+    Members { voters, next, learners: nodes(&configuration.learners) }
+}
+
+fn configuration(members: &Members) -> Configuration {
+    let nodes = |nodes: &BTreeSet<NodeId>| nodes.iter().map(|node| node.0).collect();
+    let voters = nodes(&members.voters);
+    let quorum = match &members.next {
+        Some(next) => QuorumSystem::Joint { old: voters, new: nodes(next) },
+        None => QuorumSystem::Majority(voters),
+    };
+    Configuration { quorum, learners: nodes(&members.learners) }
 }
 
 fn encode(record: Record) -> LogRecord {
@@ -212,25 +234,39 @@ impl<L: LogStore> Engine for PaxosEngine<L> {
         self.step(now, Input::Compact(index));
     }
 
-    /// All that a log of this engine says of its beginning is where it is.
-    fn snapshot_mark(&mut self, _applied: u64) -> Result<Bytes, StorageError> {
-        Ok(Bytes::new())
+    fn snapshot_mark(&mut self, applied: u64) -> Result<Bytes, StorageError> {
+        // After a start a later one may be known, and this one not yet.
+        let unknown = || StorageError::Io {
+            what: "a snapshot can't be sent yet",
+            cause: format!("who took part at index {applied} is known once what follows is applied"),
+        };
+        let (place, configuration) = self.replica.configuration_at(applied).ok_or_else(unknown)?;
+        Ok(records::encode_mark(&(place, configuration.clone())))
     }
 
-    fn may_adopt_snapshot(&self, index: u64, _mark: &Bytes) -> bool {
-        index > self.replica.status().chosen
+    fn may_adopt_snapshot(&self, index: u64, mark: &Bytes) -> bool {
+        index > self.replica.status().chosen && records::decode_mark(index, mark.clone()).is_ok()
     }
 
     fn adopt_snapshot(
         &mut self,
         index: u64,
-        _mark: &Bytes,
+        mark: &Bytes,
         incarnation: Incarnation,
     ) -> Result<u64, StorageError> {
-        let Persist { token, records, .. } = self.replica.adopt_snapshot(index);
+        let configuration = records::decode_mark(index, mark.clone())?;
+        let Persist { token, records, .. } = self.replica.adopt_snapshot(index, configuration);
         let records = records.into_iter().map(encode).chain([LogRecord::Incarnation(incarnation)]);
         self.disk.log.submit(records.collect(), token);
         Ok(token)
+    }
+
+    fn propose_members(&mut self, now: Duration, members: Members) {
+        self.step(now, Input::ProposeConfiguration(configuration(&members)));
+    }
+
+    fn is_changing_members(&self) -> bool {
+        self.replica.is_changing_configuration()
     }
 
     fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
@@ -265,6 +301,8 @@ impl<L: LogStore> Engine for PaxosEngine<L> {
             last: status.last,
             chosen: status.chosen,
             flushed: status.flushed,
+            members: members(&status.configuration),
+            are_members_known: status.is_configuration_known,
             acknowledged: status
                 .acknowledged
                 .into_iter()

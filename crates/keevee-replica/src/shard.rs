@@ -5,7 +5,7 @@
 //! Everything is bounded: past the bounds a command is refused at once, when that is still known to be true.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::time::Duration;
 
@@ -20,17 +20,20 @@ use keevee_mutants::{self as mutants, Mutant};
 
 use crate::engine::{Engine, EngineStatus};
 use crate::hashes::{ChainHash, Hashes};
+use crate::members::Members;
 use crate::request::{Bounds, Now, Refusal, Reply, Request};
 use crate::storage::{StateStore, StorageError};
 
 mod cut;
 mod expiry;
+mod members;
 mod quiescence;
 mod snapshots;
 
 use self::cut::Cuts;
 pub use self::cut::{Cut, CutRefusal, CutReply, CutRequest};
 use self::expiry::Expiries;
+use self::members::Membership;
 use self::quiescence::Quiescence;
 use self::snapshots::Snapshots;
 use crate::snapshot::SnapshotMessage;
@@ -175,6 +178,9 @@ pub struct Shard<E: Engine, S: StateStore> {
     reads_waiting: usize,
     read_count: u64,
     hashes: Hashes,
+    /// Those in force.
+    members: Members,
+    membership: Membership,
     quiescence: Quiescence,
     expiries: Expiries,
     /// True while this node's clock is not to be trusted.
@@ -191,7 +197,6 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     pub fn new(
         id: ShardId,
         node: NodeId,
-        members: BTreeSet<NodeId>,
         boot: u64,
         engine: E,
         state: S,
@@ -204,7 +209,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         let mut clock = HybridClock::new();
         clock.observe(meta.time);
         let expiries = Expiries::open(&state)?;
-        let snapshots = Snapshots::new(boot, engine.status().first, meta.applied, engine.log_bytes()?);
+        let EngineStatus { first, members, .. } = engine.status();
+        let snapshots = Snapshots::new(boot, first, meta.applied, engine.log_bytes()?);
         Ok(Shard {
             id,
             engine,
@@ -222,7 +228,9 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             barrier: None,
             reads_waiting: 0,
             read_count: 0,
-            hashes: Hashes::new(node, members),
+            hashes: Hashes::new(node, members.all()),
+            members,
+            membership: Membership::default(),
             quiescence: Quiescence::default(),
             expiries,
             is_clock_off: false,
@@ -361,7 +369,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 self.expiries.ask(from, to);
             }
             ReplicaMessage::TimeNotCome { to } => self.serve_not_due(to)?,
-            ReplicaMessage::Snapshot(message) => return self.receive_snapshot(now, from, message),
+            ReplicaMessage::Snapshot(message) => self.receive_snapshot(now, from, message)?,
         }
         Ok(true)
     }
@@ -370,6 +378,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     pub fn tick(&mut self, now: Duration) -> Result<(), Failure> {
         if !self.is_quiesced() && !self.snapshots.is_adopting() {
             self.engine.tick(self.time(now));
+            self.steer_members(now);
             self.tick_snapshots(now)?;
         }
         Ok(())
@@ -447,6 +456,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             if let Some(error) = events.failed {
                 return Err(error.into());
             }
+            events.members.into_iter().for_each(|members| self.take_members(members));
             let is_quiet = events.chosen.is_empty() && events.reads_ready.is_empty();
             if !events.chosen.is_empty() {
                 for (index, payload) in events.chosen {
@@ -547,7 +557,9 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// Cuts waiting commands into entries, as many as may be on their way; and entries that are due without any. True if
     /// there was one.
     fn propose(&mut self, now: Now) -> bool {
-        if self.waiting.is_empty() && !self.expiries.has_work() && !self.cuts.is_waiting() {
+        let is_held_up = self.engine.is_changing_members();
+        let has_work = !self.waiting.is_empty() || self.expiries.has_work() || self.cuts.is_waiting();
+        if is_held_up || !has_work {
             return false;
         }
         let leader = self.engine.leader();

@@ -2,6 +2,7 @@
 
 mod cuts;
 mod expiry;
+mod members;
 mod quiescence;
 mod snapshots;
 
@@ -18,6 +19,7 @@ use keevee_core::requests::RequestId;
 
 pub use cuts::*;
 pub use expiry::*;
+pub use members::*;
 pub use quiescence::*;
 pub use snapshots::*;
 

@@ -155,6 +155,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             || self.expiries.has_work()
             || self.engine.unsynced() > 0
             || self.snapshots.is_receiving()
+            || self.is_changing_members()
     }
 }
 

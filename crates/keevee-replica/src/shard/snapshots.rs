@@ -206,17 +206,18 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         Ok(())
     }
 
-    /// False if the sender is no member: nothing was done.
     pub(super) fn receive_snapshot(
         &mut self,
         now: Duration,
         from: NodeId,
         message: SnapshotMessage,
-    ) -> Result<bool, Failure> {
-        if !self.hashes.others().any(|member| member == from) {
-            return Ok(false);
-        }
+    ) -> Result<(), Failure> {
         match message {
+            SnapshotMessage::Ask { snapshot, .. } if !self.hashes.others().any(|member| member == from) => {
+                // It took part once, or this replica has not heard yet that it does.
+                let gone = ReplicaMessage::Snapshot(SnapshotMessage::Gone { snapshot });
+                self.effects.send.push((from, gone));
+            }
             SnapshotMessage::Ask { snapshot, chunk } => self.send_chunk(now, from, snapshot, chunk)?,
             SnapshotMessage::Gone { snapshot } => {
                 // Whoever has what is missing says so again.
@@ -226,7 +227,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             }
             SnapshotMessage::Chunk(chunk) => {
                 let receiving = self.snapshots.receiving.as_mut().filter(|receiving| receiving.from == from);
-                let Some(receiving) = receiving else { return Ok(true) };
+                let Some(receiving) = receiving else { return Ok(()) };
                 let rate = self.bounds.snapshot_bytes_per_second;
                 match receiving.take(now, S::Source::LAYOUT, rate, chunk) {
                     Progress::Nothing => {}
@@ -240,7 +241,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 }
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn send_chunk(&mut self, now: Duration, to: NodeId, snapshot: u64, chunk: u64) -> Result<(), Failure> {
@@ -276,7 +277,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     }
 
     /// What waits here is answered before the replica is deaf.
-    fn refuse_all(&mut self) {
+    pub(super) fn refuse_all(&mut self) {
         self.turn_away(None);
         let barrier = self.barrier.take().into_iter().flat_map(|barrier| barrier.reads);
         let reads: Vec<_> = mem::take(&mut self.new_reads).into_iter().chain(barrier).collect();
@@ -287,6 +288,11 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         for (_, proposed) in mem::take(&mut self.proposed) {
             self.displace(proposed);
         }
+    }
+
+    /// Gives up what is on its way here, or offered.
+    pub(super) fn forget_snapshots(&mut self) {
+        (self.snapshots.receiving, self.snapshots.offered) = (None, None);
     }
 
     /// Forgets snapshots that nobody needs any more.
