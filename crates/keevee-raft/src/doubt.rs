@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use keevee_core::ids::NodeId;
+use keevee_replica::Members;
 
 use crate::message::{LogId, Vote};
 
@@ -21,11 +22,11 @@ pub(crate) struct Doubt {
     /// When to ask the others.
     poll_at: Option<Duration>,
     /// The poll's number, and who has granted it.
-    poll: Option<(u64, BTreeSet<u64>)>,
+    poll: Option<(u64, BTreeSet<NodeId>)>,
 }
 
 impl Doubt {
-    /// About the leader of this vote. The members ask one after the other, so that they do not split the votes.
+    /// About the leader of this vote. The voters ask one after the other, so that they do not split the votes.
     pub(crate) fn new(
         leader: NodeId,
         vote: Vote,
@@ -52,16 +53,21 @@ impl Doubt {
     }
 
     /// The others were asked.
-    pub(crate) fn asked(&mut self, call: u64, own: u64) {
+    pub(crate) fn asked(&mut self, call: u64, own: NodeId) {
         self.poll = Some((call, [own].into()));
     }
 
-    /// A member granted a poll: true if that makes a majority of the poll under way.
-    pub(crate) fn granted(&mut self, call: u64, member: u64, members: usize) -> bool {
+    /// A node granted a poll: true if that makes a majority of the poll under way; in the middle of a change, both.
+    pub(crate) fn granted(&mut self, call: u64, node: NodeId, members: &Members) -> bool {
         let Some((_, granted)) = self.poll.as_mut().filter(|(own, _)| *own == call) else { return false };
-        let had_majority = 2 * granted.len() > members;
-        granted.insert(member);
-        !had_majority && 2 * granted.len() > members
+        let has_majority = |granted: &BTreeSet<NodeId>| {
+            let is_enough =
+                |voters: &BTreeSet<NodeId>| 2 * voters.intersection(granted).count() > voters.len();
+            is_enough(&members.voters) && members.next.as_ref().is_none_or(is_enough)
+        };
+        let had_majority = has_majority(granted);
+        granted.insert(node);
+        !had_majority && has_majority(granted)
     }
 
     /// Whether a candidate could be voted for by who has this vote and this end of the log.
@@ -87,12 +93,24 @@ mod tests {
         assert!(!doubt.is_due(Duration::from_millis(1049)));
         assert!(doubt.is_due(Duration::from_millis(1050)));
         assert!(!doubt.is_due(Duration::from_millis(1051)), "once");
-        doubt.asked(7, 1);
-        assert!(!doubt.granted(6, 3, 5));
-        assert!(!doubt.granted(7, 3, 5));
-        assert!(!doubt.granted(7, 3, 5), "the same again");
-        assert!(doubt.granted(7, 4, 5));
-        assert!(!doubt.granted(7, 5, 5), "it stands already");
+        let members = Members::of_voters((1..=5).map(NodeId));
+        doubt.asked(7, NodeId(1));
+        assert!(!doubt.granted(6, NodeId(3), &members));
+        assert!(!doubt.granted(7, NodeId(3), &members));
+        assert!(!doubt.granted(7, NodeId(3), &members), "the same again");
+        assert!(!doubt.granted(7, NodeId(6), &members), "no voter");
+        assert!(doubt.granted(7, NodeId(4), &members));
+        assert!(!doubt.granted(7, NodeId(5), &members), "it stands already");
+    }
+
+    #[test]
+    fn in_the_middle_of_a_change_both_majorities_count() {
+        let mut doubt = Doubt::new(NodeId(2), VOTE, 0, Duration::ZERO, Duration::from_millis(100));
+        let next = Some([3, 4, 5].map(NodeId).into());
+        let members = Members { next, ..Members::of_voters([1, 2, 3].map(NodeId)) };
+        doubt.asked(7, NodeId(1));
+        assert!(!doubt.granted(7, NodeId(3), &members), "one of the next");
+        assert!(doubt.granted(7, NodeId(4), &members));
     }
 
     #[test]

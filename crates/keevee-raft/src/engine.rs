@@ -8,24 +8,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use keevee_core::ids::{Incarnation, NodeId};
 use keevee_replica::storage::{LogStore, StorageError};
-use keevee_replica::{Engine, EngineStatus, Events, Role};
+use keevee_replica::{Engine, EngineStatus, Events, Members, Role};
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::raft::AppendEntriesRequest;
-use openraft::{AsyncRuntime, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::raft::{AppendEntriesRequest, Precondition};
+use openraft::{AsyncRuntime, EntryPayload, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 
 use crate::doubt::Doubt;
-use crate::log::SharedLog;
+use crate::log::{Known, SharedLog};
 use crate::machine::Machine;
 use crate::message::{AppendResult, LogId, RaftMessage, Vote};
 use crate::network::{Answer, Exchange, Network, ReadIndex};
 use crate::reads::Reads;
-use crate::records;
+use crate::records::{self, Mark};
 use crate::types::{
-    Proposal, Types, our_append_result, our_vote, ours, their_append, their_transfer, their_vote_request,
+    Proposal, Types, membership, our_append_result, our_vote, ours, their_append, their_transfer,
+    their_vote_request, theirs,
 };
 
 /// How leaders are kept and replaced.
@@ -44,7 +46,8 @@ pub struct Timing {
 pub struct Config {
     /// Which one it is.
     pub node: u64,
-    /// All that vote, this one included. The same on every replica, and for ever: members do not change yet.
+    /// The first voters, this one included: the same on each of them, and for ever, whatever changes follow. Nobody, if it
+    /// joins others: it does nothing until their leader turns to it, and learns from the log who they are.
     pub members: BTreeSet<u64>,
     /// How leaders are kept and replaced.
     pub timing: Timing,
@@ -116,7 +119,11 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     log: SharedLog<L>,
     exchange: Exchange,
     node: NodeId,
-    members: BTreeSet<u64>,
+    /// Those who decide: of the last configuration in the log.
+    members: Members,
+    known: Known,
+    /// True if others are in force than the caller was told.
+    is_news: bool,
     timing: Timing,
     /// The caller's time at which the runtime's began.
     origin: Duration,
@@ -148,15 +155,15 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     ///
     /// [`StorageError`] if the log can't be read, or can't be what this replica wrote.
     pub fn open(config: Config, log: L, applied: u64, now: Duration) -> Result<RaftEngine<L>, StorageError> {
-        let members = config.members.clone();
-        let log = SharedLog::open(log, applied, &members, config.page_bytes_max, config.cache_bytes_max)?;
+        let log =
+            SharedLog::open(log, applied, &config.members, config.page_bytes_max, config.cache_bytes_max)?;
         // Index 0 holds the members, and means the same as nothing.
         let applied_id = if applied > 0 { Some(log.id_at(applied)?) } else { None };
         // Far below where counting on would overflow.
         let first_number = config.seed >> 2;
         let exchange = Exchange::new(first_number);
         let network = Network { exchange: exchange.clone(), append_timeout: config.timing.timeout_max };
-        let machine = Machine::new(log.clone(), members.clone(), applied_id);
+        let machine = Machine::new(log.clone(), applied_id);
         let mut runtime = SimRuntime::with_seed(config.seed);
         let started = Raft::new(config.node, config.openraft(), network, log.clone(), machine);
         let raft = runtime.block_on(started).map_err(|fatal| {
@@ -164,14 +171,16 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             log.failed().unwrap_or(corrupt)
         })?;
         let metrics = raft.metrics();
-        Ok(RaftEngine {
+        let mut engine = RaftEngine {
             runtime,
             raft,
             metrics,
             log,
             exchange,
             node: NodeId(config.node),
-            members,
+            members: Members::default(),
+            known: Known::default(),
+            is_news: false,
             timing: config.timing,
             origin: now,
             now,
@@ -187,7 +196,10 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             doubt: None,
             compactable: 0,
             needs_snapshot: None,
-        })
+        };
+        engine.note_members();
+        engine.is_news = false;
+        Ok(engine)
     }
 
     /// Lets openraft go on until it waits for the time, the disk or a peer.
@@ -204,6 +216,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             // The runtime's clock moves only when nothing else is left to do.
             SimRuntime::sleep(GRAIN).await;
         });
+        self.note_members();
         self.note_leadership();
         for ReadIndex { from, round, index } in self.exchange.take_read_indexes() {
             self.reads.answered(from, round, index, self.applied);
@@ -262,6 +275,10 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                 });
             }
             RaftMessage::TransferLeader { vote, to, last } => {
+                // openraft would stand for election, and without members it needs no votes.
+                if to == self.node.0 && !self.members.is_voter(self.node) {
+                    return;
+                }
                 let request = their_transfer(vote, to, last);
                 self.spawn(async move { drop(raft.handle_transfer_leader(request).await) });
             }
@@ -282,7 +299,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             RaftMessage::Flushed { index } => self.note_flushed(from.0, index),
             RaftMessage::TooFarBehind { call, vote, through } => {
                 // A leader of long ago may know less than its successor, and must not take this for a sign that it leads.
-                if self.log.hard_state().vote == Some(vote) && !self.log.is_saving_vote() {
+                if self.log.vote() == Some(vote) && !self.log.is_saving_vote() {
                     let has_all = self.applied >= through;
                     exchange.send(from, RaftMessage::CaughtUp { call, has_all });
                     if !has_all {
@@ -313,6 +330,29 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         });
     }
 
+    /// Follows the members as the log has them.
+    fn note_members(&mut self) {
+        let (is_last_other, is_chosen_other) = self.log.follow_members(&mut self.known);
+        self.is_news |= is_chosen_other;
+        if is_last_other {
+            self.members = self.known.last.as_ref().map(|last| last.members.clone()).unwrap_or_default();
+            // One that comes back later comes without what it had.
+            let (members, own) = (self.members.all(), self.node);
+            self.flushed.retain(|node, _| *node == own.0 || members.contains(&NodeId(*node)));
+        }
+    }
+
+    /// Those in force.
+    fn chosen_members(&self) -> Option<&Members> {
+        self.known.chosen.as_ref().map(|chosen| &chosen.members)
+    }
+
+    /// The other members.
+    fn others(&self) -> impl Iterator<Item = NodeId> {
+        let own = self.node;
+        self.members.all().into_iter().filter(move |member| *member != own)
+    }
+
     fn note_flushed(&mut self, member: u64, index: u64) {
         let flushed = self.flushed.entry(member).or_default();
         *flushed = index.max(*flushed);
@@ -321,9 +361,10 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
 
     /// Drops the log below what every member has flushed, or what a snapshot would bring to those that have not.
     fn drop_flushed(&mut self) {
-        let by_all = |member: &u64| self.flushed.get(member).copied().unwrap_or(0);
-        let everywhere = self.members.iter().map(by_all).min().unwrap_or(0).min(self.matched());
-        let through = everywhere.max(self.compactable.min(by_all(&self.node.0))).min(self.applied);
+        let flushed_by = |member: NodeId| self.flushed.get(&member.0).copied().unwrap_or(0);
+        let own = flushed_by(self.node);
+        let by_all = self.others().map(flushed_by).min().unwrap_or(own).min(self.matched());
+        let through = by_all.max(self.compactable).min(own).min(self.applied);
         let dropped = self.log.droppable().map_or(0, |id| id.index);
         // An error shows itself at the next look: the log keeps it.
         if through > dropped
@@ -373,7 +414,10 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
 
     /// Of a leader that needs others: how long no quorum has answered.
     fn unheard(&self, metrics: &RaftMetrics<Types>) -> Option<Duration> {
-        let (_, since) = self.leads_since.filter(|_| self.members.len() > 1)?;
+        let needs_others = |voters: &BTreeSet<NodeId>| voters.iter().any(|voter| *voter != self.node);
+        let is_alone =
+            !needs_others(&self.members.voters) && !self.members.next.as_ref().is_some_and(needs_others);
+        let (_, since) = self.leads_since.filter(|_| !is_alone)?;
         let acknowledged = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed_since_start());
         let reached = self.now.saturating_sub(self.origin);
         Some(reached.saturating_sub(acknowledged.map_or(since, |acknowledged| acknowledged.max(since))))
@@ -391,9 +435,10 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     }
 
     fn doubt_leader(&mut self, leader: NodeId) {
-        let Some(vote) = self.log.hard_state().vote else { return };
-        let before = self.members.iter().filter(|member| ![leader.0, self.node.0].contains(member));
-        let rank = before.filter(|member| **member < self.node.0).count() as u32;
+        let Some(vote) = self.log.vote() else { return };
+        let is_before =
+            |member: &NodeId| *member < self.node && *member != leader && self.members.is_voter(*member);
+        let rank = self.others().filter(is_before).count() as u32;
         self.doubt = Some(Doubt::new(leader, vote, rank, self.now, self.timing.heartbeat));
         self.poll_if_due();
     }
@@ -404,33 +449,36 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         self.doubt.take_if(|doubt| is_sign_of_life && doubt.is_about(from));
     }
 
-    /// The doubt, unless it is of the past: it ends with another vote too.
+    /// The doubt, unless it is of the past: it ends with another vote too. Only a voter has any.
     fn standing_doubt(&mut self) -> Option<&mut Doubt> {
-        let vote = self.log.hard_state().vote;
+        let vote = self.log.vote().filter(|_| self.members.is_voter(self.node));
         self.doubt.take_if(|doubt| vote != Some(doubt.vote()));
         self.doubt.as_mut()
     }
 
     /// Asks the others whether they doubt the leader as well.
     fn poll_if_due(&mut self) {
-        let (now, own) = (self.now, self.node.0);
+        let (now, own) = (self.now, self.node);
         if !self.standing_doubt().is_some_and(|doubt| doubt.is_due(now)) {
             return;
         }
         let (call, last) = (self.exchange.number(), self.log.last());
         let Some(doubt) = &mut self.doubt else { return };
         doubt.asked(call, own);
-        let vote = Vote { term: doubt.vote().term + 1, node: own, committed: false };
-        for member in self.members.iter().filter(|member| **member != self.node.0) {
+        let vote = Vote { term: doubt.vote().term + 1, node: own.0, committed: false };
+        for voter in self.others().filter(|member| self.members.is_voter(*member)) {
             let poll = RaftMessage::RequestVote { call, poll: true, vote, last, transfer: false };
-            self.exchange.send(NodeId(*member), poll);
+            self.exchange.send(voter, poll);
         }
     }
 
     /// Answers a request for a vote as one in doubt, if it is: grants polls, and lets a vote pass openraft's protection
-    /// of the leader.
+    /// of the leader. One that was removed may believe that it votes, and doubt for long.
     fn doubtful(&mut self, from: NodeId, message: RaftMessage) -> Option<RaftMessage> {
         let own_last = self.log.last();
+        if !self.members.is_voter(from) {
+            return Some(message);
+        }
         let Some(doubt) = self.standing_doubt() else { return Some(message) };
         let RaftMessage::RequestVote { call, poll, vote, last, .. } = message else { return Some(message) };
         if !doubt.would_vote(vote, last, own_last) {
@@ -445,8 +493,11 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     }
 
     fn stand_if_granted(&mut self, from: NodeId, call: u64) {
-        let members = self.members.len();
-        if self.standing_doubt().is_some_and(|doubt| doubt.granted(call, from.0, members)) {
+        if self.standing_doubt().is_none() {
+            return;
+        }
+        let members = &self.members;
+        if self.doubt.as_mut().is_some_and(|doubt| doubt.granted(call, from, members)) {
             let raft = self.raft.clone();
             self.spawn(async move { drop(raft.trigger().elect(false).await) });
         }
@@ -464,7 +515,10 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             heard.is_some_and(|at| at.elapsed_since_start() + self.timing.timeout_min > reached)
         };
         let may_lead = |member: &u64| {
-            *member != self.node.0 && wanted.is_none_or(|wanted| wanted.0 == *member) && answers(member)
+            *member != self.node.0
+                && self.members.is_voter(NodeId(*member))
+                && wanted.is_none_or(|wanted| wanted.0 == *member)
+                && answers(member)
         };
         let others = replication.into_iter().filter(|(member, _)| may_lead(member));
         let Some((to, _)) = others.max_by_key(|(_, matched)| *matched) else { return };
@@ -472,10 +526,14 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
     }
 
-    /// Whether it leads, and a quorum has told so within twice the longest timeout. Slow disks hold answers back.
+    /// Whether it leads, and a quorum has told so within twice the longest timeout. Slow disks hold answers back. One whose
+    /// removal is chosen leads on in openraft for a moment, to hand over.
     fn leads(&self, metrics: &RaftMetrics<Types>) -> bool {
         let is_fresh = |unheard: Duration| unheard <= 2 * self.timing.timeout_max;
-        metrics.state == ServerState::Leader && self.unheard(metrics).is_none_or(is_fresh)
+        let has_voice = |members: &Members| members.is_voter(self.node);
+        metrics.state == ServerState::Leader
+            && (has_voice(&self.members) || self.chosen_members().is_some_and(has_voice))
+            && self.unheard(metrics).is_none_or(is_fresh)
     }
 
     fn failure(&self) -> Option<StorageError> {
@@ -501,9 +559,13 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
 
     fn message(&mut self, now: Duration, from: NodeId, message: RaftMessage) -> bool {
         self.now = self.now.max(now);
-        let term = self.log.hard_state().vote.map_or(0, |vote| vote.term);
-        if !self.members.contains(&from.0) || !message.is_plausible(from.0, &self.members, term) {
+        let term = self.log.vote().map_or(0, |vote| vote.term);
+        if !message.is_plausible(from.0, term) {
             return false;
+        }
+        // Who knows no members has lost what a replica before it may have acknowledged here.
+        if self.known.last.is_none() && matches!(message, RaftMessage::RequestVote { .. }) {
+            return true;
         }
         self.end_doubt(from, &message);
         if let Some(message) = self.doubtful(from, message) {
@@ -582,8 +644,8 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
             return;
         }
         self.told_flushed = Some(self.now);
-        for member in self.members.iter().filter(|member| **member != self.node.0) {
-            self.exchange.send(NodeId(*member), RaftMessage::Flushed { index });
+        for member in self.others() {
+            self.exchange.send(member, RaftMessage::Flushed { index });
         }
         self.note_flushed(self.node.0, index);
     }
@@ -595,11 +657,13 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
     }
 
     fn snapshot_mark(&mut self, applied: u64) -> Result<Bytes, StorageError> {
-        self.log.id_at(applied).map(records::encode_mark)
+        let (id, configured) = (self.log.id_at(applied)?, self.log.members_at(applied));
+        Ok(records::encode_mark(&Mark { id, configured }))
     }
 
     fn may_adopt_snapshot(&self, index: u64, mark: &Bytes) -> bool {
-        records::decode_mark(index, mark).is_ok_and(|id| id.index > self.applied && self.log.may_adopt(id))
+        let is_wanted = |mark: Mark| mark.id.index > self.applied && self.log.may_adopt(&mark);
+        records::decode_mark(index, mark).is_ok_and(is_wanted)
     }
 
     fn adopt_snapshot(
@@ -608,12 +672,33 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         mark: &Bytes,
         incarnation: Incarnation,
     ) -> Result<u64, StorageError> {
-        let id = records::decode_mark(index, mark)?;
-        self.log.adopt_snapshot(id, incarnation)
+        let mark = records::decode_mark(index, mark)?;
+        self.log.adopt_snapshot(mark, incarnation)
     }
 
     fn log_bytes(&self) -> Result<u64, StorageError> {
         self.log.bytes()
+    }
+
+    fn propose_members(&mut self, now: Duration, members: Members) {
+        self.now = self.now.max(now);
+        let Some(chosen) = self.known.chosen.as_ref().filter(|_| self.leader() == Some(self.node)) else {
+            return;
+        };
+        // openraft refuses what is no sound step from the last configuration, and all while that is not chosen.
+        let unless_changed =
+            Precondition::LastMembershipLogId { last_membership_log_id: Some(theirs(chosen.id)) };
+        let (raft, membership) = (self.raft.clone(), membership(&members));
+        self.spawn(async move {
+            let proposed = raft.append_membership(membership, EntryPayload::Blank, [unless_changed]);
+            // It is handed over at the first look. What becomes of it the log tells.
+            drop(proposed.now_or_never());
+        });
+    }
+
+    fn is_changing_members(&self) -> bool {
+        // Entries may follow a configuration that is not chosen: it decides from its place in the log on.
+        false
     }
 
     fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
@@ -633,7 +718,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
 
     fn status(&self) -> EngineStatus {
         let metrics = self.metrics.borrow_watched();
-        let state = self.log.hard_state();
+        let (committed, purged) = self.log.committed_and_purged();
         let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
         let replication = metrics.replication.clone().unwrap_or_default();
         let matched = |(member, id): (u64, Option<_>)| (NodeId(member), index(id.as_ref().map(ours)));
@@ -646,10 +731,13 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
             },
             leader: self.leader(),
             ballot: metrics.current_term.to_string(),
-            first: state.purged.map_or(1, |purged| purged.index + 1),
+            first: purged.map_or(1, |purged| purged.index + 1),
             last: index(self.log.last()),
-            chosen: index(state.committed),
+            chosen: index(committed),
             flushed: self.flushed.get(&self.node.0).copied().unwrap_or(0),
+            members: self.chosen_members().cloned().unwrap_or_default(),
+            // Who has them in its log goes by them, chosen or not.
+            are_members_known: true,
             acknowledged: replication
                 .into_iter()
                 .filter(|(member, _)| *member != self.node.0)
@@ -664,8 +752,12 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
             send: self.exchange.take_outgoing(),
             chosen: self.log.take_chosen(),
             reads_ready: self.reads.take_ready(),
+            members: mem::take(&mut self.is_news).then(|| self.chosen_members().cloned().unwrap_or_default()),
             needs_snapshot: self.needs_snapshot.take(),
             failed: self.failure(),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

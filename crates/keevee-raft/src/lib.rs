@@ -16,7 +16,8 @@
 //! | `message.rs`, `types.rs`, `records.rs` | messages; openraft's type parameters; bytes on disk |
 //!
 //! It leaves out what an entry means (`keevee-core`), batching and answers (`keevee-replica`), sockets and disks
-//! (`keevee-server`), changes of members and snapshots, which are not built yet. No type of openraft leaves it.
+//! (`keevee-server`), which members a shard shall have, and how a snapshot travels (`keevee-replica`). No type of openraft
+//! leaves it.
 
 mod doubt;
 mod engine;
@@ -29,4 +30,4 @@ pub mod records;
 mod types;
 
 pub use engine::{Config, RaftEngine, Timing};
-pub use message::{AppendResult, LogEntry, LogId, Payload, RaftMessage, Vote};
+pub use message::{AppendResult, Configured, LogEntry, LogId, Payload, RaftMessage, Vote};

@@ -3,7 +3,10 @@
 //! Votes, entries and drops go through the one queue of the log store, so that they reach the disk in the order in
 //! which openraft wanted them. What openraft waits for is told by [`SharedLog::persisted`]: an append's flush
 //! callback, or the end of `save_vote`. The committed index is saved with whatever is written next: after a crash
-//! the leader tells it anew.
+//! the leader tells it anew. Only where it makes other members the chosen ones it is written at once.
+//!
+//! Configurations are entries too. The hard state lists all that the log holds, and is written with whatever changes that, so
+//! that the one in force at any index is known without reading the log.
 //!
 //! openraft hands out committed entries before they are on this node's disk. They wait here
 //! ([`SharedLog::take_chosen`]) until they are: what is applied and then lost with the log would be lost for good.
@@ -15,7 +18,8 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use keevee_core::ids::Incarnation;
+use keevee_core::ids::{Incarnation, NodeId};
+use keevee_replica::Members;
 use keevee_replica::storage::{LogRecord, LogStore, StorageError};
 use openraft::alias::{LogIdOf, OneshotSenderOf, VoteOf};
 use openraft::async_runtime::oneshot::OneshotSender;
@@ -23,8 +27,8 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use openraft::{EntryPayload, LogState, RaftLogReader};
 
-use crate::message::{LogEntry, LogId, Payload};
-use crate::records::{self, HardState};
+use crate::message::{Configured, LogEntry, LogId, Payload, Vote};
+use crate::records::{self, HardState, Mark};
 use crate::types::{Entry, FIRST, Types, our_entry, our_vote, ours, their_entry, their_vote, theirs};
 
 /// A log, shared by the engine and openraft's tasks. All of them run on one thread.
@@ -37,10 +41,12 @@ impl<L> Clone for SharedLog<L> {
 }
 
 /// Invariants: `recent` holds consecutive entries and ends with `last`, if it holds any; `synced` is below any
-/// index that a write under way changes.
+/// index that a write under way changes; `state.configurations` are in order, and none is behind `last`.
 struct Log<L> {
     store: L,
     state: HardState,
+    /// The first members; none if this replica joined later.
+    first: Option<Configured>,
     /// True if `state` says more than what was submitted.
     is_state_ahead: bool,
     last: Option<LogId>,
@@ -71,6 +77,15 @@ struct Writing {
     waiter: Waiter,
 }
 
+/// What the log says of the members.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// The last configuration, which decides whether it is chosen or not (Ongaro 2014, section 4.1).
+    pub(crate) last: Option<Configured>,
+    /// The last one that is known to be chosen.
+    pub(crate) chosen: Option<Configured>,
+}
+
 enum Waiter {
     Nobody,
     Append(IOFlushed<Types>),
@@ -78,7 +93,8 @@ enum Waiter {
 }
 
 impl<L: LogStore> SharedLog<L> {
-    /// The log as a process finds it. A new one is given its first entry, the members.
+    /// The log as a process finds it. A new one is given its first entry, the first voters, unless there are none: then it
+    /// is that of a replica which joins others, and has all from them.
     pub(crate) fn open(
         store: L,
         applied: u64,
@@ -92,10 +108,18 @@ impl<L: LogStore> SharedLog<L> {
         };
         let first = state.purged.map_or(0, |purged| purged.index + 1);
         let last = store.last()?;
+        // What the log has of the first members counts more than what this replica is told: they may have changed since.
+        let stored = if first == 0 { store.read(0, 0, usize::MAX)? } else { Vec::new() };
+        let stored = stored.into_iter().find(|(index, _)| *index == 0);
+        let stored = stored.map(|(index, bytes)| records::decode_entry(index, bytes)).transpose()?;
+        let first_members = match stored.map(|entry| entry.payload) {
+            Some(Payload::Members(members)) => Some(members),
+            _ => (!voters.is_empty()).then(|| Members::of_voters(voters.iter().copied().map(NodeId))),
+        };
         let mut log = Log {
             store,
-            state,
             is_state_ahead: false,
+            first: first_members.map(|members| Configured { id: FIRST, members }),
             last: state.purged,
             recent: VecDeque::new(),
             recent_bytes: 0,
@@ -108,6 +132,7 @@ impl<L: LogStore> SharedLog<L> {
             chosen: VecDeque::new(),
             droppable: state.purged,
             failed: None,
+            state,
         };
         // What is applied needs no second look, but for the place of the last of it.
         let mut next = first.max(applied);
@@ -121,11 +146,16 @@ impl<L: LogStore> SharedLog<L> {
             page.into_iter().for_each(|entry| log.remember(their_entry(entry)));
         }
         log.check_restored(applied)?;
-        if log.last.is_none() {
-            let members = LogEntry { id: FIRST, payload: Payload::Members(voters.clone()) };
-            log.write_entries(vec![their_entry(members)], Waiter::Nobody);
-        } else {
-            log.synced = last;
+        if applied > 0 {
+            let applied = log.id_at(applied)?;
+            log.state.committed = log.state.committed.max(Some(applied));
+        }
+        match log.first.clone().filter(|_| log.last.is_none()) {
+            Some(Configured { id, members }) => {
+                let members = LogEntry { id, payload: Payload::Members(members) };
+                log.write_entries(vec![their_entry(members)], Waiter::Nobody);
+            }
+            None => log.synced = last,
         }
         Ok(SharedLog(Arc::new(Mutex::new(log))))
     }
@@ -182,8 +212,35 @@ impl<L: LogStore> SharedLog<L> {
         self.lock().writing.iter().any(|writing| matches!(writing.waiter, Waiter::Vote(_)))
     }
 
-    pub(crate) fn hard_state(&self) -> HardState {
-        self.lock().state
+    /// What this replica voted for.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.lock().state.vote
+    }
+
+    /// How far it knows entries to be committed, and how far the log was dropped.
+    pub(crate) fn committed_and_purged(&self) -> (Option<LogId>, Option<LogId>) {
+        let log = self.lock();
+        (log.state.committed, log.state.purged)
+    }
+
+    /// The configuration in force at an index.
+    pub(crate) fn members_at(&self, index: u64) -> Option<Configured> {
+        self.lock().members_at(index).cloned()
+    }
+
+    /// Brings what is known of the members up to date: whether the last configuration is another now, and whether the last
+    /// chosen one is.
+    pub(crate) fn follow_members(&self, known: &mut Known) -> (bool, bool) {
+        let log = self.lock();
+        let follow = |known: &mut Option<Configured>, found: Option<&Configured>| {
+            let id = |one: &Configured| one.id;
+            let is_other = found.map(id) != known.as_ref().map(id);
+            if is_other {
+                *known = found.cloned();
+            }
+            is_other
+        };
+        (follow(&mut known.last, log.members_at(u64::MAX)), follow(&mut known.chosen, log.chosen_members()))
     }
 
     pub(crate) fn last(&self) -> Option<LogId> {
@@ -198,18 +255,23 @@ impl<L: LogStore> SharedLog<L> {
 
     /// True if a snapshot brings something new, and nothing of a term that this replica has not voted in: it may come from a
     /// follower of a later leader, and a log must not be ahead of the vote.
-    pub(crate) fn may_adopt(&self, id: LogId) -> bool {
-        let state = self.lock().state;
-        let is_new = state.committed.is_none_or(|committed| committed.index < id.index);
-        is_new && state.vote.is_some_and(|vote| id.term <= vote.term)
+    pub(crate) fn may_adopt(&self, mark: &Mark) -> bool {
+        let log = self.lock();
+        let is_new = log.state.committed.is_none_or(|committed| committed.index < mark.id.index);
+        let has_members = mark.configured.is_some() || log.first.is_some();
+        is_new && has_members && log.state.vote.is_some_and(|vote| mark.id.term <= vote.term)
     }
 
     /// Puts a snapshot in the place of the log up to its index: the write's token. Nothing must be written in between that
     /// and a new start. What follows is kept if the entry there is the snapshot's (Raft, section 7): then all of it may be
     /// what a leader has counted. Else none of it is.
-    pub(crate) fn adopt_snapshot(&self, id: LogId, incarnation: Incarnation) -> Result<u64, StorageError> {
+    pub(crate) fn adopt_snapshot(&self, mark: Mark, incarnation: Incarnation) -> Result<u64, StorageError> {
+        let Mark { id, configured } = mark;
         let mut log = self.lock();
         let agrees = log.last.is_some_and(|last| last.index >= id.index) && log.id_at(id.index)? == id;
+        let configured = configured.or_else(|| log.first.clone());
+        log.state.configurations.retain(|later| agrees && later.id.index > id.index);
+        log.state.configurations.splice(0..0, configured);
         log.state.purged = Some(id);
         log.state.committed = log.state.committed.max(Some(id));
         let mut records = vec![
@@ -239,6 +301,11 @@ impl<L: LogStore> SharedLog<L> {
         self.lock().failed.clone()
     }
 
+    #[cfg(test)]
+    pub(crate) fn with_store<T>(&self, look: impl FnOnce(&mut L) -> T) -> T {
+        look(&mut self.lock().store)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Log<L>> {
         // A panic while it is held ends the replica.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -250,7 +317,10 @@ impl<L: LogStore> Log<L> {
     fn check_restored(&self, applied: u64) -> Result<(), StorageError> {
         let corrupt = |cause: String| Err(StorageError::Corrupt { what: "the log", cause });
         let end = self.last.map_or(0, |last| last.index);
-        if end < applied || self.last.is_none() && self.state != HardState::default() {
+        // One that joins votes before it has an entry.
+        let vote = self.state.vote.filter(|_| self.first.is_none());
+        let has_lost_all = self.last.is_none() && self.state != HardState { vote, ..HardState::default() };
+        if end < applied || has_lost_all {
             return corrupt(format!("the state is at index {applied}, the log ends at {end}"));
         }
         if let Some(purged) = self.state.purged.filter(|purged| purged.index > applied) {
@@ -259,11 +329,25 @@ impl<L: LogStore> Log<L> {
         if let Some(committed) = self.state.committed.filter(|committed| committed.index > end) {
             return corrupt(format!("index {} is marked committed and missing", committed.index));
         }
+        let behind = self.state.configurations.last().filter(|last| last.id.index > end);
+        if let Some(Configured { id, .. }) = behind {
+            return corrupt(format!("index {} holds members and is missing", id.index));
+        }
         let term = self.state.vote.map_or(0, |vote| vote.term);
         match self.last.filter(|last| last.term > term) {
             Some(last) => corrupt(format!("index {} is above the vote in term {term}", last.index)),
             None => Ok(()),
         }
+    }
+
+    fn members_at(&self, index: u64) -> Option<&Configured> {
+        let is_old = |one: &&Configured| one.id.index <= index;
+        self.state.configurations.iter().rfind(is_old).or(self.first.as_ref())
+    }
+
+    /// The first members need no quorum to be chosen.
+    fn chosen_members(&self) -> Option<&Configured> {
+        self.members_at(self.state.committed.map_or(0, |committed| committed.index))
     }
 
     fn id_at(&self, index: u64) -> Result<LogId, StorageError> {
@@ -339,14 +423,26 @@ impl<L: LogStore> Log<L> {
             {
                 self.appended.push((proposal.tag, index));
             }
-            records.push(LogRecord::Entry { index, bytes: records::encode_entry(&our_entry(&entry)) });
+            let ours = our_entry(&entry);
+            records.push(LogRecord::Entry { index, bytes: records::encode_entry(&ours) });
             self.remember(entry);
+            self.note_members(ours);
         }
         if std::mem::take(&mut self.is_state_ahead) {
             records.push(LogRecord::HardState(records::encode_hard_state(&self.state)));
         }
         let last = self.last.map_or(0, |last| last.index);
         self.submit(records, last, true, waiter);
+    }
+
+    /// Notes a configuration, to be written with its entry.
+    fn note_members(&mut self, entry: LogEntry) {
+        let Payload::Members(members) = entry.payload else { return };
+        let configured = Configured { id: entry.id, members };
+        if self.first.as_ref() != Some(&configured) {
+            self.state.configurations.push(configured);
+            self.is_state_ahead = true;
+        }
     }
 
     fn write_state(&mut self, before: Option<LogRecord>, waiter: Waiter) {
@@ -439,8 +535,14 @@ impl<L: LogStore + Send + 'static> RaftLogStorage<Types> for SharedLog<L> {
 
     async fn save_committed(&mut self, committed: Option<LogIdOf<Types>>) -> Result<(), io::Error> {
         let mut log = self.lock();
+        let known = log.chosen_members().map(|chosen| chosen.id);
         log.state.committed = committed.as_ref().map(ours);
-        log.is_state_ahead = true;
+        if log.chosen_members().map(|chosen| chosen.id) == known {
+            log.is_state_ahead = true;
+        } else {
+            // Nothing may be written for long, and a replica must not go back to who took part before.
+            log.write_state(None, Waiter::Nobody);
+        }
         Ok(())
     }
 
@@ -467,7 +569,14 @@ impl<L: LogStore + Send + 'static> RaftLogStorage<Types> for SharedLog<L> {
         log.last = last;
         log.synced = log.synced.min(end);
         log.writing.iter_mut().for_each(|writing| writing.last = writing.last.min(end));
-        log.submit(vec![LogRecord::DropFrom(from)], 0, false, Waiter::Nobody);
+        let known = log.state.configurations.len();
+        log.state.configurations.retain(|one| one.id.index < from);
+        if log.state.configurations.len() < known {
+            // Together, so that no configuration is listed that the log does not hold.
+            log.write_state(Some(LogRecord::DropFrom(from)), Waiter::Nobody);
+        } else {
+            log.submit(vec![LogRecord::DropFrom(from)], 0, false, Waiter::Nobody);
+        }
         Ok(())
     }
 
@@ -475,6 +584,9 @@ impl<L: LogStore + Send + 'static> RaftLogStorage<Types> for SharedLog<L> {
         let mut log = self.lock();
         let id = ours(&id);
         log.state.purged = log.state.purged.max(Some(id));
+        let in_force = log.members_at(id.index).cloned();
+        log.state.configurations.retain(|one| one.id.index > id.index);
+        log.state.configurations.splice(0..0, in_force);
         while log.recent.front().is_some_and(|entry| entry.log_id.index <= id.index)
             && let Some(entry) = log.recent.pop_front()
         {
@@ -488,47 +600,90 @@ impl<L: LogStore + Send + 'static> RaftLogStorage<Types> for SharedLog<L> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use keevee_replica::storage::MemoryLog;
 
     use super::*;
-    use crate::message::Vote;
+
+    const NOBODY: BTreeSet<u64> = BTreeSet::new();
 
     fn id(term: u64, index: u64) -> LogId {
         LogId { term, index }
     }
 
+    fn mark(id: LogId) -> Mark {
+        Mark { id, configured: None }
+    }
+
+    fn voters(nodes: &[u64]) -> Members {
+        Members::of_voters(nodes.iter().copied().map(NodeId))
+    }
+
+    fn open(store: MemoryLog, applied: u64) -> SharedLog<MemoryLog> {
+        SharedLog::open(store, applied, &BTreeSet::from([1]), 1_000, 1_000).expect("a good log")
+    }
+
+    /// The log as a crash leaves it, once all that was submitted so far is on disk.
+    fn crashed(log: &SharedLog<MemoryLog>) -> MemoryLog {
+        log.with_store(|store| {
+            store.sync();
+            store.crashed()
+        })
+    }
+
+    fn append(log: &SharedLog<MemoryLog>, id: LogId, payload: Payload) {
+        log.lock().write_entries(vec![their_entry(LogEntry { id, payload })], Waiter::Nobody);
+    }
+
+    fn truncate_after(log: &SharedLog<MemoryLog>, last: LogId) {
+        let done = log.clone().truncate_after(Some(theirs(last))).now_or_never();
+        done.expect("it waits for nothing").expect("memory does not fail");
+    }
+
+    fn purge(log: &SharedLog<MemoryLog>, id: LogId) {
+        let done = log.clone().purge(theirs(id)).now_or_never();
+        done.expect("it waits for nothing").expect("memory does not fail");
+    }
+
     /// A log of entries 1 to 6, of terms 1 and 2, of a replica that has voted in term 2 and knows entry 1 to be chosen.
     fn log() -> SharedLog<MemoryLog> {
-        let mut store = MemoryLog::default();
-        let members = LogEntry { id: FIRST, payload: Payload::Members(BTreeSet::from([1])) };
-        let data = |index| LogEntry { id: id(if index < 4 { 1 } else { 2 }, index), payload: Payload::Blank };
-        let entries = std::iter::once(members).chain((1..=6).map(data));
-        let mut records: Vec<LogRecord> = entries
-            .map(|entry| LogRecord::Entry { index: entry.id.index, bytes: records::encode_entry(&entry) })
-            .collect();
-        let vote = Some(Vote { term: 2, node: 1, committed: true });
-        let state = HardState { vote, committed: Some(id(1, 1)), purged: None };
-        records.push(LogRecord::HardState(records::encode_hard_state(&state)));
-        store.submit(records, 1);
-        store.sync();
-        SharedLog::open(store, 1, &BTreeSet::from([1]), 1_000, 1_000).expect("a good log")
+        let log = open(MemoryLog::default(), 0);
+        {
+            let mut log = log.lock();
+            log.state.vote = Some(Vote { term: 2, node: 1, committed: true });
+            log.state.committed = Some(id(1, 1));
+            log.is_state_ahead = true;
+        }
+        (1..=6).for_each(|index| append(&log, id(if index < 4 { 1 } else { 2 }, index), Payload::Blank));
+        open(crashed(&log), 1)
+    }
+
+    /// The same with others: from entry 7 on node 2 is one, from 9 on it votes.
+    fn changed_log() -> SharedLog<MemoryLog> {
+        let log = log();
+        append(&log, id(2, 7), Payload::Members(with_learner()));
+        append(&log, id(2, 8), Payload::Blank);
+        append(&log, id(2, 9), Payload::Members(voters(&[1, 2])));
+        log
+    }
+
+    fn with_learner() -> Members {
+        Members { learners: [NodeId(2)].into(), ..voters(&[1]) }
+    }
+
+    fn members_at(log: &SharedLog<MemoryLog>, index: u64) -> Option<Members> {
+        log.members_at(index).map(|one| one.members)
     }
 
     /// What a start finds once a snapshot was taken over: the last entry's place, and the indexes of all.
     fn adopted(snapshot: LogId) -> (Option<LogId>, Vec<u64>) {
         let log = log();
-        assert!(log.may_adopt(snapshot));
-        log.adopt_snapshot(snapshot, Incarnation(1)).expect("a good log");
-        let store = {
-            let mut log = log.lock();
-            log.store.sync();
-            log.store.crashed()
-        };
+        assert!(log.may_adopt(&mark(snapshot)));
+        log.adopt_snapshot(mark(snapshot), Incarnation(1)).expect("a good log");
+        let store = crashed(&log);
         assert_eq!(store.incarnation(), Ok(Incarnation(1)));
         let entries = store.read(0, 100, usize::MAX).expect("memory does not fail");
-        let members = BTreeSet::from([1]);
-        let opened = SharedLog::open(store, snapshot.index, &members, 1_000, 1_000).expect("a good log");
-        (opened.last(), entries.into_iter().map(|(index, _)| index).collect())
+        (open(store, snapshot.index).last(), entries.into_iter().map(|(index, _)| index).collect())
     }
 
     #[test]
@@ -546,7 +701,106 @@ mod tests {
 
     #[test]
     fn a_snapshot_of_a_later_term_than_the_vote_is_not_taken_over() {
-        assert!(!log().may_adopt(id(3, 9)), "a start would refuse a log that is ahead of its vote");
-        assert!(!log().may_adopt(id(1, 1)), "it brings nothing new");
+        let may_adopt = |id| log().may_adopt(&mark(id));
+        assert!(!may_adopt(id(3, 9)), "a start would refuse a log that is ahead of its vote");
+        assert!(!may_adopt(id(1, 1)), "it brings nothing new");
+    }
+
+    #[test]
+    fn a_start_knows_the_members_at_any_index_wherever_they_stand() {
+        // camunda#57389 forgot those that were not committed.
+        for applied in [1, 7, 8, 9] {
+            let log = open(crashed(&changed_log()), applied);
+            assert_eq!(members_at(&log, 6), Some(voters(&[1])), "the first");
+            assert_eq!(members_at(&log, 8), Some(with_learner()));
+            assert_eq!(members_at(&log, u64::MAX), Some(voters(&[1, 2])));
+            let mut known = Known::default();
+            assert_eq!(log.follow_members(&mut known), (true, true));
+            let chosen = members_at(&log, applied);
+            assert_eq!(known.chosen.map(|one| one.members), chosen, "what is applied is chosen");
+            assert_eq!(known.last.map(|one| one.id), Some(id(2, 9)));
+        }
+    }
+
+    #[test]
+    fn members_outlast_the_entries_that_named_them() {
+        let log = changed_log();
+        purge(&log, id(2, 8));
+        let log = open(crashed(&log), 8);
+        assert_eq!(members_at(&log, 8), Some(with_learner()));
+        assert_eq!(members_at(&log, 9), Some(voters(&[1, 2])));
+        purge(&log, id(2, 9));
+        let log = open(crashed(&log), 9);
+        assert_eq!(members_at(&log, 9), Some(voters(&[1, 2])));
+        assert_eq!(log.lock().state.configurations.len(), 1, "those before count no more");
+    }
+
+    #[test]
+    fn members_go_with_the_entry_that_named_them() {
+        let log = changed_log();
+        let whole = crashed(&log);
+        truncate_after(&log, id(2, 8));
+        assert_eq!(members_at(&log, u64::MAX), Some(with_learner()));
+        append(&log, id(2, 9), Payload::Blank);
+        // A crash before that is on disk.
+        assert_eq!(members_at(&open(whole, 1), u64::MAX), Some(voters(&[1, 2])));
+        let log = open(crashed(&log), 1);
+        assert_eq!(members_at(&log, u64::MAX), Some(with_learner()));
+        truncate_after(&log, id(2, 6));
+        assert_eq!(members_at(&open(crashed(&log), 1), u64::MAX), Some(voters(&[1])));
+    }
+
+    #[test]
+    fn a_snapshot_brings_its_members() {
+        let joint = Members { next: Some([NodeId(3)].into()), ..voters(&[1, 2]) };
+        let brought = |id| Configured { id, members: joint.clone() };
+        let adopt = |id, configured| {
+            let log = changed_log();
+            log.adopt_snapshot(Mark { id, configured }, Incarnation(1)).expect("a good log");
+            open(crashed(&log), id.index)
+        };
+        let later = adopt(id(2, 20), Some(brought(id(2, 12))));
+        assert_eq!(later.members_at(u64::MAX), Some(brought(id(2, 12))));
+        let same = adopt(id(2, 8), Some(Configured { id: id(2, 7), members: with_learner() }));
+        assert_eq!(
+            (members_at(&same, 8), members_at(&same, 9)),
+            (Some(with_learner()), Some(voters(&[1, 2])))
+        );
+        let other = adopt(id(1, 8), Some(brought(id(1, 8))));
+        assert_eq!(members_at(&other, u64::MAX), Some(joint), "what followed was not chosen");
+        let of_old = adopt(id(2, 20), None);
+        assert_eq!(members_at(&of_old, u64::MAX), Some(voters(&[1])));
+    }
+
+    #[test]
+    fn a_replica_that_joins_starts_with_nothing_and_keeps_what_it_is_given() {
+        let open = |store, applied| SharedLog::open(store, applied, &NOBODY, 1_000, 1_000);
+        let log = open(MemoryLog::default(), 0).expect("a new log");
+        assert_eq!((log.last(), log.members_at(u64::MAX)), (None, None));
+        assert!(!log.may_adopt(&mark(id(2, 9))), "it has no vote");
+        {
+            let mut log = log.lock();
+            log.state.vote = Some(Vote { term: 2, node: 1, committed: true });
+            log.write_state(None, Waiter::Nobody);
+        }
+        assert!(!log.may_adopt(&mark(id(2, 9))), "nobody tells it of members");
+        let log = open(crashed(&log), 0).expect("it has voted, and has no entry");
+        append(&log, FIRST, Payload::Members(voters(&[1])));
+        let log = open(crashed(&log), 0).expect("a good log");
+        assert_eq!(members_at(&log, 0), Some(voters(&[1])));
+
+        let mut known = Known::default();
+        assert_eq!(log.follow_members(&mut known), (true, true), "the first members need no vote");
+        let members = Some(Configured { id: id(2, 7), members: with_learner() });
+        log.adopt_snapshot(Mark { id: id(2, 9), configured: members }, Incarnation(1)).expect("a good log");
+        let log = open(crashed(&log), 9).expect("a good log");
+        assert_eq!(members_at(&log, 9), Some(with_learner()));
+    }
+
+    #[test]
+    fn a_log_that_has_lost_the_entry_of_its_members_is_refused() {
+        let mut store = crashed(&changed_log());
+        store.submit(vec![LogRecord::DropFrom(9)], 100);
+        assert!(SharedLog::open(store, 1, &BTreeSet::from([1]), 1_000, 1_000).is_err());
     }
 }

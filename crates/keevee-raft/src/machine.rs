@@ -6,7 +6,6 @@
 //! itself, and starts anew on it (`keevee_replica::snapshot`); openraft only waits until that replica says that it is
 //! there (`network.rs`).
 
-use std::collections::BTreeSet;
 use std::io;
 
 use futures_util::{Stream, TryStreamExt};
@@ -21,20 +20,19 @@ use crate::types::{FIRST, Types, ours, stored_membership, theirs};
 
 pub(crate) struct Machine<L> {
     log: SharedLog<L>,
-    voters: BTreeSet<u64>,
     applied: Option<LogId>,
 }
 
 impl<L: LogStore> Machine<L> {
-    pub(crate) fn new(log: SharedLog<L>, voters: BTreeSet<u64>, applied: Option<LogId>) -> Machine<L> {
-        Machine { log, voters, applied }
+    pub(crate) fn new(log: SharedLog<L>, applied: Option<LogId>) -> Machine<L> {
+        Machine { log, applied }
     }
 
     fn snapshot(&self) -> Option<SnapshotOf<Types, ()>> {
         let last = self.log.droppable()?;
         let meta = SnapshotMetaOf::<Types> {
             last_log_id: Some(theirs(last)),
-            last_membership: stored_membership(&self.voters),
+            last_membership: stored_membership(self.log.members_at(last.index).as_ref()),
         };
         Some(SnapshotOf::<Types, ()> { meta, snapshot: () })
     }
@@ -47,11 +45,9 @@ impl<L: LogStore + Send + 'static> RaftStateMachine<Types> for Machine<L> {
     async fn applied_state(
         &mut self,
     ) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), io::Error> {
-        let members = match self.applied {
-            Some(_) => stored_membership(&self.voters),
-            None => StoredMembershipOf::<Types>::default(),
-        };
-        Ok((self.applied.map(theirs), members))
+        // What is behind it openraft finds in the log, the first members too.
+        let members = self.applied.and_then(|applied| self.log.members_at(applied.index));
+        Ok((self.applied.map(theirs), stored_membership(members.as_ref())))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
@@ -77,7 +73,7 @@ impl<L: LogStore + Send + 'static> RaftStateMachine<Types> for Machine<L> {
     }
 
     async fn get_snapshot_builder(&mut self) -> Machine<L> {
-        Machine { log: self.log.clone(), voters: self.voters.clone(), applied: self.applied }
+        Machine { log: self.log.clone(), applied: self.applied }
     }
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<Types>, _data: ()) -> Result<(), io::Error> {

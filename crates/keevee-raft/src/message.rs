@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
+use keevee_core::ids::NodeId;
+use keevee_replica::Members;
 
 /// An entry's place: no two entries of one term share an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,8 +47,8 @@ pub enum Payload {
     Blank,
     /// What was proposed.
     Data(Bytes),
-    /// Who votes from here on.
-    Members(BTreeSet<u64>),
+    /// Who takes part from here on.
+    Members(Members),
 }
 
 impl Payload {
@@ -71,6 +73,15 @@ pub struct LogEntry {
     pub id: LogId,
     /// What it holds.
     pub payload: Payload,
+}
+
+/// A configuration, and the place of the entry that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configured {
+    /// The entry's place.
+    pub id: LogId,
+    /// Who takes part from there on.
+    pub members: Members,
 }
 
 /// A message between replicas. A request carries a number, which its answer repeats.
@@ -190,17 +201,16 @@ const PLAUSIBLE_MAX: u64 = 1 << 62;
 /// No replica is so many terms behind another: who took such a term in would be refused by all others, for ever.
 const TERMS_AHEAD_MAX: u64 = 1 << 32;
 
+/// No group has so many members.
+const MEMBERS_MAX: usize = 1 << 10;
+
 impl RaftMessage {
-    /// False if no correct replica of these members can have sent it to one in this term. openraft trusts what it is told.
-    pub(crate) fn is_plausible(&self, from: u64, members: &BTreeSet<u64>, term: u64) -> bool {
+    /// False if no correct replica can have sent it to one in this term. openraft trusts what it is told. Who takes part is
+    /// not asked: the receiver may be the one that has yet to learn it.
+    pub(crate) fn is_plausible(&self, from: u64, term: u64) -> bool {
         let sane = |id: &LogId| id.term < PLAUSIBLE_MAX && id.index < PLAUSIBLE_MAX;
         let all_sane = |ids: &[&Option<LogId>]| ids.iter().all(|id| id.as_ref().is_none_or(sane));
-        // Before the first election nobody has voted for anybody.
-        let votes = |vote: &Vote| {
-            vote.term < PLAUSIBLE_MAX
-                && vote.term <= term + TERMS_AHEAD_MAX
-                && (vote.term == 0 || members.contains(&vote.node))
-        };
+        let votes = |vote: &Vote| vote.term < PLAUSIBLE_MAX && vote.term <= term + TERMS_AHEAD_MAX;
         // What a leader or a candidate of this vote can know.
         let known = |vote: &Vote, ids: &[&Option<LogId>]| {
             all_sane(ids) && ids.iter().all(|id| id.is_none_or(|id| id.term <= vote.term))
@@ -212,15 +222,13 @@ impl RaftMessage {
                     && known(vote, &[previous, committed])
                     && entries.iter().all(|entry| sane(&entry.id) && entry.id.term <= vote.term)
                     && follow(previous, entries)
-                    && entries.iter().all(|entry| holds_what_it_may(entry, members))
+                    && entries.iter().all(holds_what_it_may)
             }
             RaftMessage::Heartbeat { vote, previous, committed, .. } => {
                 own(vote, true) && known(vote, &[previous, committed])
             }
             RaftMessage::RequestVote { vote, last, .. } => own(vote, false) && known(vote, &[last]),
-            RaftMessage::TransferLeader { vote, to, last } => {
-                own(vote, true) && members.contains(to) && known(vote, &[last])
-            }
+            RaftMessage::TransferLeader { vote, last, .. } => own(vote, true) && known(vote, &[last]),
             RaftMessage::TooFarBehind { vote, through, .. } => own(vote, true) && *through < PLAUSIBLE_MAX,
             RaftMessage::Voted { vote, last, .. } => votes(vote) && all_sane(&[last]),
             RaftMessage::Appended { result, .. } | RaftMessage::HeartbeatReply { result, .. } => match result
@@ -244,12 +252,25 @@ fn follow(previous: &Option<LogId>, entries: &[LogEntry]) -> bool {
     })
 }
 
-/// Members do not change yet: the first entry names them, and no other does.
-fn holds_what_it_may(entry: &LogEntry, members: &BTreeSet<u64>) -> bool {
+/// The first entry names the first voters. The others may hold anything that makes sense.
+fn holds_what_it_may(entry: &LogEntry) -> bool {
+    let is_first = entry.id.index == 0;
     match &entry.payload {
-        Payload::Members(voters) => entry.id.index == 0 && voters == members,
-        Payload::Blank | Payload::Data(_) => entry.id.index > 0,
+        Payload::Members(members) => {
+            let are_voters_all = members.next.is_none() && members.learners.is_empty();
+            make_sense(members) && (are_voters_all || !is_first)
+        }
+        Payload::Blank | Payload::Data(_) => !is_first,
     }
+}
+
+/// Whether members may be a configuration: some of them decide, and no learner does.
+pub(crate) fn make_sense(members: &Members) -> bool {
+    let is_quorum_possible = |voters: &BTreeSet<NodeId>| (1..=MEMBERS_MAX).contains(&voters.len());
+    is_quorum_possible(&members.voters)
+        && members.next.as_ref().is_none_or(is_quorum_possible)
+        && members.learners.len() <= MEMBERS_MAX
+        && !members.learners.iter().any(|learner| members.is_voter(*learner))
 }
 
 /// What became of an append.
@@ -283,24 +304,32 @@ mod tests {
 
     #[test]
     fn only_what_a_correct_replica_may_say_is_plausible() {
-        let members: BTreeSet<u64> = [1, 2, 3].into();
-        let first = |voters| LogEntry { id: id(0, 0), payload: Payload::Members(voters) };
+        let holding = |id, members| LogEntry { id, payload: Payload::Members(members) };
+        let voters = |voters: &[u64]| Members::of_voters(voters.iter().copied().map(NodeId));
+        let joint = |next: &[u64], learners: &[u64]| Members {
+            next: Some(voters(next).voters),
+            learners: voters(learners).voters,
+            ..voters(&[1, 2])
+        };
+        let change = |members| append(VOTE, Some(id(1, 4)), vec![holding(id(1, 5), members)]);
         let candidate = Vote { committed: false, ..VOTE };
         let ask = |vote| RaftMessage::RequestVote { call: 1, poll: false, vote, last: None, transfer: false };
         let voted = |vote| RaftMessage::Voted { call: 1, vote, granted: false, last: None };
         let transfer = |to| RaftMessage::TransferLeader { vote: VOTE, to, last: None };
         let nobody = Vote { term: 0, node: 0, committed: false };
         for right in [
-            append(VOTE, None, vec![first(members.clone()), entry(1, 1)]),
+            append(VOTE, None, vec![holding(id(0, 0), voters(&[1, 2, 3])), entry(1, 1)]),
             append(VOTE, Some(id(1, 4)), vec![entry(1, 5), entry(3, 6)]),
             append(VOTE, Some(id(1, 4)), Vec::new()),
+            change(voters(&[7, 8, 9])),
+            change(joint(&[2, 3], &[4])),
             ask(candidate),
             voted(nobody),
-            voted(Vote { node: 3, ..VOTE }),
-            transfer(1),
+            voted(Vote { node: 9, ..VOTE }),
+            transfer(9),
             RaftMessage::TooFarBehind { call: 1, vote: VOTE, through: 9 },
         ] {
-            assert!(right.is_plausible(2, &members, 3), "{right:?}");
+            assert!(right.is_plausible(2, 3), "{right:?}");
         }
         for wrong in [
             append(VOTE, Some(id(1, u64::MAX)), vec![entry(1, 0)]),
@@ -313,17 +342,21 @@ mod tests {
             append(VOTE, Some(id(2, 4)), vec![entry(1, 5)]),
             append(VOTE, Some(id(1, 4)), vec![entry(4, 5)]),
             append(VOTE, None, vec![entry(1, 0)]),
-            append(VOTE, None, vec![first([1, 2, 3, 4].into())]),
-            append(VOTE, Some(id(1, 4)), vec![LogEntry { id: id(1, 5), ..first(members.clone()) }]),
+            append(VOTE, None, vec![holding(id(0, 0), joint(&[2, 3], &[]))]),
+            append(VOTE, None, vec![holding(id(0, 0), voters(&[]))]),
+            change(voters(&[])),
+            change(joint(&[], &[])),
+            change(joint(&[2, 3], &[3])),
+            change(Members::of_voters((0..2_000).map(NodeId))),
             ask(VOTE),
             ask(Vote { node: 1, ..candidate }),
-            voted(Vote { node: 9, ..VOTE }),
-            transfer(9),
+            voted(Vote { term: u64::MAX, ..VOTE }),
+            RaftMessage::TransferLeader { vote: candidate, to: 1, last: None },
             RaftMessage::TooFarBehind { call: 1, vote: candidate, through: 9 },
             RaftMessage::Flushed { index: u64::MAX },
             RaftMessage::ReadIndexReply { call: 1, index: Some(u64::MAX) },
         ] {
-            assert!(!wrong.is_plausible(2, &members, 3), "{wrong:?}");
+            assert!(!wrong.is_plausible(2, 3), "{wrong:?}");
         }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! openraft's types stay within this crate.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
+use keevee_core::ids::NodeId;
+use keevee_replica::Members;
 use openraft::alias::{CommittedLeaderIdOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::raft::{
@@ -14,7 +15,7 @@ use openraft::raft::{
 use openraft::{EmptyNode, EntryPayload, Membership};
 use openraft_rt_sim::SimRuntime;
 
-use crate::message::{AppendResult, LogEntry, LogId, Payload, Vote};
+use crate::message::{AppendResult, Configured, LogEntry, LogId, Payload, Vote};
 
 openraft::declare_raft_types!(
     /// The runtime is one that runs only when the engine says so: see `engine.rs`.
@@ -43,12 +44,27 @@ impl fmt::Display for Proposal {
     }
 }
 
-pub(crate) fn membership(voters: &BTreeSet<u64>) -> Membership<u64, EmptyNode> {
-    Membership::new_with_defaults(vec![voters.clone()], [])
+pub(crate) fn membership(members: &Members) -> Membership<u64, EmptyNode> {
+    let sets = std::iter::once(&members.voters).chain(&members.next);
+    let configs = sets.map(|voters| voters.iter().map(|node| node.0).collect());
+    Membership::new_with_defaults(configs.collect(), members.learners.iter().map(|node| node.0))
 }
 
-pub(crate) fn stored_membership(voters: &BTreeSet<u64>) -> StoredMembershipOf<Types> {
-    StoredMembershipOf::<Types>::new(Some(theirs(FIRST)), membership(voters))
+fn our_members(membership: &Membership<u64, EmptyNode>) -> Members {
+    let mut configs = membership.get_joint_config().iter();
+    let mut voters = || configs.next().map(|voters| voters.iter().copied().map(NodeId).collect());
+    Members {
+        voters: voters().unwrap_or_default(),
+        next: voters(),
+        learners: membership.learner_ids().map(NodeId).collect(),
+    }
+}
+
+/// What openraft makes of a configuration; nobody takes part without one.
+pub(crate) fn stored_membership(configured: Option<&Configured>) -> StoredMembershipOf<Types> {
+    configured.map_or_else(StoredMembershipOf::<Types>::default, |Configured { id, members }| {
+        StoredMembershipOf::<Types>::new(Some(theirs(*id)), membership(members))
+    })
 }
 
 /// Where the first members stand in every log.
@@ -75,7 +91,7 @@ pub(crate) fn their_entry(entry: LogEntry) -> Entry {
     let payload = match entry.payload {
         Payload::Blank => EntryPayload::Blank,
         Payload::Data(payload) => EntryPayload::Normal(Proposal { tag: 0, payload }),
-        Payload::Members(voters) => EntryPayload::Membership(membership(&voters)),
+        Payload::Members(members) => EntryPayload::Membership(membership(&members)),
     };
     Entry { log_id: theirs(entry.id), payload }
 }
@@ -84,7 +100,7 @@ pub(crate) fn our_entry(entry: &Entry) -> LogEntry {
     let payload = match &entry.payload {
         EntryPayload::Blank => Payload::Blank,
         EntryPayload::Normal(proposal) => Payload::Data(proposal.payload.clone()),
-        EntryPayload::Membership(members) => Payload::Members(members.voter_ids().collect()),
+        EntryPayload::Membership(membership) => Payload::Members(our_members(membership)),
     };
     LogEntry { id: ours(&entry.log_id), payload }
 }
