@@ -4,10 +4,11 @@
 //! next epoch ([`change`]). Nodes and clients route by copies. A copy may be old and does no harm: what a
 //! shard owns is checked where commands are applied.
 //!
-//! It leaves out who leads now (that is each shard's to know), and how slots, replicas and leaders move.
+//! It leaves out who leads now (that is each shard's to know), and how slots and leaders move.
 
 pub mod change;
 pub mod codec;
+pub mod members;
 pub mod placement;
 pub mod view;
 
@@ -70,6 +71,8 @@ pub struct ShardMap {
     pub nodes: Vec<NodeInfo>,
     /// Which shard owns each slot.
     pub slots: SlotTable,
+    /// The numbers of nodes that were removed, which no other gets.
+    pub removed: BTreeSet<NodeId>,
 }
 
 /// A shard.
@@ -85,6 +88,11 @@ pub struct ShardInfo {
     pub consensus: Consensus,
     /// Who holds a replica, the preferred leader first.
     pub members: Vec<NodeId>,
+    /// While that changes: who shall.
+    pub next: Option<Vec<NodeId>>,
+    /// How often it has changed. The first members know each other; who is told of a shard whose members have changed must
+    /// hear from its log who takes part.
+    pub changes: u32,
 }
 
 /// A node.
@@ -260,7 +268,8 @@ impl ShardMap {
 
     fn validate_shards(&self) -> Result<(), ShardMapError> {
         let is_system = |shard: &ShardInfo| {
-            shard.id == ShardId::SYSTEM && shard.load_factor == 0 && shard.members.len() <= SYSTEM_MEMBERS_MAX
+            let count = shard.members.len().max(shard.wanted().len());
+            shard.id == ShardId::SYSTEM && shard.load_factor == 0 && count <= SYSTEM_MEMBERS_MAX
         };
         if !self.shards.first().is_some_and(is_system) {
             return Err(ShardMapError::BadSystemShard);
@@ -279,17 +288,18 @@ impl ShardMap {
             if !names.insert(shard.name.as_str()) {
                 return Err(ShardMapError::DuplicateName(shard.name.clone()));
             }
-            self.validate_members(shard)?;
+            self.validate_members(shard, &shard.members)?;
+            self.validate_members(shard, shard.wanted())?;
         }
         Ok(())
     }
 
-    fn validate_members(&self, shard: &ShardInfo) -> Result<(), ShardMapError> {
-        if shard.members.is_empty() {
+    fn validate_members(&self, shard: &ShardInfo, nodes: &[NodeId]) -> Result<(), ShardMapError> {
+        if nodes.is_empty() {
             return Err(ShardMapError::NoMembers(shard.id));
         }
         let mut members = BTreeSet::new();
-        for &node in &shard.members {
+        for &node in nodes {
             if self.node(node).is_none() {
                 return Err(ShardMapError::UnknownMember { shard: shard.id, node });
             }

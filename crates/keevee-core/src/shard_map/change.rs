@@ -2,7 +2,9 @@
 //! or says what to do instead; the map at hand stays as it is.
 //!
 //! It leaves out what is not built yet, and refuses it by name: moving slots from shard to shard, and
-//! removing shards or nodes.
+//! removing shards. How replicas move is in [`members`](super::members).
+
+use std::collections::BTreeSet;
 
 use super::placement::{fewest_leads, loads, place_replicas, prefer, spread_leaders};
 use super::{Consensus, NodeInfo, SYSTEM_MEMBERS_MAX, SYSTEM_NAME, ShardInfo, ShardMap, ShardMapError};
@@ -86,11 +88,47 @@ pub enum ChangeError {
     /// Shards cannot be removed yet.
     #[error("shard {0} cannot be removed: that is not possible yet; leave it: without slots it costs little")]
     CannotRemoveShard(ShardId),
-    /// Nodes cannot be removed yet.
+    /// The node is needed still.
+    #[error("node {node} holds a replica of shard {shard}: drain it first, with `keevee node drain {node}`")]
+    StillHolds {
+        /// The node.
+        node: NodeId,
+        /// A shard that it holds.
+        shard: ShardId,
+    },
+    /// Another folder had this number.
+    #[error("node {0} was removed, and its number is not given again: give the new node another id")]
+    Removed(NodeId),
+    /// The members of the shard are changing.
+    #[error("the members of shard {0} are changing already: wait until that is done (`keevee node list`)")]
+    Changing(ShardId),
+    /// No other node could hold the replica.
     #[error(
-        "node {0} cannot be removed: that is not possible yet; stop it, if its shards have majorities without it"
+        "no other node can take the replica of shard {shard} on node {node}: add a node first, or give the replica up \
+         with `--fewer-replicas`"
     )]
-    CannotRemoveNode(NodeId),
+    NowhereToGo {
+        /// The shard.
+        shard: ShardId,
+        /// Who holds it.
+        node: NodeId,
+    },
+    /// The node has one replica already.
+    #[error("node {node} holds a replica of shard {shard} already: name another node")]
+    HoldsIt {
+        /// The shard.
+        shard: ShardId,
+        /// The node.
+        node: NodeId,
+    },
+    /// The node has none to give.
+    #[error("node {node} holds no replica of shard {shard}: see the map for those that do")]
+    HoldsNone {
+        /// The shard.
+        shard: ShardId,
+        /// The node.
+        node: NodeId,
+    },
 }
 
 impl ShardMap {
@@ -114,6 +152,8 @@ impl ShardMap {
             load_factor: 0,
             consensus: system,
             members,
+            next: None,
+            changes: 0,
         }];
         let mut members = place(&ids, specs)?;
         spread_leaders(&mut members);
@@ -121,11 +161,14 @@ impl ShardMap {
         shards.extend(numbered.map(|(id, (spec, members))| spec.shard(id, members)));
         let data: Vec<_> = shards[1..].iter().map(|shard| (shard.id, shard.load_factor)).collect();
         let slots = SlotTable::compute(None, &data)?;
-        checked(ShardMap { epoch: 1, ttl_seconds: None, shards, nodes, slots })
+        checked(ShardMap { epoch: 1, ttl_seconds: None, shards, nodes, slots, removed: BTreeSet::new() })
     }
 
     /// With one node more. It holds nothing until a shard is placed on it.
     pub fn add_node(&self, node: NodeInfo) -> Result<ShardMap, ChangeError> {
+        if self.removed.contains(&node.id) {
+            return Err(ChangeError::Removed(node.id));
+        }
         let mut next = self.next();
         next.nodes.push(node);
         next.nodes.sort_by_key(|node| node.id);
@@ -185,13 +228,7 @@ impl ShardMap {
         Err(ChangeError::CannotRemoveShard(shard))
     }
 
-    /// Not possible yet.
-    pub fn remove_node(&self, node: NodeId) -> Result<ShardMap, ChangeError> {
-        self.node(node).ok_or(ChangeError::UnknownNode(node))?;
-        Err(ChangeError::CannotRemoveNode(node))
-    }
-
-    fn next(&self) -> ShardMap {
+    pub(super) fn next(&self) -> ShardMap {
         ShardMap { epoch: self.epoch + 1, ..self.clone() }
     }
 
@@ -219,7 +256,8 @@ fn addresses(node: &NodeInfo) -> impl Iterator<Item = &String> {
 impl ShardSpec {
     fn shard(&self, id: ShardId, members: Vec<NodeId>) -> ShardInfo {
         let name = self.name.clone().unwrap_or_else(|| format!("shard-{id}"));
-        ShardInfo { id, name, load_factor: self.load_factor, consensus: self.consensus, members }
+        let (load_factor, consensus) = (self.load_factor, self.consensus);
+        ShardInfo { id, name, load_factor, consensus, members, next: None, changes: 0 }
     }
 }
 
@@ -247,7 +285,7 @@ fn place(nodes: &[NodeId], specs: &[ShardSpec]) -> Result<Vec<Vec<NodeId>>, Chan
     Ok(placed)
 }
 
-fn checked(map: ShardMap) -> Result<ShardMap, ChangeError> {
+pub(super) fn checked(map: ShardMap) -> Result<ShardMap, ChangeError> {
     map.validate()?;
     Ok(map)
 }

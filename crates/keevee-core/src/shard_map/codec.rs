@@ -50,6 +50,8 @@ pub fn encode(map: &ShardMap) -> Bytes {
         }
         .into(),
         members: shard.members.iter().map(|member| member.0).collect(),
+        next: shard.next.iter().flatten().map(|member| member.0).collect(),
+        changes: shard.changes,
     };
     let pair = |run: Run| [u32::from(run.last.0 - run.first.0) + 1, run.shard.0];
     let message = proto::ShardMap {
@@ -59,6 +61,7 @@ pub fn encode(map: &ShardMap) -> Bytes {
         nodes: map.nodes.iter().map(node).collect(),
         shards: map.shards.iter().map(shard).collect(),
         slots: map.slots.runs().into_iter().flat_map(pair).collect(),
+        removed: map.removed.iter().map(|node| node.0).collect(),
     };
     message.encode_to_vec().into()
 }
@@ -73,6 +76,7 @@ pub fn decode(bytes: Bytes) -> Result<ShardMap, ShardMapDecodeError> {
             shards: each(message.shards, shard_from_proto)?,
             nodes: each(message.nodes, node_from_proto)?,
             slots: slots_from_proto(&message.slots)?,
+            removed: message.removed.into_iter().map(NodeId).collect(),
         })
     })?;
     map.validate()?;
@@ -92,12 +96,15 @@ fn shard_from_proto(message: proto::Shard) -> Result<ShardInfo, DecodeError> {
         Ok(proto::Consensus::Unspecified) => return Err(DecodeError::BadField("consensus")),
         Err(_) => return Err(DecodeError::UnknownKind("consensus")),
     };
+    let next: Vec<NodeId> = message.next.into_iter().map(NodeId).collect();
     Ok(ShardInfo {
         id: ShardId(message.id),
         name: message.name,
         load_factor: message.load_factor,
         consensus,
         members: message.members.into_iter().map(NodeId).collect(),
+        next: Some(next).filter(|next| !next.is_empty()),
+        changes: message.changes,
     })
 }
 

@@ -299,7 +299,8 @@ fn what_is_not_built_yet_is_refused_by_name() {
     let map = sample();
     assert_eq!(map.remove_shard(ShardId(1)), Err(ChangeError::CannotRemoveShard(ShardId(1))));
     assert_eq!(map.remove_shard(ShardId(9)), Err(ChangeError::UnknownShard(ShardId(9))));
-    assert_eq!(map.remove_node(NodeId(1)), Err(ChangeError::CannotRemoveNode(NodeId(1))));
+    let holds = ChangeError::StillHolds { node: NodeId(1), shard: ShardId::SYSTEM };
+    assert_eq!(map.remove_node(NodeId(1)), Err(holds));
     assert_eq!(map.remove_node(NodeId(9)), Err(ChangeError::UnknownNode(NodeId(9))));
 }
 

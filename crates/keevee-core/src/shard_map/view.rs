@@ -59,6 +59,9 @@ pub struct ShardView {
     pub engine: Consensus,
     /// Who holds a replica, the preferred leader first.
     pub members: Vec<NodeId>,
+    /// While that changes: who shall.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Vec<NodeId>>,
     /// Who leads, as far as the node that answers knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<NodeId>,
@@ -76,6 +79,7 @@ impl ShardMap {
             multiplier,
             engine: shard.consensus,
             members: shard.members.clone(),
+            next: shard.next.clone(),
             leader: leader(shard.id),
         });
         CarpView {

@@ -1,0 +1,278 @@
+//! Replicas that move from node to node: which moves bring about what an operator wants, and how the map tells of them.
+//!
+//! The map names for each shard who holds it and, while that changes, who shall ([`ShardInfo::next`]). The shard's leader
+//! brings it about; then the map is told that it is done. One change at a time for each shard.
+//!
+//! It leaves out how a shard's replicas change (`keevee-replica`).
+
+use serde::{Deserialize, Serialize};
+
+use super::change::{ChangeError, checked};
+use super::placement::{loads, place_replicas};
+use super::{SYSTEM_MEMBERS_MAX, ShardInfo, ShardMap};
+use crate::ids::{NodeId, ShardId};
+
+/// With so many members the system shard does without a replica for which there is no other node.
+const SYSTEM_MEMBERS_ENOUGH: usize = 3;
+
+/// A replica that goes from one node to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Move {
+    /// Of which shard.
+    pub shard: ShardId,
+    /// Who gives it up; nobody, if there shall be one more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<NodeId>,
+    /// Who gets it; nobody, if there shall be one fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<NodeId>,
+}
+
+impl ShardInfo {
+    /// True of a node that holds a replica, or is about to.
+    pub fn is_on(&self, node: NodeId) -> bool {
+        self.members.contains(&node) || self.next.iter().flatten().any(|next| *next == node)
+    }
+
+    /// Who shall hold it once what is under way is done.
+    pub fn wanted(&self) -> &[NodeId] {
+        self.next.as_deref().unwrap_or(&self.members)
+    }
+}
+
+impl ShardMap {
+    /// Where the replicas of a node may go: to nodes that hold the fewest. With `fewer`, replicas for which there is no other
+    /// node are given up; the system shard's is so while it has many.
+    ///
+    /// # Errors
+    ///
+    /// There is no such node; a shard of it is changing already; or its replicas have nowhere to go.
+    pub fn moves_off(&self, node: NodeId, fewer: bool) -> Result<Vec<Move>, ChangeError> {
+        self.node(node).ok_or(ChangeError::UnknownNode(node))?;
+        let mut next = self.clone();
+        let mut moves = Vec::new();
+        let on = self.shards.iter().filter(|shard| shard.wanted().contains(&node));
+        for shard in on {
+            let others = next.nodes.iter().map(|other| other.id);
+            let free = others.filter(|other| *other != node && !shard.is_on(*other));
+            // The system shard is nearly idle, and counts for nothing.
+            let (replicas, _) = loads(free, next.data_shards().map(|data| &data.members));
+            let free = replicas.into_iter().filter(|(other, _)| *other != node && !shard.is_on(*other));
+            let to = place_replicas(&free.collect(), shard.id, 1).and_then(|nodes| nodes.first().copied());
+            // It is on up to five nodes, of which three are enough.
+            let is_many = shard.id == ShardId::SYSTEM && shard.members.len() > SYSTEM_MEMBERS_ENOUGH;
+            let is_spare = is_many || fewer && shard.members.len() > 1;
+            if to.is_none() && !is_spare {
+                return Err(ChangeError::NowhereToGo { shard: shard.id, node });
+            }
+            let one = Move { shard: shard.id, from: Some(node), to };
+            next = next.move_replicas(&[one])?;
+            // For the next shard's choice it is as if this one had moved.
+            next = next.end_change(shard.id)?;
+            moves.push(one);
+        }
+        Ok(moves)
+    }
+
+    /// Which replicas go to a node that has fewer than others, so that all hold equally many, to within one. The system shard
+    /// gets one more replica if it has fewer than it may have.
+    ///
+    /// # Errors
+    ///
+    /// There is no such node.
+    pub fn moves_onto(&self, node: NodeId) -> Result<Vec<Move>, ChangeError> {
+        self.node(node).ok_or(ChangeError::UnknownNode(node))?;
+        let mut next = self.clone();
+        let mut moves = Vec::new();
+        let system = next.shards.first().filter(|system| {
+            let count = system.members.len();
+            system.next.is_none()
+                && !system.is_on(node)
+                && count < SYSTEM_MEMBERS_MAX
+                && count < next.nodes.len()
+        });
+        moves.extend(system.map(|system| Move { shard: system.id, from: None, to: Some(node) }));
+        loop {
+            let nodes = next.nodes.iter().map(|node| node.id);
+            let (replicas, _) = loads(nodes, next.data_shards().map(|data| &data.members));
+            // Those with the most give first.
+            let may_move = |shard: &&ShardInfo| shard.next.is_none() && !shard.is_on(node);
+            let candidates = next
+                .data_shards()
+                .filter(may_move)
+                .flat_map(|shard| shard.members.iter().map(move |from| (shard.id, *from)));
+            let best = candidates.max_by_key(|(shard, from)| (replicas[from], std::cmp::Reverse(*shard)));
+            let Some((shard, from)) = best.filter(|(_, from)| replicas[from] > replicas[&node] + 1) else {
+                return Ok(moves);
+            };
+            let one = Move { shard, from: Some(from), to: Some(node) };
+            next = next.move_replicas(&[one])?.end_change(shard)?;
+            moves.push(one);
+        }
+    }
+
+    /// One node gets all that another holds.
+    ///
+    /// # Errors
+    ///
+    /// There is no such node, or it holds a replica of the same shard.
+    pub fn moves_between(&self, from: NodeId, to: NodeId) -> Result<Vec<Move>, ChangeError> {
+        self.node(from).ok_or(ChangeError::UnknownNode(from))?;
+        self.node(to).ok_or(ChangeError::UnknownNode(to))?;
+        let on = self.shards.iter().filter(|shard| shard.wanted().contains(&from));
+        on.map(|shard| match shard.is_on(to) {
+            true => Err(ChangeError::HoldsIt { shard: shard.id, node: to }),
+            false => Ok(Move { shard: shard.id, from: Some(from), to: Some(to) }),
+        })
+        .collect()
+    }
+
+    /// With these moves under way.
+    ///
+    /// # Errors
+    ///
+    /// A shard is unknown or changing already, who gives a replica up has none, or who gets one has one.
+    pub fn move_replicas(&self, moves: &[Move]) -> Result<ShardMap, ChangeError> {
+        let mut next = self.next();
+        for &Move { shard, from, to } in moves {
+            let at = next.shards.iter().position(|info| info.id == shard);
+            let info = &mut next.shards[at.ok_or(ChangeError::UnknownShard(shard))?];
+            // Who was to come and is lost may be left out, or another come instead: the change goes on to that.
+            let is_newcomer = from.is_some_and(|node| info.is_on(node) && !info.members.contains(&node));
+            if info.next.is_some() && !is_newcomer {
+                return Err(ChangeError::Changing(shard));
+            }
+            if let Some(node) = from.filter(|node| !info.wanted().contains(node)) {
+                return Err(ChangeError::HoldsNone { shard, node });
+            }
+            if let Some(node) = to.filter(|node| info.is_on(*node)) {
+                return Err(ChangeError::HoldsIt { shard, node });
+            }
+            let kept = info.wanted().iter().copied().filter(|member| Some(*member) != from);
+            info.next = Some(kept.chain(to).collect());
+        }
+        checked(next)
+    }
+
+    /// With a shard's members as they shall be: the change is done.
+    pub fn end_change(&self, shard: ShardId) -> Result<ShardMap, ChangeError> {
+        let mut next = self.next();
+        let at = next.shards.iter().position(|info| info.id == shard);
+        let info = &mut next.shards[at.ok_or(ChangeError::UnknownShard(shard))?];
+        if let Some(members) = info.next.take() {
+            info.members = members;
+            info.changes += 1;
+        }
+        checked(next)
+    }
+
+    /// Without a node that holds nothing. Its number is not given again: whoever has not heard that it is gone would take
+    /// another folder for it.
+    pub fn remove_node(&self, node: NodeId) -> Result<ShardMap, ChangeError> {
+        self.node(node).ok_or(ChangeError::UnknownNode(node))?;
+        if let Some(shard) = self.shards.iter().find(|shard| shard.is_on(node)) {
+            return Err(ChangeError::StillHolds { node, shard: shard.id });
+        }
+        let mut next = self.next();
+        next.nodes.retain(|info| info.id != node);
+        next.removed.insert(node);
+        checked(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::change::{Placement, ShardSpec};
+    use super::super::{Consensus, NodeInfo};
+    use super::*;
+    use crate::ids::StoreId;
+
+    fn node(id: u64) -> NodeInfo {
+        let (peer, http) = (format!("p:{id}"), format!("h:{id}"));
+        NodeInfo { id: NodeId(id), store: StoreId(Uuid::from_u128(id.into())), peer, http, resp: None }
+    }
+
+    fn map(nodes: u64, shards: usize) -> ShardMap {
+        let placement = Placement::Spread { replicas: 3 };
+        let spec = ShardSpec { name: None, load_factor: 1, consensus: Consensus::Paxos, placement };
+        ShardMap::bootstrap((1..=nodes).map(node).collect(), Consensus::Paxos, &vec![spec; shards]).unwrap()
+    }
+
+    fn done(map: &ShardMap, moves: &[Move]) -> ShardMap {
+        let map = map.move_replicas(moves).unwrap();
+        moves.iter().fold(map, |map, one| map.end_change(one.shard).unwrap())
+    }
+
+    fn replicas(map: &ShardMap, node: u64) -> usize {
+        map.data_shards().filter(|shard| shard.members.contains(&NodeId(node))).count()
+    }
+
+    #[test]
+    fn a_new_node_gets_its_share() {
+        let map = map(3, 4).add_node(node(4)).unwrap();
+        let moves = map.moves_onto(NodeId(4)).unwrap();
+        assert_eq!(moves[0], Move { shard: ShardId::SYSTEM, from: None, to: Some(NodeId(4)) });
+        let map = done(&map, &moves);
+        assert_eq!((1..=4).map(|node| replicas(&map, node)).collect::<Vec<_>>(), [3, 3, 3, 3]);
+        assert!(map.data_shards().all(|shard| shard.members.len() == 3 && shard.changes <= 1));
+        assert_eq!(map.moves_onto(NodeId(4)), Ok(vec![]), "it has its share");
+    }
+
+    #[test]
+    fn a_drained_node_holds_nothing_and_may_be_removed() {
+        let map = map(5, 5);
+        let refused = map.remove_node(NodeId(2));
+        assert!(matches!(refused, Err(ChangeError::StillHolds { node: NodeId(2), .. })), "{refused:?}");
+        // The system shard is on all five.
+        let moves = map.moves_off(NodeId(2), false).unwrap();
+        assert_eq!(moves[0], Move { shard: ShardId::SYSTEM, from: Some(NodeId(2)), to: None });
+        let map = done(&map, &moves);
+        let held: Vec<usize> = [1, 3, 4, 5].map(|node| replicas(&map, node)).into();
+        assert_eq!((replicas(&map, 2), held.iter().sum::<usize>()), (0, 15));
+        assert!(held.iter().all(|held| (3..=4).contains(held)), "{held:?}");
+        let map = map.remove_node(NodeId(2)).unwrap();
+        assert!(map.node(NodeId(2)).is_none());
+        assert_eq!(map.set_node(node(2)), Err(ChangeError::Removed(NodeId(2))), "its number is gone with it");
+    }
+
+    #[test]
+    fn replicas_with_nowhere_to_go_stay() {
+        let map = map(3, 1);
+        let nowhere = Err(ChangeError::NowhereToGo { shard: ShardId::SYSTEM, node: NodeId(1) });
+        assert_eq!(map.moves_off(NodeId(1), false), nowhere);
+    }
+
+    #[test]
+    fn one_node_takes_the_place_of_another() {
+        let map = map(3, 2).add_node(node(4)).unwrap();
+        let moves = map.moves_between(NodeId(1), NodeId(4)).unwrap();
+        assert_eq!(moves.len(), 3, "with the system shard");
+        let changing = map.move_replicas(&moves).unwrap();
+        for shard in &changing.shards {
+            assert!(shard.is_on(NodeId(1)) && shard.is_on(NodeId(4)), "both until it is done");
+            let again = changing.move_replicas(&[Move { shard: shard.id, from: Some(NodeId(2)), to: None }]);
+            assert_eq!(again, Err(ChangeError::Changing(shard.id)));
+            // The newcomer is lost: without it.
+            let without = Move { shard: shard.id, from: Some(NodeId(4)), to: None };
+            let without = changing.move_replicas(&[without]).unwrap();
+            let wanted = without.shard(shard.id).unwrap().wanted().to_vec();
+            assert!(!wanted.contains(&NodeId(4)) && !wanted.contains(&NodeId(1)), "{wanted:?}");
+        }
+        let map = done(&map, &moves);
+        assert!(map.shards.iter().all(|shard| !shard.is_on(NodeId(1)) && shard.is_on(NodeId(4))));
+        assert!(map.moves_between(NodeId(2), NodeId(4)).is_err(), "it holds them");
+    }
+
+    #[test]
+    fn a_move_of_what_is_not_there_is_refused() {
+        let map = map(4, 1);
+        let outside = (1..=4).map(NodeId).find(|node| !map.shards[1].is_on(*node)).unwrap();
+        let from_outside = Move { shard: ShardId(1), from: Some(outside), to: None };
+        let refused = map.move_replicas(&[from_outside]);
+        assert_eq!(refused, Err(ChangeError::HoldsNone { shard: ShardId(1), node: outside }));
+        let unknown = Move { shard: ShardId(1), from: None, to: Some(NodeId(9)) };
+        assert!(matches!(map.move_replicas(&[unknown]), Err(ChangeError::Invalid(_))));
+    }
+}
