@@ -13,9 +13,12 @@ const BASE64_FIELDS: [(&str, &str); 7] = [
 ];
 
 /// Left out of the JSON where they say nothing.
-const QUIET_FIELDS: [(&str, &str); 6] = [
+const QUIET_FIELDS: [(&str, &str); 9] = [
     ("Entry.data", "Option::is_none"),
     ("Entry.noop", "std::ops::Not::not"),
+    ("Entry.configuration", "Option::is_none"),
+    ("Configuration.next", "Vec::is_empty"),
+    ("Configuration.learners", "Vec::is_empty"),
     ("ForwardReply.outcome", "Option::is_none"),
     ("ForwardReply.error", "Option::is_none"),
     ("ForwardFailure.leader", "Option::is_none"),

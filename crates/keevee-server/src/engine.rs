@@ -11,7 +11,7 @@ use keevee_core::shard_map::{Consensus, ShardInfo};
 use keevee_paxos::QuorumSystem;
 use keevee_raft::{RaftEngine, RaftMessage};
 use keevee_replica::storage::StorageError;
-use keevee_replica::{Engine, EngineStatus, Events, Neighbours, PaxosEngine, ReplicaMessage};
+use keevee_replica::{Engine, EngineStatus, Events, Members, Neighbours, PaxosEngine, ReplicaMessage};
 
 use crate::storage::RocksLog;
 use crate::transport::PeerMessage;
@@ -91,7 +91,9 @@ impl ShardEngine {
         now: Duration,
     ) -> Result<ShardEngine, StorageError> {
         let Timing { heartbeat, timeout_min, timeout_max } = timing;
-        let members = shard.members.iter().map(|node| node.0);
+        // The first members know each other. Whoever comes later, or has heard nothing since, is told by who leads.
+        let knows = shard.changes == 0 && shard.members.contains(&node);
+        let members = shard.members.iter().filter(|_| knows).map(|node| node.0);
         match shard.consensus {
             Consensus::Paxos => {
                 let mut config = keevee_paxos::Config::new(node.0, QuorumSystem::majority(members), seed);
@@ -193,6 +195,14 @@ impl Engine for ShardEngine {
         incarnation: Incarnation,
     ) -> Result<u64, StorageError> {
         each!(self, engine => engine.adopt_snapshot(index, mark, incarnation))
+    }
+
+    fn propose_members(&mut self, now: Duration, members: Members) {
+        each!(self, engine => engine.propose_members(now, members));
+    }
+
+    fn is_changing_members(&self) -> bool {
+        each!(self, engine => engine.is_changing_members())
     }
 
     fn log_bytes(&self) -> Result<u64, StorageError> {

@@ -21,7 +21,7 @@ use keevee_replica::{
 };
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{unconstrained, yield_now};
 use tokio::time::timeout_at;
 
@@ -49,6 +49,8 @@ const FLUSH_CHECK: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(1);
 /// How often leaderships are spread over the nodes.
 const SPREADING: Duration = Duration::from_secs(2);
+/// How often messages for a shard that is not here have the map looked at.
+const MAP_LOOKS: Duration = Duration::from_millis(500);
 /// Who is further behind, in entries, is not made a leader.
 const LAG_MAX: u64 = 64;
 /// Inputs taken from the queue before their effects are carried out.
@@ -104,6 +106,12 @@ pub(crate) enum Job {
     },
     /// Hosts the replicas that a newer map gives to this node.
     Host(Arc<ShardMap>),
+    /// Which voters a shard shall have, if this node leads it under this ballot.
+    WantVoters {
+        shard: ShardId,
+        ballot: String,
+        voters: BTreeSet<NodeId>,
+    },
     TransferLeadership,
     /// Ends the executor once no answer is owed, or at this time.
     Stop {
@@ -152,6 +160,8 @@ pub(crate) struct Hosted {
     /// As the directory was told.
     leader: Option<NodeId>,
     metrics: ShardMetrics,
+    /// It takes part no longer, says nothing and hears nothing. What it promised is kept, should it take part again.
+    is_parked: bool,
     /// Who waits for cuts, by ticket.
     cuts: BTreeMap<u64, oneshot::Sender<CutAnswer>>,
 }
@@ -177,6 +187,10 @@ pub(crate) struct Executor {
     /// Shared with the inbox: what waits in `jobs`.
     pub(crate) peer_bytes: Arc<AtomicUsize>,
     pub(crate) refusals: Refusals,
+    /// Has the map looked at.
+    pub(crate) map_changed: Arc<Notify>,
+    /// When it was last, for what peers sent.
+    pub(crate) looked_at_map: Option<Duration>,
     pub(crate) stop: Option<Instant>,
     /// True while this node's clock differs from most others'.
     pub(crate) is_clock_off: bool,
@@ -317,12 +331,13 @@ impl Executor {
                 self.disconnected(now.monotonic, node, touched);
             }
             Job::Status(answer) => {
-                let statuses = self.shards.iter().map(|(id, hosted)| (*id, hosted.replica.status()));
+                let active = self.shards.iter().filter(|(_, hosted)| !hosted.is_parked);
+                let statuses = active.map(|(id, hosted)| (*id, hosted.replica.status()));
                 let _ = answer.send(statuses.collect());
             }
             Job::Cut { shard, time, deadline, answer } => {
                 // If there is no replica, whoever waits hears that by the end of the channel.
-                if let Some(Hosted { replica, cuts, .. }) = self.shards.get_mut(&shard) {
+                if let Some(Hosted { replica, cuts, .. }) = active(&mut self.shards, shard) {
                     let ticket = self.tickets.number();
                     cuts.insert(ticket, answer);
                     let deadline = deadline.saturating_duration_since(self.origin);
@@ -341,13 +356,19 @@ impl Executor {
                 let failed = |error: ServerError| FatalError::Host { cause: error.to_string() };
                 touched.extend(self.host(&map).map_err(failed)?);
             }
+            Job::WantVoters { shard, ballot, voters } => {
+                if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) {
+                    replica.want_voters(now.monotonic, &ballot, voters);
+                    touched.insert(shard);
+                }
+            }
             Job::Stop { latest } => self.stop = Some(latest),
         }
         Ok(())
     }
 
     fn submit(&mut self, now: Now, shard: ShardId, submission: Submission) -> Result<(), FatalError> {
-        let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) else {
+        let Some(Hosted { replica, .. }) = active(&mut self.shards, shard) else {
             submission.turn_away();
             return Ok(());
         };
@@ -370,7 +391,7 @@ impl Executor {
             if let PeerMessage::Alive { boot, leads, wall_micros } = message {
                 self.led.insert(from, leads as usize);
                 self.heard(now, from, boot, wall_micros, touched);
-            } else if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard)
+            } else if let Some(Hosted { replica, .. }) = active(&mut self.shards, shard)
                 && let Some(message) = message.for_replica()
             {
                 let received = replica.receive(now, from, message);
@@ -381,6 +402,11 @@ impl Executor {
             }
         }
         if homeless {
+            // Whoever sends this may know of a map by which there is one.
+            if self.looked_at_map.is_none_or(|at| now >= at + MAP_LOOKS) {
+                self.looked_at_map = Some(now);
+                self.map_changed.notify_one();
+            }
             let detail = format!("this node has no replica of shard {shard}");
             self.refusals.note(Party::Node(from), RefusalReason::UnknownShard, &detail);
         }
@@ -410,7 +436,7 @@ impl Executor {
     }
 
     fn disconnected(&mut self, now: Duration, node: NodeId, touched: &mut BTreeSet<ShardId>) {
-        for (id, Hosted { replica, .. }) in &mut self.shards {
+        for (id, Hosted { replica, .. }) in self.shards.iter_mut().filter(|(_, hosted)| !hosted.is_parked) {
             replica.disconnected(now, node);
             touched.insert(*id);
         }
@@ -419,20 +445,25 @@ impl Executor {
     fn tick(&mut self, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
         let now = self.now().monotonic;
         for node in self.neighbours.missed(now) {
-            for (id, Hosted { replica, .. }) in &mut self.shards {
+            for (id, Hosted { replica, .. }) in self.shards.iter_mut().filter(|(_, hosted)| !hosted.is_parked)
+            {
                 replica.missed(now, node);
                 touched.insert(*id);
             }
         }
-        for (id, Hosted { replica, .. }) in &mut self.shards {
-            if !replica.is_quiesced() {
+        for (id, Hosted { replica, is_parked, .. }) in &mut self.shards {
+            if !replica.is_quiesced() && !*is_parked {
                 replica.tick(now).map_err(|failure| FatalError::Replica { shard: *id, failure })?;
                 touched.insert(*id);
             }
         }
         if self.neighbours.is_beat_due(now) {
-            let others: BTreeSet<NodeId> =
-                self.shards.values().flat_map(|hosted| hosted.replica.others()).collect();
+            let others: BTreeSet<NodeId> = self
+                .shards
+                .values()
+                .filter(|hosted| !hosted.is_parked)
+                .flat_map(|hosted| hosted.replica.others())
+                .collect();
             let leads = u32::try_from(self.leads()).unwrap_or(u32::MAX);
             let wall_micros = Some(self.now().wall_micros);
             let alive = (ShardId::SYSTEM, PeerMessage::Alive { boot: self.boot, leads, wall_micros });
@@ -467,13 +498,15 @@ impl Executor {
     /// True if the replica is quiesced.
     fn advance(&mut self, shard: ShardId, again: &mut BTreeSet<ShardId>) -> Result<bool, FatalError> {
         let now = self.now();
-        let Some(Hosted { replica, leader, cuts, .. }) = self.shards.get_mut(&shard) else { return Ok(true) };
+        let Some(Hosted { replica, leader, is_parked, cuts, .. }) = self.shards.get_mut(&shard) else {
+            return Ok(true);
+        };
         let effects = replica.advance(now).map_err(|failure| FatalError::Replica { shard, failure })?;
         for reply in replica.take_cuts() {
             // Whoever asked may have gone away.
             let _ = cuts.remove(&reply.ticket).map(|answer| answer.send(reply.result));
         }
-        if *leader != replica.leader() {
+        if *leader != replica.leader() && !*is_parked {
             *leader = replica.leader();
             self.directory.set_leader(shard, *leader);
         }
@@ -520,7 +553,13 @@ impl Executor {
     ) -> Result<(), FatalError> {
         let wall = self.now();
         let now = wall.monotonic;
-        for (id, Hosted { replica, metrics, .. }) in &mut self.shards {
+        for (id, Hosted { replica, metrics, is_parked, .. }) in &mut self.shards {
+            if *is_parked {
+                // What was asked of it before is answered all the same.
+                replica.expire(now);
+                touched.insert(*id);
+                continue;
+            }
             if replica.is_quiesced() && !checks_flushes {
                 continue;
             }
@@ -548,10 +587,12 @@ impl Executor {
 
     /// One at a time: several would share the disk and the network, and each take as much longer.
     fn fetch_a_snapshot(&mut self, now: Duration, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
-        if self.shards.values().any(|hosted| hosted.replica.is_fetching_snapshot()) {
+        let mut active = self.shards.values().filter(|hosted| !hosted.is_parked);
+        if active.any(|hosted| hosted.replica.is_fetching_snapshot()) {
             return Ok(());
         }
-        let needs = |(_, hosted): &(&ShardId, &mut Hosted)| hosted.replica.needs_snapshot(now);
+        let needs =
+            |(_, hosted): &(&ShardId, &mut Hosted)| !hosted.is_parked && hosted.replica.needs_snapshot(now);
         if let Some((shard, Hosted { replica, .. })) = self.shards.iter_mut().find(needs) {
             let shard = *shard;
             tracing::info!(%shard, "this replica has fallen behind what logs still hold: fetching a snapshot");
@@ -561,18 +602,34 @@ impl Executor {
         Ok(())
     }
 
-    /// Opens the replicas that a map gives to this node and that are not here yet.
+    /// Opens the replicas that a map gives to this node and that are not here yet, and parks those that it does not. Those that
+    /// have something to say.
     pub(crate) fn host(&mut self, map: &ShardMap) -> Result<Vec<ShardId>, ServerError> {
-        let is_new =
-            |shard: &&ShardInfo| shard.members.contains(&self.node) && !self.shards.contains_key(&shard.id);
+        let mut retired = Vec::new();
+        for (id, hosted) in &mut self.shards {
+            let is_parked = !map.shard(*id).is_some_and(|shard| shard.is_on(self.node));
+            if is_parked && !std::mem::replace(&mut hosted.is_parked, is_parked) {
+                hosted.replica.retire();
+                // From now on others tell.
+                hosted.leader = None;
+                self.directory.set_leader(*id, None);
+                retired.push(*id);
+            } else if !is_parked {
+                // Others may have told meanwhile, while no replica here was asked.
+                self.directory.set_leader(*id, hosted.replica.leader());
+            }
+            hosted.is_parked = is_parked;
+        }
+        let is_new = |shard: &&ShardInfo| shard.is_on(self.node) && !self.shards.contains_key(&shard.id);
         let new: Vec<&ShardInfo> = map.shards.iter().filter(is_new).collect();
         let now = self.now().monotonic;
         for shard in &new {
             let replica = (self.open)(shard, &map.slots, now)?;
             let metrics = self.metrics.shard(shard.id);
-            self.shards.insert(shard.id, Hosted { replica, leader: None, metrics, cuts: BTreeMap::new() });
+            let (leader, cuts) = (None, BTreeMap::new());
+            self.shards.insert(shard.id, Hosted { replica, leader, metrics, is_parked: false, cuts });
         }
-        Ok(new.into_iter().map(|shard| shard.id).collect())
+        Ok(new.into_iter().map(|shard| shard.id).chain(retired).collect())
     }
 
     /// Hands leaderships to nodes that lead less, so that all do about equally much.
@@ -589,7 +646,8 @@ impl Executor {
         // The system shard first, which nobody waits for, then those that would rather be led elsewhere.
         let mut shards: Vec<&ShardInfo> = map.shards.iter().collect();
         shards.sort_by_key(|shard| (shard.id != ShardId::SYSTEM, shard.members.first() == Some(&own)));
-        for ShardInfo { id, members, .. } in shards {
+        for shard in shards {
+            let ShardInfo { id, members, .. } = shard;
             let Some(Hosted { replica, .. }) = self.shards.get_mut(id) else { continue };
             if replica.leader() != Some(own) {
                 continue;
@@ -603,7 +661,8 @@ impl Executor {
                 let is_alive = self.neighbours.is_alive(node) && self.transport.is_reachable(node);
                 is_alive && !self.neighbours.differs(now, node)
             };
-            let may_lead = |node: &&NodeId| is_there(**node) && keeps_up(node);
+            let stays = |node: &NodeId| shard.wanted().contains(node);
+            let may_lead = |node: &&NodeId| stays(node) && is_there(**node) && keeps_up(node);
             // Whoever is alive has said how many it leads.
             let load = |node: &NodeId| led[node];
             // In their order, so that the preferred one comes first among equals.
@@ -637,6 +696,11 @@ impl Executor {
             wall_micros: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
         }
     }
+}
+
+/// A replica that takes part, as far as the map here says.
+fn active(shards: &mut BTreeMap<ShardId, Hosted>, shard: ShardId) -> Option<&mut Hosted> {
+    shards.get_mut(&shard).filter(|hosted| !hosted.is_parked)
 }
 
 fn set_gauges(metrics: &ShardMetrics, status: &ReplicaStatus) {

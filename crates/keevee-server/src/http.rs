@@ -13,6 +13,7 @@
 //! | `GET /v1/cluster/carp` | the shard map: what a client needs to route by itself |
 //! | `GET`, `POST /v1/cluster/shards` | the shards; one shard more |
 //! | `POST /v1/cluster/nodes` | one node more, which proves that it knows the secret |
+//! | `POST /v1/cluster/nodes/:node/add`, `drain`, `replace`, `remove` | which nodes hold the shards |
 //! | `POST /v1/cluster/cut?shard=&time=` | a shard's keys as of a time, as `keevee_core::cut` lays them out: of its leader, for backups |
 //! | `GET /v1/explain?key=` | where a key belongs, and why |
 //! | `GET /is_leader` | `true` or `false`: of the first data shard, or of `?shard=` |
@@ -31,6 +32,7 @@ pub(crate) mod body;
 pub(crate) mod cluster;
 pub(crate) mod conditions;
 pub(crate) mod kv;
+mod members;
 mod path;
 pub mod problem;
 pub(crate) mod query;
@@ -214,6 +216,7 @@ pub fn router<S: Store>(api: Api<S>) -> Router {
         .route(batch::PATH, post(batch::run::<S>).fallback(batch::other))
         .route("/v1/cluster/status", get(cluster::status::<S>))
         .route("/v1/cluster/nodes", get(cluster::nodes::<S>).post(cluster::add_node::<S>))
+        .route("/v1/cluster/nodes/{node}/{change}", post(members::change::<S>))
         .route("/v1/cluster/carp", get(cluster::carp::<S>))
         .route("/v1/cluster/shards", get(cluster::shards::<S>).post(cluster::add_shard::<S>))
         .route("/v1/cluster/cut", post(cluster::cut::<S>).fallback(batch::other))

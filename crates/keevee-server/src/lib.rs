@@ -15,6 +15,7 @@ pub mod http;
 mod inbox;
 pub mod join;
 mod map_keeper;
+mod member_keeper;
 pub mod metrics;
 pub mod node;
 mod resp;

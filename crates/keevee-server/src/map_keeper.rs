@@ -36,6 +36,8 @@ const KEY: &[u8] = b"shard_map";
 const LOOK_HERE: Duration = Duration::from_millis(500);
 /// …and one without asks for it.
 const ASK: Duration = Duration::from_secs(5);
+/// After so many looks in a row at a replica of the system shard that has no leader, other nodes are asked.
+const LEADERLESS_LOOKS: u32 = 20;
 /// How often a change asks for the first map, which the system shard's leader is about to write.
 const BEGIN_PAUSE: Duration = Duration::from_millis(50);
 /// How long one of these requests may take.
@@ -75,7 +77,7 @@ impl MapError {
 }
 
 /// Reads the system shard's map, and the version that a change must expect.
-async fn read(node: &Node, consistency: Consistency) -> Result<Option<(ShardMap, u64)>, MapError> {
+pub(crate) async fn read(node: &Node, consistency: Consistency) -> Result<Option<(ShardMap, u64)>, MapError> {
     let context = Context { consistency, ..Context::until(Instant::now() + TIMEOUT) };
     let command = Command::single(Action::Get { key: KEY.into() });
     let outcome = node.execute_in(ShardId::SYSTEM, context, &command).await?;
@@ -142,7 +144,7 @@ pub(crate) struct MapKeeper {
 impl MapKeeper {
     /// Runs until the node must stop: why.
     pub(crate) async fn run(self) -> ServerError {
-        let mut is_asked = false;
+        let (mut is_asked, mut leaderless) = (false, 0);
         loop {
             let look = self.node.directory().begin_look();
             let is_here = self.node.hosts(ShardId::SYSTEM);
@@ -159,6 +161,14 @@ impl MapKeeper {
                 Err(error) => tracing::debug!(%error, "the shard map can't be read now"),
             }
             self.node.directory().end_look(look);
+            let is_led = !is_here || self.node.directory().leader(ShardId::SYSTEM).is_some();
+            leaderless = if is_led { 0 } else { leaderless + 1 };
+            if leaderless >= LEADERLESS_LOOKS {
+                leaderless = 0;
+                if let Err(error) = self.ask_others().await {
+                    return error;
+                }
+            }
             self.announce_a_move().await;
             let pause = if is_here { LOOK_HERE } else { ASK };
             is_asked = tokio::time::timeout(pause, self.changed.notified()).await.is_ok();
@@ -182,6 +192,22 @@ impl MapKeeper {
             return Err(ServerError::OtherShards { epoch: map.epoch });
         }
         if map.epoch > known.epoch { self.take_in(map).await } else { Ok(()) }
+    }
+
+    /// The replica here hears of no leader: perhaps it takes part no longer, and was away when the map said so. Any other node
+    /// tells its map to one that says who it is.
+    async fn ask_others(&self) -> Result<(), ServerError> {
+        let map = self.node.directory().map();
+        let joining = Joining::new(self.cluster.id, self.own.clone());
+        for other in map.nodes.iter().filter(|other| other.id != self.own.id) {
+            let asked = join::ask(&self.cluster.secret, &other.http, &joining);
+            if let Ok(Ok((StatusCode::OK, body))) = tokio::time::timeout(TIMEOUT, asked).await
+                && let Ok(map) = codec::decode(body)
+            {
+                return self.look_at(map).await;
+            }
+        }
+        Ok(())
     }
 
     /// Of the map that this node has: one that moved may read no other.

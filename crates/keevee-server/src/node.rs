@@ -3,6 +3,7 @@
 //! Every protocol is a thin adapter over [`Node::execute`]. It leaves out how a replica works
 //! (`executor.rs`) and how nodes reach each other ([`crate::transport`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +15,9 @@ use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::limits::Limits;
 use keevee_core::shard_map::view::CarpView;
 use keevee_core::shard_map::{Explanation, NodeInfo};
-use keevee_replica::{Attempt, Attempts, CutRefusal, Heard, Refusal, Route, ShardStatus as ReplicaStatus};
+use keevee_replica::{
+    Attempt, Attempts, CutRefusal, Heard, Members, Refusal, Route, ShardStatus as ReplicaStatus,
+};
 use prometheus::IntGauge;
 use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, oneshot};
@@ -133,10 +136,25 @@ pub struct ShardStatus {
     pub flushed: u64,
     /// The first index still in the log.
     pub first: u64,
+    /// Who takes part, as far as this replica knows.
+    pub members: MembersView,
     /// The chain hash at `applied`, in hexadecimal.
     pub chain: String,
     /// True while nobody asks the shard anything: its replicas say nothing to each other.
     pub quiesced: bool,
+}
+
+/// Who takes part in a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct MembersView {
+    /// A majority of them decides.
+    pub voters: Vec<u64>,
+    /// In the middle of a change a majority of these decides as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Vec<u64>>,
+    /// They get everything and decide nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub learners: Vec<u64>,
 }
 
 /// What `/v1/cluster/status` says.
@@ -365,8 +383,12 @@ impl Node {
     /// Decides by what this node knows of a shard; `None` if its map has no such shard.
     fn decide<T>(&self, shard: ShardId, decide: impl FnOnce(Route<'_>) -> T) -> Option<T> {
         let map = self.parts.directory.map();
-        let members = &map.shard(shard)?.members;
-        Some(decide(Route { own: self.parts.id, members, leader: self.parts.directory.leader(shard) }))
+        let (own, info) = (self.parts.id, map.shard(shard)?);
+        // A replica that is about to go may be told nothing any more, and so know neither leader nor what was written.
+        let is_other = |node: &&NodeId| **node != own || info.wanted().contains(&own);
+        let members: Vec<NodeId> = info.members.iter().filter(is_other).copied().collect();
+        let members = if members.is_empty() { info.wanted() } else { &members };
+        Some(decide(Route { own, members, leader: self.parts.directory.leader(shard) }))
     }
 
     /// True if the map gives a replica of the shard to this node.
@@ -618,7 +640,7 @@ impl Node {
         Explained { leader: self.parts.directory.leader(explanation.shard), explanation }
     }
 
-    async fn shards(&self) -> Result<Vec<(ShardId, ReplicaStatus)>, ExecuteError> {
+    pub(crate) async fn shards(&self) -> Result<Vec<(ShardId, ReplicaStatus)>, ExecuteError> {
         let (answer, answered) = oneshot::channel();
         self.parts.jobs.send(Job::Status(answer));
         answered.await.map_err(|_| ExecuteError::stopping())
@@ -649,6 +671,10 @@ impl Node {
 
     pub(crate) fn directory(&self) -> &Directory {
         &self.parts.directory
+    }
+
+    pub(crate) fn send(&self, job: Job) {
+        self.parts.jobs.send(job);
     }
 
     pub(crate) fn map_changed(&self) -> &Notify {
@@ -685,6 +711,15 @@ pub(crate) fn describe(refusal: Refusal) -> String {
     refusal.to_string()
 }
 
+fn describe_members(members: &Members) -> MembersView {
+    let list = |nodes: &BTreeSet<NodeId>| nodes.iter().map(|node| node.0).collect();
+    MembersView {
+        voters: list(&members.voters),
+        next: members.next.as_ref().map(list),
+        learners: list(&members.learners),
+    }
+}
+
 fn describe_shard(shard: ShardId, status: ReplicaStatus) -> ShardStatus {
     ShardStatus {
         shard: shard.0,
@@ -697,6 +732,7 @@ fn describe_shard(shard: ShardId, status: ReplicaStatus) -> ShardStatus {
         applied: status.applied,
         flushed: status.engine.flushed,
         first: status.engine.first,
+        members: describe_members(&status.engine.members),
         chain: format!("{:032x}", status.chain),
         quiesced: status.is_quiesced,
     }

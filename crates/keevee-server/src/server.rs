@@ -46,6 +46,7 @@ use crate::forward::Forwarder;
 use crate::http::{Api, Settings, serve};
 use crate::inbox::Inbox;
 use crate::map_keeper::MapKeeper;
+use crate::member_keeper;
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::resp::{self, Resp};
@@ -204,6 +205,7 @@ impl Server {
         let (sender, receiver) = unbounded_channel();
         let jobs = Jobs(sender);
         let peer_bytes = Arc::new(AtomicUsize::new(0));
+        let changed = Arc::new(Notify::new());
         let executor = |open| Executor {
             node: config.node_id(),
             origin: Instant::now(),
@@ -220,6 +222,8 @@ impl Server {
             outgoing: BTreeMap::new(),
             peer_bytes: Arc::clone(&peer_bytes),
             refusals: Refusals::new(&metrics),
+            map_changed: Arc::clone(&changed),
+            looked_at_map: None,
             stop: None,
             is_clock_off: false,
             is_leaving: false,
@@ -235,7 +239,6 @@ impl Server {
         transport.start(Arc::new(inbox), listeners.peer);
 
         let shared: Arc<dyn Transport> = transport.clone();
-        let changed = Arc::new(Notify::new());
         let node = Node::new(Parts {
             id: config.node_id(),
             cluster_id: config.cluster.id.to_string(),
@@ -305,6 +308,7 @@ impl Server {
         let mut keeping = Box::pin(async {
             tokio::select! {
                 error = keeper.run() => error,
+                never = member_keeper::run(node.clone()) => match never {},
                 never = seeker.run() => match never {},
             }
         });
@@ -420,6 +424,7 @@ fn replica_opener(
 ) -> impl FnMut(&ShardInfo, &SlotTable, Duration) -> Result<Replica, ServerError> + Send + use<> {
     let (config, log, data) = (config.clone(), Arc::clone(&folder.log), Arc::clone(&folder.data));
     let values = Arc::new(ValueCache::new(config.engine.value_cache_bytes));
+    let is_founder = !folder.first_members.is_empty();
     move |shard, slots, now| {
         let log = RocksLog::open(shard.id, Arc::clone(&log), writer.clone())?;
         // The system shard's keys are its own: they are in no slot of the table.
@@ -428,11 +433,10 @@ fn replica_opener(
             RocksState::enter(shard.id, log.incarnation()?, Arc::clone(&data), Arc::clone(&values), owned)?;
         let applied = state.meta()?.applied;
         log.check_fits(applied)?;
-        check_consensus(&config, shard, &log)?;
+        check_consensus(&config, is_founder, shard, &log)?;
         let mut random = rand::rng();
         let seed = random.next_u64();
         let (node, timing) = (config.node_id(), config.timing());
-        let members: BTreeSet<NodeId> = shard.members.iter().copied().collect();
         let engine = ShardEngine::open(shard, node, timing, seed, log, applied, now)?;
         let bounds = Bounds {
             waiting_commands_max: config.limits.waiting_commands_max,
@@ -442,16 +446,22 @@ fn replica_opener(
             ..Bounds::default()
         };
         let boot = random.next_u64();
-        Shard::new(shard.id, node, members, boot, engine, state, bounds)
+        Shard::new(shard.id, node, boot, engine, state, bounds)
             .map_err(|failure| ServerError::Replica { shard: shard.id, failure })
     }
 }
 
 /// A shard keeps the engine that it began with: another could not read its log.
-fn check_consensus(config: &Config, shard: &ShardInfo, log: &RocksLog) -> Result<(), ServerError> {
+fn check_consensus(
+    config: &Config,
+    is_founder: bool,
+    shard: &ShardInfo,
+    log: &RocksLog,
+) -> Result<(), ServerError> {
     let has = log.engine(shard.consensus)?;
-    // The system shard has what the cluster was made with.
-    let wanted = if shard.id == ShardId::SYSTEM { config.engine.consensus } else { shard.consensus };
+    // The system shard has what the cluster was made with. Who joined later was told by the map.
+    let made_with = is_founder && shard.id == ShardId::SYSTEM;
+    let wanted = if made_with { config.engine.consensus } else { shard.consensus };
     if has == wanted && shard.consensus == has {
         return Ok(());
     }

@@ -7,12 +7,13 @@
 
 mod raft;
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
-use keevee_paxos::{Ballot, Entry, Message, Value};
+use keevee_paxos::{Ballot, Configuration, Entry, Message, QuorumSystem, Value};
 use keevee_replica::{ChainHash, SnapshotChunk, SnapshotMessage};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -403,22 +404,48 @@ fn read_ballot(ballot: Option<proto::Ballot>, field: &'static str) -> Result<Bal
 
 fn write_entries(entries: Vec<Entry>) -> Vec<proto::Entry> {
     let write = |entry: Entry| {
-        let (data, noop) = match entry.value {
-            Value::Data(data) => (Some(data), false),
-            Value::Noop => (None, true),
+        let (data, noop, configuration) = match entry.value {
+            Value::Data(data) => (Some(data), false, None),
+            Value::Noop => (None, true, None),
+            Value::Configuration(configuration) => (None, false, Some(write_configuration(*configuration))),
         };
-        proto::Entry { index: entry.index, ballot: write_ballot(entry.ballot), data, noop }
+        let ballot = write_ballot(entry.ballot);
+        proto::Entry { index: entry.index, ballot, data, noop, configuration }
     };
     entries.into_iter().map(write).collect()
 }
 
+fn write_configuration(Configuration { quorum, learners }: Configuration) -> proto::Configuration {
+    let (voters, next) = match quorum {
+        QuorumSystem::Majority(voters) => (voters, BTreeSet::new()),
+        QuorumSystem::Joint { old, new } => (old, new),
+        QuorumSystem::Flexible { .. } => unreachable!("no log has quorums by count"),
+    };
+    let list = |nodes: BTreeSet<u64>| nodes.into_iter().collect();
+    proto::Configuration { voters: list(voters), next: list(next), learners: list(learners) }
+}
+
+fn read_configuration(configuration: proto::Configuration) -> Result<Configuration, WireError> {
+    let set = |nodes: Vec<u64>| -> BTreeSet<u64> { nodes.into_iter().collect() };
+    let (old, new) = (set(configuration.voters), set(configuration.next));
+    if old.is_empty() {
+        return Err(WireError::Missing("voters"));
+    }
+    let quorum = if new.is_empty() { QuorumSystem::Majority(old) } else { QuorumSystem::Joint { old, new } };
+    Ok(Configuration { quorum, learners: set(configuration.learners) })
+}
+
 fn read_entries(entries: Vec<proto::Entry>) -> Result<Vec<Entry>, WireError> {
     let read = |entry: proto::Entry| {
-        let value = match (entry.data, entry.noop) {
-            (Some(data), false) => Value::Data(data),
-            (None, true) => Value::Noop,
-            (None, false) => return Err(WireError::Missing("data")),
-            (Some(_), true) => return Err(WireError::Malformed("noop")),
+        let value = match (entry.data, entry.noop, entry.configuration) {
+            (Some(data), false, None) => Value::Data(data),
+            (None, true, None) => Value::Noop,
+            (None, false, Some(configuration)) => {
+                Value::Configuration(Box::new(read_configuration(configuration)?))
+            }
+            (None, false, None) => return Err(WireError::Missing("data")),
+            (_, true, _) => return Err(WireError::Malformed("noop")),
+            (Some(_), false, Some(_)) => return Err(WireError::Malformed("configuration")),
         };
         Ok(Entry { index: entry.index, ballot: read_ballot(entry.ballot, "ballot")?, value })
     };
@@ -610,9 +637,26 @@ mod tests {
         std::iter::once(dropped).chain(snapshots.map(PeerMessage::Snapshot)).collect()
     }
 
+    /// With who takes part.
+    fn member_kinds() -> Vec<PeerMessage> {
+        let joint = QuorumSystem::Joint { old: [1, 2, 3].into(), new: [2, 3, 400].into() };
+        let configurations = [
+            Configuration { quorum: joint, learners: BTreeSet::new() },
+            Configuration { quorum: QuorumSystem::majority([1, 2]), learners: [3].into() },
+        ];
+        let entry = |(index, configuration)| Entry {
+            index,
+            ballot: BALLOT,
+            value: Value::Configuration(Box::new(configuration)),
+        };
+        let entries = (7..).zip(configurations).map(entry).collect();
+        vec![PeerMessage::Paxos(Message::Accept { ballot: BALLOT, sent_at: 5, entries, chosen: 6 })]
+    }
+
     #[test]
     fn every_kind_comes_back_from_its_path() {
-        for message in every_kind().into_iter().chain(later_kinds()).chain(snapshot_kinds()) {
+        let later = later_kinds().into_iter().chain(snapshot_kinds()).chain(member_kinds());
+        for message in every_kind().into_iter().chain(later) {
             let kind = Kind::from(message.clone());
             let path = kind.path();
             assert!(is_message_path(path));
@@ -661,6 +705,11 @@ mod tests {
             ("/paxos/accept", &entry(r#""data":"""#), "`ballot` is missing"),
             ("/paxos/accept", &entry(ballot), "`data` is missing"),
             ("/paxos/accept", &entry(&format!(r#"{ballot},"data":"","noop":true"#)), "`noop` is malformed"),
+            (
+                "/paxos/accept",
+                &entry(&format!(r#"{ballot},"configuration":{{"voters":[]}}"#)),
+                "`voters` is missing",
+            ),
             ("/paxos/accept", &entry(&format!(r#"{ballot},"data":"a!""#)), "nvalid symbol"),
             ("/paxos/accept", &entry(&format!(r#"{ballot},"data":[1]"#)), "base64"),
             ("/chain_hash", r#"{"index":1,"chain":"12"}"#, "`chain` is malformed"),
@@ -709,6 +758,7 @@ mod tests {
             ("batch", batch(messages)),
             ("later_batch", batch_of_one(later_kinds())),
             ("snapshot_batch", batch_of_one(snapshot_kinds())),
+            ("member_batch", batch_of_one(member_kinds())),
             ("forward_request", forward_request(7, forward)),
             ("forward_answer", forward_answer(7, vec![ForwardReply::Outcome("\u{1}".into()), error])),
         ]
@@ -775,7 +825,8 @@ mod tests {
         };
         let prepare = proto::Prepare { ballot: None, from: 1 };
         assert!(read(Kind::Prepare(prepare)).contains("`ballot` is missing"));
-        let entry = proto::Entry { index: 1, ballot: write_ballot(BALLOT), data: None, noop: false };
+        let ballot = write_ballot(BALLOT);
+        let entry = proto::Entry { index: 1, ballot, data: None, noop: false, configuration: None };
         let accept =
             proto::Accept { ballot: write_ballot(BALLOT), sent_at: 1, entries: vec![entry], chosen: 0 };
         assert!(read(Kind::Accept(accept)).contains("`data` is missing"));

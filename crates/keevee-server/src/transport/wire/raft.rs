@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use keevee_core::ids::NodeId;
 use keevee_raft::{AppendResult, LogEntry, LogId, Payload, RaftMessage, Vote};
+use keevee_replica::Members;
 
 use super::proto::raft::Kind;
 use super::{PeerMessage, Received, WireError, proto};
@@ -108,26 +110,51 @@ fn read_vote(vote: Option<proto::RaftVote>) -> Result<Vote, WireError> {
 }
 
 fn write_entry(entry: LogEntry) -> proto::RaftEntry {
-    let (data, voters, blank) = match entry.payload {
-        Payload::Blank => (None, Vec::new(), true),
-        Payload::Data(data) => (Some(data), Vec::new(), false),
-        Payload::Members(voters) => (None, voters.into_iter().collect(), false),
-    };
-    proto::RaftEntry { id: Some(write_id(entry.id)), data, voters, blank }
+    let mut written = proto::RaftEntry { id: Some(write_id(entry.id)), ..proto::RaftEntry::default() };
+    match entry.payload {
+        Payload::Blank => written.blank = true,
+        Payload::Data(data) => written.data = Some(data),
+        Payload::Members(Members { voters, next: None, learners }) if learners.is_empty() => {
+            written.voters = write_nodes(voters);
+        }
+        Payload::Members(Members { voters, next, learners }) => {
+            let next = next.map(write_nodes).unwrap_or_default();
+            let (voters, learners) = (write_nodes(voters), write_nodes(learners));
+            written.members = Some(proto::RaftMembers { voters, next, learners });
+        }
+    }
+    written
+}
+
+fn write_nodes(nodes: BTreeSet<NodeId>) -> Vec<u64> {
+    nodes.into_iter().map(|node| node.0).collect()
 }
 
 fn read_entry(entry: proto::RaftEntry) -> Result<LogEntry, WireError> {
     let id = read_id(entry.id.ok_or(WireError::Missing("id"))?);
-    let voters: BTreeSet<u64> = entry.voters.into_iter().collect();
-    let payload = match (entry.data, voters.is_empty(), entry.blank) {
-        (Some(data), true, false) => Payload::Data(data),
-        (None, false, false) => Payload::Members(voters),
-        (None, true, true) => Payload::Blank,
+    let voters = Members::of_voters(entry.voters.into_iter().map(NodeId));
+    let payload = match (entry.data, voters.voters.is_empty(), entry.members, entry.blank) {
+        (Some(data), true, None, false) => Payload::Data(data),
+        (None, false, None, false) => Payload::Members(voters),
+        (None, true, Some(members), false) => Payload::Members(read_members(members)?),
+        (None, true, None, true) => Payload::Blank,
         // Perhaps of a kind that came later: an entry can't be skipped.
-        (None, true, false) => return Err(WireError::Missing("data")),
+        (None, true, None, false) => return Err(WireError::Missing("data")),
         _ => return Err(WireError::Malformed("data")),
     };
     Ok(LogEntry { id, payload })
+}
+
+/// Members that are more than voters, as every sender writes them. Whether they make sense the engine says.
+fn read_members(members: proto::RaftMembers) -> Result<Members, WireError> {
+    let nodes = |nodes: Vec<u64>| nodes.into_iter().map(NodeId).collect::<BTreeSet<NodeId>>();
+    let members = Members {
+        voters: nodes(members.voters),
+        next: (!members.next.is_empty()).then(|| nodes(members.next)),
+        learners: nodes(members.learners),
+    };
+    let is_more = members.next.is_some() || !members.learners.is_empty();
+    is_more.then_some(members).ok_or(WireError::Malformed("members"))
 }
 
 fn write_appended(call: u64, result: AppendResult) -> proto::RaftAppended {
@@ -163,11 +190,19 @@ mod tests {
         let id = |index| Some(LogId { term: 3, index });
         let vote = Vote { term: 4, node: 2, committed: true };
         let entry = |index, payload| LogEntry { id: LogId { term: 4, index }, payload };
+        let voters = Members::of_voters([1, 2, 300].map(NodeId));
+        let learners: BTreeSet<NodeId> = [4].map(NodeId).into();
+        let next = Some([2, 300].map(NodeId).into());
+        let changes = vec![
+            entry(11, Payload::Members(Members { learners: learners.clone(), ..voters.clone() })),
+            entry(12, Payload::Members(Members { next: next.clone(), ..voters.clone() })),
+            entry(13, Payload::Members(Members { next, learners, ..voters.clone() })),
+        ];
         let entries = vec![
             entry(7, Payload::Blank),
             entry(8, Payload::Data(Bytes::from_static(b"data"))),
             entry(9, Payload::Data(Bytes::new())),
-            entry(10, Payload::Members([1, 2, 300].into())),
+            entry(10, Payload::Members(voters)),
         ];
         let results = [AppendResult::Success, AppendResult::Conflict, AppendResult::HigherVote(vote)];
         let appended = results.map(|result| RaftMessage::Appended { call: 1, result });
@@ -187,6 +222,7 @@ mod tests {
             RaftMessage::TooFarBehind { call: 0, vote, through: 0 },
             RaftMessage::TooFarBehind { call: 7, vote, through: 8 },
             RaftMessage::CaughtUp { call: 7, has_all: true },
+            RaftMessage::Append { call: 2, vote, previous: id(10), entries: changes, committed: id(5) },
         ];
         appended.into_iter().chain(rest).collect()
     }
@@ -233,14 +269,19 @@ mod tests {
         let no_vote = proto::Raft { kind: Some(Kind::Heartbeat(proto::RaftHeartbeat::default())) };
         let no_result = proto::Raft { kind: Some(Kind::Appended(proto::RaftAppended::default())) };
         let id = Some(proto::RaftLogId::default());
-        let both = proto::RaftEntry { id, data: Some(Bytes::new()), voters: vec![1], blank: false };
+        let both = proto::RaftEntry { id, data: Some(Bytes::new()), voters: vec![1], ..Default::default() };
+        let only_voters = Some(proto::RaftMembers { voters: vec![1], ..Default::default() });
+        let other_words = proto::RaftEntry { id, members: only_voters, ..Default::default() };
+        let members = Some(proto::RaftMembers { voters: vec![1], next: vec![2], learners: Vec::new() });
+        let twice = proto::RaftEntry { id, voters: vec![1], members, ..Default::default() };
         let unknown = proto::RaftEntry { id, ..proto::RaftEntry::default() };
         let append = |entry| {
             let vote = Some(proto::RaftVote::default());
             let append = proto::RaftAppend { vote, entries: vec![entry], ..proto::RaftAppend::default() };
             proto::Raft { kind: Some(Kind::Append(append)) }
         };
-        for raft in [no_kind, no_vote, no_result, append(both), append(unknown)] {
+        let entries = [both, other_words, twice, unknown].map(append);
+        for raft in [no_kind, no_vote, no_result].into_iter().chain(entries) {
             assert!(raft.clone().check().is_err(), "{raft:?}");
         }
     }

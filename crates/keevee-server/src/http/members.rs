@@ -1,0 +1,85 @@
+//! Changes of which nodes hold the shards: `POST /v1/cluster/nodes/:node/add`, `drain`, `replace` and `remove`.
+//!
+//! An answer says which replicas move, and that the shard map says so; not that they have. `GET /v1/cluster/shards` shows
+//! what is still under way (`next`). It leaves out which moves there are ([`keevee_core::shard_map::members`]).
+
+use axum::Json;
+use axum::extract::{Path, State};
+use bytes::Bytes;
+use keevee_core::ids::NodeId;
+use keevee_core::json::Object;
+use keevee_core::shard_map::ShardMap;
+use keevee_core::shard_map::change::ChangeError;
+use keevee_core::shard_map::members::Move;
+use serde::{Deserialize, Serialize};
+
+use super::problem::Problem;
+use super::{Api, Store};
+
+/// What a caller may say besides.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Asked {
+    /// Only tell what would be done.
+    dry_run: bool,
+    /// Of `drain`: give up replicas that no other node can take.
+    fewer_replicas: bool,
+    /// Of `replace`: who takes the node's place.
+    with: Option<NodeId>,
+}
+
+/// What is done, or would be.
+#[derive(Debug, Serialize)]
+pub(super) struct Planned {
+    moves: Vec<Move>,
+    /// Of the shard map that says so.
+    epoch: u64,
+    dry_run: bool,
+}
+
+/// `POST /v1/cluster/nodes/:node/:change`
+pub(super) async fn change<S: Store>(
+    State(api): State<Api<S>>,
+    Path((node, change)): Path<(u64, String)>,
+    body: Bytes,
+) -> Result<Json<Planned>, Problem> {
+    let asked = asked(&body)?;
+    if asked.with.is_some() != (change == "replace") {
+        return Err(Problem::invalid("`with` names the node that takes the place of one that is replaced"));
+    }
+    if asked.fewer_replicas && change != "drain" {
+        return Err(Problem::invalid("`fewer_replicas` is for `drain`"));
+    }
+    let node = NodeId(node);
+    let plan = |map: &ShardMap| -> Result<Vec<Move>, ChangeError> {
+        match (&*change, asked.with) {
+            ("add", _) => map.moves_onto(node),
+            ("drain", _) => map.moves_off(node, asked.fewer_replicas),
+            ("replace", Some(with)) => map.moves_between(node, with),
+            _ => map.remove_node(node).map(|_| Vec::new()),
+        }
+    };
+    if !["add", "drain", "replace", "remove"].contains(&&*change) {
+        return Err(Problem::invalid(format!("`{change}` is no change: add, drain, replace or remove")));
+    }
+    let mut moves = Vec::new();
+    let planned = |map: &ShardMap| {
+        moves = plan(map)?;
+        match &*change {
+            _ if asked.dry_run => Ok(map.clone()),
+            "remove" => map.remove_node(node),
+            _ => map.move_replicas(&moves),
+        }
+    };
+    let epoch = api.store.change_map(planned).await?.epoch;
+    Ok(Json(Planned { moves, epoch, dry_run: asked.dry_run }))
+}
+
+fn asked(body: &Bytes) -> Result<Asked, Problem> {
+    if body.is_empty() {
+        return Ok(Asked::default());
+    }
+    let shape = r#"{"dry_run": false, "fewer_replicas": false, "with": 4}"#;
+    let malformed = |error| Problem::invalid(format!("the body must be like {shape}: {error}"));
+    serde_json::from_slice::<Object<Asked>>(body).map(|Object(asked)| asked).map_err(malformed)
+}
