@@ -10,6 +10,7 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod increment;
 pub(crate) mod init;
+pub(crate) mod node;
 pub(crate) mod put;
 pub(crate) mod restore;
 pub(crate) mod scan;

@@ -41,6 +41,7 @@ Examples:
   keevee get color                     read it back
   keevee scan --prefix user:           list keys in order
   keevee explain color                 which shard and nodes hold it
+  keevee node replace 2 --with 4       have node 4 take the place of a dead one
   keevee backup --to ./backup          copy all keys, as of one time
   keevee bench --connections 64        measure
 
@@ -66,6 +67,7 @@ enum Command {
     Batch(commands::batch::Arguments),
     Scan(commands::scan::Arguments),
     Explain(commands::explain::Arguments),
+    Node(commands::node::Arguments),
     Shards(commands::shards::Arguments),
     Status(commands::status::Arguments),
     Backup(commands::backup::Arguments),
@@ -103,6 +105,7 @@ fn main() -> ExitCode {
         Command::Batch(arguments) => interruptible(commands::batch::run(arguments)),
         Command::Scan(arguments) => interruptible(commands::scan::run(arguments)),
         Command::Explain(arguments) => interruptible(commands::explain::run(arguments)),
+        Command::Node(arguments) => interruptible(commands::node::run(arguments)),
         Command::Shards(arguments) => interruptible(commands::shards::run(arguments)),
         Command::Status(arguments) => interruptible(commands::status::run(arguments)),
         Command::Backup(arguments) => interruptible(commands::backup::run(arguments)),

@@ -219,6 +219,7 @@ mod tests {
             multiplier: 1.0,
             engine: Consensus::Paxos,
             members: [1, 2, 3].map(NodeId).to_vec(),
+            next: None,
             leader: None,
         };
         Shard { view, slots: 16_384 }

@@ -21,7 +21,7 @@ with_both_engines! {
 }
 
 /// A node beside a cluster. Dropped, its process is gone.
-struct Joiner {
+pub(crate) struct Joiner {
     config: PathBuf,
     http: u16,
     peer: u16,
@@ -31,7 +31,7 @@ struct Joiner {
 
 impl Joiner {
     /// With the cluster's id, and this secret or the cluster's.
-    fn new(cluster: &mut TemporaryCluster, id: u64, secret: Option<&str>) -> Joiner {
+    pub(crate) fn new(cluster: &mut TemporaryCluster, id: u64, secret: Option<&str>) -> Joiner {
         let known = fs::read_to_string(cluster.node(1).expect("a node").config()).expect("a configuration");
         let line = |key: &str| {
             let found = known.lines().find(|line| line.trim_start().starts_with(key));
@@ -53,7 +53,7 @@ impl Joiner {
         Joiner { config, http, peer, child: None, _folder: folder }
     }
 
-    fn start(&mut self, arguments: &[&str]) {
+    pub(crate) fn start(&mut self, arguments: &[&str]) {
         let mut command = Command::new(program());
         command.args(["server", "--config"]).arg(&self.config).args(arguments);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
@@ -72,11 +72,11 @@ impl Joiner {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         format!("http://127.0.0.1:{}", self.http).parse().expect("an endpoint")
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

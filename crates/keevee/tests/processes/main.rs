@@ -29,6 +29,7 @@ mod folders;
 mod joining;
 mod load;
 mod manager;
+mod members;
 mod pauses;
 mod quiescence;
 mod redis;

@@ -1,0 +1,140 @@
+//! Members that change while the cluster serves: nodes that are added, drained, replaced and removed.
+
+use std::process::Command;
+
+use keevee_client::{Consistency, Endpoint};
+use keevee_cluster::{TemporaryCluster, until};
+use serde_json::{Value, json};
+
+use crate::joining::{Joiner, ask, post};
+use crate::load::{Load, all_there};
+use crate::{PATIENCE, client, endpoint_of, get, program, put, start};
+
+with_both_engines! {
+    nodes_are_added_and_the_first_is_removed_under_load
+    a_dead_node_is_replaced
+    a_change_goes_on_though_every_node_is_killed_in_the_middle
+}
+
+/// Runs `keevee node` with these arguments, at a node: what it prints.
+async fn node(there: &Endpoint, arguments: &[&str]) -> String {
+    let mut command = Command::new(program());
+    let there = there.to_string();
+    command.arg("node").args(arguments).args(["--endpoint", &there, "--timeout", "30s", "--patience", "60s"]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it runs");
+    let output = output.expect("the program");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "keevee node {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Who decides in each shard, as the leader says that a node knows of.
+async fn voters(there: &Endpoint, shard: u64) -> Option<Vec<u64>> {
+    let status = ask(there, "/v1/cluster/status").await?;
+    let shards = status["shards"].as_array()?.clone();
+    let found = shards.into_iter().find(|one| one["shard"] == shard)?;
+    found["members"]["voters"].as_array()?.iter().map(Value::as_u64).collect()
+}
+
+fn joiner(cluster: &mut TemporaryCluster, id: u64) -> Joiner {
+    let one = endpoint_of(cluster, 1);
+    let mut joiner = Joiner::new(cluster, id, None);
+    joiner.start(&["--join", one.authority()]);
+    joiner
+}
+
+/// Until a node is in the map that another has.
+async fn is_known(there: &Endpoint, id: u64) {
+    let known = until(PATIENCE, async || {
+        let nodes = ask(there, "/v1/cluster/nodes").await?;
+        nodes.as_array()?.iter().any(|node| node["id"] == id).then_some(())
+    });
+    assert!(known.await.is_some(), "node {id} does not join");
+}
+
+async fn nodes_are_added_and_the_first_is_removed_under_load(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    let (one, two) = (endpoint_of(&mut cluster, 1), endpoint_of(&mut cluster, 2));
+    put(&client(cluster.endpoints()), "early", "x").await;
+    let load = Load::start(&cluster.endpoints()[1..], 4);
+    load.acknowledges(50).await;
+    let mut joined = [joiner(&mut cluster, 4), joiner(&mut cluster, 5)];
+    for id in [4, 5] {
+        is_known(&two, id).await;
+    }
+    let planned = node(&two, &["add", "4", "--dry-run"]).await;
+    assert!(planned.contains("shard 0 would move onto node 4 as well"), "{planned}");
+    for id in ["4", "5"] {
+        node(&two, &["add", id]).await;
+        load.acknowledges(50).await;
+    }
+    assert_eq!(voters(&two, 0).await, Some(vec![1, 2, 3, 4, 5]));
+    let said = node(&two, &["remove", "1"]).await;
+    assert!(said.contains("node 1 is removed"), "{said}");
+    load.acknowledges(50).await;
+    // It is not needed for anything any more.
+    cluster.kill(1).await.expect("killed");
+    load.acknowledges(100).await;
+    let (written, failed) = load.stop_and_count().await;
+    assert_eq!(failed, 0, "no write failed with its retries");
+    for there in [&two, &joined[0].endpoint(), &joined[1].endpoint()] {
+        all_there(&client(vec![there.clone()]), &written, Consistency::Linearizable).await;
+    }
+    assert_eq!(get(&client(vec![joined[1].endpoint()]), "early").await.as_deref(), Some("x"));
+    let nodes = ask(&two, "/v1/cluster/nodes").await.expect("nodes");
+    assert!(nodes.as_array().expect("a list").iter().all(|node| node["id"] != 1), "{nodes}");
+    assert!(ask(&one, "/healthz").await.is_none(), "it is gone");
+    joined.iter_mut().for_each(Joiner::kill);
+}
+
+async fn a_dead_node_is_replaced(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    let (one, two) = (endpoint_of(&mut cluster, 1), endpoint_of(&mut cluster, 2));
+    put(&client(cluster.endpoints()), "key", "before").await;
+    cluster.kill(3).await.expect("killed");
+    let mut spare = joiner(&mut cluster, 4);
+    is_known(&one, 4).await;
+    node(&one, &["replace", "3", "--with", "4"]).await;
+    for shard in [0, 1] {
+        let told = until(PATIENCE, async || {
+            let voters = voters(&spare.endpoint(), shard).await?;
+            (voters == [1, 2, 4]).then_some(())
+        });
+        assert!(told.await.is_some(), "shard {shard}");
+    }
+    // Two of the three that there are now.
+    cluster.kill(2).await.expect("killed");
+    put(&client(vec![one.clone(), spare.endpoint()]), "key", "after").await;
+    assert_eq!(get(&client(vec![spare.endpoint()]), "key").await.as_deref(), Some("after"));
+    cluster.start_node(2).expect("started");
+    // The dead node can be forgotten, and its number is not given again to another folder.
+    node(&one, &["remove", "3"]).await;
+    assert_eq!(get(&client(vec![two]), "key").await.as_deref(), Some("after"));
+    let (status, problem) = post(&one, "/v1/cluster/nodes/3/drain", &json!({})).await;
+    assert_eq!(status, 400, "{problem}");
+    spare.kill();
+}
+
+async fn a_change_goes_on_though_every_node_is_killed_in_the_middle(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    let one = endpoint_of(&mut cluster, 1);
+    put(&client(cluster.endpoints()), "key", "value").await;
+    let mut spare = joiner(&mut cluster, 4);
+    is_known(&one, 4).await;
+    node(&one, &["replace", "2", "--with", "4", "--no-wait"]).await;
+    cluster.kill_all().await.expect("killed");
+    spare.kill();
+    cluster.start().expect("started");
+    spare.start(&[]);
+    let done = until(PATIENCE, async || {
+        let shards = ask(&one, "/v1/cluster/shards").await?;
+        let has =
+            |shard: &Value, id| shard["members"].as_array().is_some_and(|list| list.contains(&json!(id)));
+        let is_done = |shard: &Value| shard["next"].is_null() && has(shard, 4) && !has(shard, 2);
+        shards.as_array()?.iter().all(is_done).then_some(())
+    });
+    done.await.expect("the change goes on");
+    cluster.kill(2).await.expect("killed");
+    assert_eq!(get(&client(vec![one, spare.endpoint()]), "key").await.as_deref(), Some("value"));
+    spare.kill();
+}
