@@ -56,6 +56,8 @@ counters! {
     Chunks = "chunks",
     /// A replica took over a snapshot.
     TakenOver = "snapshots taken over",
+    /// A shard had other members in the end.
+    MembersChanged = "members changed",
     /// A follower dropped entries that the leader did not have.
     ConflictsDropped = "conflicts dropped",
     /// A follower told that it lacks what an append follows.

@@ -22,8 +22,6 @@ mod one_hop;
 mod versions;
 mod votes;
 
-use std::collections::BTreeSet;
-
 pub(crate) use acknowledged::{Acknowledged, Held};
 pub(crate) use agreement::Agreement;
 pub(crate) use atomic::Atomic;
@@ -42,6 +40,8 @@ pub(crate) use one_hop::OneHop;
 pub(crate) use versions::Versions;
 pub(crate) use votes::Votes;
 
+use keevee_replica::Members;
+
 use crate::plan::Plan;
 
 /// How a rule was broken: a sentence for the reader of the report.
@@ -50,9 +50,9 @@ pub(crate) type Broken = String;
 /// The name of the rule that replicas hold themselves to: their own assertions, and their refusal to go on.
 pub(crate) const REPLICA: &str = "replica";
 
-/// What is kept of each node of a group, by its number.
-fn of_nodes<T: Clone + Default>(members: &BTreeSet<u64>) -> Vec<T> {
-    vec![T::default(); members.last().map_or(0, |last| *last as usize) + 1]
+/// What is kept of each node, by its number.
+fn of_nodes<T: Clone + Default>(nodes: u64) -> Vec<T> {
+    vec![T::default(); nodes as usize + 1]
 }
 
 /// The oracles that watch one shard, but for those that look at the end of a run only.
@@ -69,11 +69,12 @@ pub(crate) struct Oracles {
 }
 
 impl Oracles {
-    pub(crate) fn new(plan: &Plan, members: &BTreeSet<u64>) -> Oracles {
+    /// Of a shard that begins with these members.
+    pub(crate) fn new(plan: &Plan, members: &Members) -> Oracles {
         Oracles {
             acknowledged: Acknowledged::default(),
             agreement: Agreement::default(),
-            disks: Disks::new(plan.engine, members),
+            disks: Disks::new(plan, members),
             chains: Chains::default(),
             versions: Versions,
             once: Once::default(),

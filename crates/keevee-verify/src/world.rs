@@ -16,6 +16,7 @@ mod disk;
 mod faults;
 mod groups;
 mod ingress;
+mod members;
 mod network;
 mod node;
 mod observed;
@@ -29,7 +30,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 
-use keevee_core::ids::ShardId;
+use keevee_core::ids::{NodeId, ShardId};
 use keevee_replica::Role;
 
 use self::clients::Client;
@@ -222,6 +223,7 @@ impl World {
     pub(crate) fn run(&mut self) -> Ended {
         self.run_until(self.plan.faulty_micros, |_| false);
         self.heal();
+        self.demand_members();
         let healed_at = self.now;
         // The oracle of progress watches this phase as it watches every calm.
         self.run_until(healed_at + self.plan.settling() + LOOK, |_| false);
@@ -357,6 +359,7 @@ impl World {
         for shard in self.groups.ids() {
             let leader = self.leading(shard);
             leaders.extend(leader.map(|leader| leader.node));
+            self.end_change_of_members(shard, leader.map(|leader| leader.node));
             self.look_at(shard, leader);
         }
         if leaders.len() > 1 {
@@ -367,7 +370,9 @@ impl World {
     fn look_at(&mut self, shard: ShardId, leader: Option<Leader>) {
         let sight = Sight {
             now: self.now,
-            is_quiet: self.afflictions.are_quiet() && self.network.is_prompt(self.now),
+            is_quiet: self.afflictions.are_quiet()
+                && self.network.is_prompt(self.now)
+                && !self.is_changing_members(shard),
             patience: self.afflictions.patience(self.plan.engine),
             has_connected: self.has_connected(shard),
             leader,
@@ -403,13 +408,15 @@ impl World {
     /// True if some member of a shard that works could lead: it reaches a majority both ways that may follow it, and its
     /// clock is not off, for which it would hand over.
     fn has_connected(&mut self, shard: ShardId) -> bool {
-        let members = &self.groups[shard].members;
-        let working: Vec<u64> = members.iter().copied().filter(|id| self.works(*id)).collect();
+        let members = self.groups[shard].oracles.disks.members().clone();
+        let working: Vec<u64> =
+            members.all().into_iter().map(|NodeId(id)| id).filter(|id| self.works(*id)).collect();
         let both_ways = |a: u64, b: u64| a == b || (self.network.is_open(a, b) && self.network.is_open(b, a));
         let may_follow = self.may_follow(shard, &working);
         let has_majority = |counts: &dyn Fn(u64, u64) -> bool| {
-            let supporters = |id: u64| working.iter().filter(|other| counts(**other, id)).count();
-            working.iter().any(|id| supporters(*id) > members.len() / 2)
+            let supports = |other: u64, id: u64| working.contains(&other) && counts(other, id);
+            let voters = working.iter().filter(|id| members.is_voter(NodeId(**id)));
+            voters.copied().any(|id| members.is_quorum(|NodeId(other)| supports(other, id)))
         };
         if !has_majority(&both_ways) {
             return false;
@@ -456,8 +463,12 @@ impl World {
         // The oracle of progress would have something written.
         self.queue.retain(|Reverse(queued)| !matches!(queued.event, Event::Look));
         let rests = |world: &World, shard: ShardId| {
-            let mut processes = world.nodes.values().flat_map(|node| &node.process);
-            processes.all(|process| process.shards.get(&shard).is_none_or(Replica::is_quiesced))
+            let mut processes =
+                world.nodes.iter().filter_map(|(id, node)| Some((id, node.process.as_ref()?)));
+            let hosts = &world.groups[shard].hosts;
+            processes.all(|(id, process)| {
+                !hosts.contains(id) || process.shards.get(&shard).is_none_or(Replica::is_quiesced)
+            })
         };
         let patience = self.patience() + 4 * (idle + HOUSEKEEPING);
         let all_rest =

@@ -5,10 +5,11 @@
 //! that value. Also its ground: an acceptor remembers what it accepted, whatever happens to its process; and
 //! nobody takes for chosen what no majority holds (openraft#1802).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keevee_paxos::{Ballot, Entry, Value};
+use keevee_replica::{Members, records};
 
 use super::{Broken, of_nodes};
 
@@ -19,8 +20,34 @@ struct Place {
     chosen: Option<(Ballot, Value)>,
 }
 
+impl Place {
+    /// A quorum of disks holds a value at a ballot.
+    fn choose(&mut self, index: u64, ballot: Ballot, value: Value) -> Result<(), Broken> {
+        match &self.chosen {
+            Some((chosen_at, chosen)) if *chosen != value => {
+                Err(format!("two values are chosen at index {index}, at ballots {chosen_at} and {ballot}"))
+            }
+            Some((chosen_at, _)) if *chosen_at <= ballot => Ok(()),
+            _ => {
+                let other = self.accepted.iter().find(|(at, held, _)| *at > ballot && *held != value);
+                let kept = match other {
+                    None => Ok(()),
+                    Some((at, ..)) => Err(format!(
+                        "index {index} is chosen at ballot {ballot}, and ballot {at} had proposed another value"
+                    )),
+                };
+                self.chosen = Some((ballot, value));
+                kept
+            }
+        }
+    }
+}
+
 pub(crate) struct Choices {
-    majority: u32,
+    /// Who decides from an index on, as far as it is chosen.
+    members: BTreeMap<u64, Members>,
+    /// All indexes below are chosen.
+    next: u64,
     places: BTreeMap<u64, Place>,
     /// Of each node: the highest ballot that its disk has held at an index.
     held: Vec<BTreeMap<u64, Ballot>>,
@@ -29,9 +56,13 @@ pub(crate) struct Choices {
 impl Choices {
     pub(crate) const NAME: &str = "nothing chosen is lost";
 
-    pub(crate) fn new(members: &BTreeSet<u64>) -> Choices {
-        let majority = members.len() as u32 / 2 + 1;
-        Choices { majority, places: BTreeMap::new(), held: of_nodes(members) }
+    pub(crate) fn new(nodes: u64, members: &Members) -> Choices {
+        let members = [(1, members.clone())].into();
+        Choices { members, next: 1, places: BTreeMap::new(), held: of_nodes(nodes) }
+    }
+
+    pub(crate) fn members(&self) -> &Members {
+        self.members.last_key_value().expect("the first ones").1
     }
 
     /// An entry has reached a node's disk.
@@ -50,31 +81,42 @@ impl Choices {
         }
         let Some((_, known, nodes)) = place.accepted.iter_mut().find(|(at, ..)| at == ballot) else {
             place.accepted.push((*ballot, value.clone(), 1 << node));
-            return Ok(());
+            return self.judge(*index);
         };
         if known != value {
             return Err(format!("two values were proposed at ballot {ballot} and index {index}"));
         }
         *nodes |= 1 << node;
-        if nodes.count_ones() < self.majority {
-            return Ok(());
-        }
-        match &place.chosen {
-            Some((chosen_at, chosen)) if chosen != value => {
-                Err(format!("two values are chosen at index {index}, at ballots {chosen_at} and {ballot}"))
+        self.judge(*index)
+    }
+
+    /// Looks which values of an index are chosen. Who decides there is known once all before it are.
+    fn judge(&mut self, mut index: u64) -> Result<(), Broken> {
+        while index <= self.next {
+            let (_, members) = self.members.range(..=index).next_back().expect("the first ones");
+            let Some(place) = self.places.get_mut(&index) else { return Ok(()) };
+            let decides = |nodes: u64| members.is_quorum(|node| nodes >> node.0 & 1 == 1);
+            let by_quorum: Vec<(Ballot, Value)> = place
+                .accepted
+                .iter()
+                .filter(|(.., nodes)| decides(*nodes))
+                .map(|(ballot, value, _)| (*ballot, value.clone()))
+                .collect();
+            for (ballot, value) in by_quorum {
+                place.choose(index, ballot, value)?;
             }
-            Some((chosen_at, _)) if chosen_at <= ballot => Ok(()),
-            _ => {
-                place.chosen = Some((*ballot, value.clone()));
-                let other = place.accepted.iter().find(|(at, held, _)| at > ballot && held != value);
-                match other {
-                    None => Ok(()),
-                    Some((at, ..)) => Err(format!(
-                        "index {index} is chosen at ballot {ballot}, and ballot {at} had proposed another value"
-                    )),
-                }
+            let Some((_, chosen)) = &place.chosen else { return Ok(()) };
+            if index < self.next {
+                return Ok(());
             }
+            let entry = Entry { index, ballot: Ballot::ZERO, value: chosen.clone() };
+            if let Some(members) = records::members_of(&entry) {
+                self.members.insert(index + 1, members);
+            }
+            self.next += 1;
+            index += 1;
         }
+        Ok(())
     }
 
     /// A replica hands out a value as chosen.
@@ -85,7 +127,7 @@ impl Choices {
         value: &Option<Bytes>,
     ) -> Result<(), Broken> {
         let same = |chosen: &Value| match (chosen, value) {
-            (Value::Noop, None) => true,
+            (Value::Noop | Value::Configuration(_), None) => true,
             (Value::Data(bytes), Some(value)) => bytes == value,
             _ => false,
         };

@@ -5,10 +5,11 @@
 //! Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm* (2014): log matching (5.3), leader
 //! completeness (5.4), and 5.4.2: that a majority holds an entry of an earlier term says nothing yet (figure 8).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keevee_raft::{LogEntry, Payload, records};
+use keevee_replica::Members;
 use keevee_replica::storage::LogRecord;
 
 use super::{Broken, of_nodes};
@@ -38,7 +39,10 @@ struct Chosen {
 }
 
 pub(crate) struct Commits {
-    majority: u32,
+    /// Who decides from an index on, as some log says: several ways, if one is not chosen yet.
+    members: BTreeMap<u64, Vec<Members>>,
+    /// The last that are chosen, and their index.
+    in_force: (u64, Members),
     disks: Vec<Disk>,
     /// By index and term.
     places: BTreeMap<(u64, u64), Place>,
@@ -49,12 +53,44 @@ pub(crate) struct Commits {
 impl Commits {
     pub(crate) const NAME: &str = super::Choices::NAME;
 
-    pub(crate) fn new(members: &BTreeSet<u64>) -> Commits {
+    pub(crate) fn new(nodes: u64, members: &Members) -> Commits {
         Commits {
-            majority: members.len() as u32 / 2 + 1,
-            disks: of_nodes(members),
+            members: [(0, vec![members.clone()])].into(),
+            in_force: (0, members.clone()),
+            disks: of_nodes(nodes),
             places: BTreeMap::new(),
             chosen: Vec::new(),
+        }
+    }
+
+    pub(crate) fn members(&self) -> &Members {
+        &self.in_force.1
+    }
+
+    /// True if a leader may take an entry for chosen that so many have: it counts by the last members in its log, also for
+    /// what is before them, and as soon as they are in its log. Each step of a change is such that no other choice can be
+    /// made by those before it.
+    fn decides(&self, nodes: u64) -> bool {
+        let (from, in_force) = &self.in_force;
+        let known = self.members.range(from..).flat_map(|(_, members)| members.clone());
+        let next = in_force.next.iter().map(|next| Members::of_voters(next.iter().copied()));
+        known.chain(next).any(|members| members.is_quorum(|node| nodes >> node.0 & 1 == 1))
+    }
+
+    /// Once others are in force: what so many have already as they want.
+    fn judge_again(&mut self) -> Result<(), Broken> {
+        let open = self.places.range((self.chosen.len() as u64, 0)..);
+        let decided = open.filter(|(_, place)| self.decides(place.nodes));
+        let held = decided.filter_map(|(&(index, term), place)| {
+            let holds = |node: &usize| {
+                place.nodes >> node & 1 == 1 && self.disks[*node].entries.get(&index) == Some(&term)
+            };
+            let node = (1..self.disks.len()).find(holds)?;
+            Some((index, term, node as u64, place.nodes))
+        });
+        match held.last() {
+            Some((index, term, node, nodes)) => self.choose(index, term, node, nodes),
+            None => Ok(()),
         }
     }
 
@@ -112,15 +148,25 @@ impl Commits {
             }
         }
         let LogEntry { payload, .. } = entry;
+        if let Payload::Members(members) = &payload {
+            let known = self.members.entry(index).or_default();
+            if !known.contains(members) {
+                known.push(members.clone());
+            }
+        }
         let place = self.places.entry((index, term)).or_insert(Place { payload: payload.clone(), nodes: 0 });
         if place.payload != payload {
             return Err(format!("two values were proposed in term {term} and at index {index}"));
         }
         if accepted_in == term {
             place.nodes |= 1 << node;
-            if place.nodes.count_ones() >= self.majority {
-                let nodes = place.nodes;
-                return self.choose(index, term, node, nodes);
+            let nodes = place.nodes;
+            if self.decides(nodes) {
+                let (before, _) = self.in_force;
+                self.choose(index, term, node, nodes)?;
+                if self.in_force.0 != before {
+                    return self.judge_again();
+                }
             }
         }
         Ok(())
@@ -144,6 +190,9 @@ impl Commits {
                 ));
             }
             let payload = self.places[&(at, of)].payload.clone();
+            if let Payload::Members(members) = &payload {
+                self.in_force = (at, members.clone());
+            }
             self.chosen.push(Chosen { term: of, chosen_in: term, payload });
         }
         Ok(())

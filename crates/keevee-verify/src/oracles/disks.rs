@@ -1,14 +1,12 @@
 //! What must hold of disks: nothing chosen is lost, and nothing promised is taken back. Each engine keeps to its own
 //! source: `choices.rs` and `durable.rs` for Multi-Paxos, `commits.rs` and `votes.rs` for Raft.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
-use keevee_replica::records;
 use keevee_replica::storage::{LogRecord, LogStore};
+use keevee_replica::{Members, records};
 
 use super::{Broken, Choices, Commits, Durable, Votes};
-use crate::plan::EngineKind;
+use crate::plan::{EngineKind, Plan};
 
 /// The rules of a run's engine.
 pub(crate) enum Disks {
@@ -20,12 +18,23 @@ pub(crate) enum Disks {
 type Kept = Result<(), (&'static str, Broken)>;
 
 impl Disks {
-    pub(crate) fn new(engine: EngineKind, members: &BTreeSet<u64>) -> Disks {
-        match engine {
+    pub(crate) fn new(plan: &Plan, members: &Members) -> Disks {
+        let nodes = plan.nodes;
+        match plan.engine {
             EngineKind::Paxos => {
-                Disks::Paxos { choices: Choices::new(members), durable: Durable::new(members) }
+                Disks::Paxos { choices: Choices::new(nodes, members), durable: Durable::new(nodes) }
             }
-            EngineKind::Raft => Disks::Raft { commits: Commits::new(members), votes: Votes::new(members) },
+            EngineKind::Raft => {
+                Disks::Raft { commits: Commits::new(nodes, members), votes: Votes::new(nodes) }
+            }
+        }
+    }
+
+    /// Who decides now: the last members that were chosen.
+    pub(crate) fn members(&self) -> &Members {
+        match self {
+            Disks::Paxos { choices, .. } => choices.members(),
+            Disks::Raft { commits, .. } => commits.members(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! an acceptor answered. A store that forgets one counts the same acceptor twice (hashicorp/raft's vote after
 //! a restart, and P8 of every Paxos).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use keevee_paxos::{Ballot, HardState};
 use keevee_replica::records;
@@ -17,6 +17,8 @@ struct Node {
     promised: Ballot,
     chosen: u64,
     first: u64,
+    /// Where its configuration in force stands in the log.
+    configured: Option<u64>,
     ballots: BTreeMap<u64, Ballot>,
 }
 
@@ -27,8 +29,8 @@ pub(crate) struct Durable {
 impl Durable {
     pub(crate) const NAME: &str = "promises only grow on disk";
 
-    pub(crate) fn new(members: &BTreeSet<u64>) -> Durable {
-        Durable { nodes: of_nodes(members) }
+    pub(crate) fn new(nodes: u64) -> Durable {
+        Durable { nodes: of_nodes(nodes) }
     }
 
     /// True if a submission promises more than a node's disk does.
@@ -61,14 +63,20 @@ impl Durable {
                 }
                 LogRecord::HardState(bytes) => {
                     let after = records::decode_hard_state(bytes.clone()).map_err(|e| e.to_string())?;
-                    let before =
-                        HardState { promised: disk.promised, chosen: disk.chosen, first: disk.first };
-                    let grew = after.promised >= before.promised
-                        && after.chosen >= before.chosen
-                        && after.first >= before.first;
+                    let (promised, chosen, first) = (disk.promised, disk.chosen, disk.first);
+                    let place = |state: &HardState| state.configuration.as_ref().map(|(place, _)| *place);
+                    let grew = after.promised >= promised
+                        && after.chosen >= chosen
+                        && after.first >= first
+                        && place(&after) >= disk.configured;
                     if !grew {
-                        return Err(format!("node {node}: its disk went from {before:?} to {after:?}"));
+                        return Err(format!(
+                            "node {node}: its disk went from promise {promised}, chosen {chosen}, first {first}, \
+                             configuration {:?} to {after:?}",
+                            disk.configured
+                        ));
                     }
+                    disk.configured = place(&after);
                     (disk.promised, disk.chosen, disk.first) = (after.promised, after.chosen, after.first);
                 }
                 LogRecord::DropBelow(first) => disk.ballots = disk.ballots.split_off(first),

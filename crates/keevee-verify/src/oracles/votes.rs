@@ -4,7 +4,7 @@
 //! Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm* (2014): 5.1 (the term never goes back),
 //! 5.2 (one vote each term, election safety). hashicorp/raft once forgot a vote in a restart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use keevee_raft::Vote;
 use keevee_raft::records::{self, HardState};
@@ -21,8 +21,8 @@ pub(crate) struct Votes {
 impl Votes {
     pub(crate) const NAME: &str = "votes only grow on disk";
 
-    pub(crate) fn new(members: &BTreeSet<u64>) -> Votes {
-        Votes { disks: of_nodes(members), leaders: BTreeMap::new() }
+    pub(crate) fn new(nodes: u64) -> Votes {
+        Votes { disks: of_nodes(nodes), leaders: BTreeMap::new() }
     }
 
     /// True if a submission votes for more than a node's disk does.
@@ -39,7 +39,7 @@ impl Votes {
     /// A submission has reached a node's disk.
     pub(crate) fn synced(&mut self, node: u64, submission: &[LogRecord]) -> Result<(), Broken> {
         for record in submission {
-            let before = self.disks[node as usize];
+            let before = self.disks[node as usize].clone();
             match record {
                 LogRecord::HardState(bytes) => {
                     let after = records::decode_hard_state(bytes.clone()).map_err(|e| e.to_string())?;
@@ -51,8 +51,9 @@ impl Votes {
                     if !grew {
                         return Err(format!("node {node}: its disk went from {before:?} to {after:?}"));
                     }
+                    let vote = after.vote.filter(|vote| vote.committed);
                     self.disks[node as usize] = after;
-                    if let Some(vote) = after.vote.filter(|vote| vote.committed) {
+                    if let Some(vote) = vote {
                         self.note_leader(node, vote)?;
                     }
                 }

@@ -48,14 +48,17 @@ pub(crate) struct Damage {
 impl Disk {
     /// An empty disk for the replicas of these shards, each with the slots that it owns.
     pub(crate) fn new(shards: impl Iterator<Item = (ShardId, SlotSet)>) -> Disk {
-        let mut log = LogDisk::default();
-        let mut states = StatesDisk { states: BTreeMap::new(), death: Death::No };
-        for (shard, owned) in shards {
-            log.shards.insert(shard, ShardLog::default());
-            let memory = MemoryState::new(owned);
-            states.states.insert(shard, ShardState { memory, version_before: 0, written: Vec::new() });
-        }
-        Disk { log: Arc::new(Mutex::new(log)), states: Rc::new(RefCell::new(states)) }
+        let states = StatesDisk { states: BTreeMap::new(), death: Death::No };
+        let disk = Disk { log: Arc::default(), states: Rc::new(RefCell::new(states)) };
+        shards.for_each(|(shard, owned)| disk.add(shard, owned));
+        disk
+    }
+
+    /// Makes room for a shard, unless there is something of it.
+    pub(crate) fn add(&self, shard: ShardId, owned: SlotSet) {
+        lock(&self.log).shards.entry(shard).or_default();
+        let new = || ShardState { memory: MemoryState::new(owned), version_before: 0, written: Vec::new() };
+        self.states.borrow_mut().states.entry(shard).or_insert_with(new);
     }
 
     /// The log of a shard that has a replica here.

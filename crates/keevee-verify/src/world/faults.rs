@@ -124,6 +124,7 @@ impl World {
             }
             FaultKind::Reset { .. } => self.reset(node),
             FaultKind::Transfer => self.transfer(shard),
+            FaultKind::ChangeMembers { joins, .. } => self.change_members(shard, node, *joins),
             FaultKind::Partition { shape, .. } => {
                 cut = self.begin_partition(place, shard, *shape);
                 self.note_cut(*shape, &cut);
@@ -352,6 +353,7 @@ fn target_of(kind: &FaultKind) -> Option<Target> {
         | FaultKind::FailSync { node }
         | FaultKind::SlowDisk { node, .. }
         | FaultKind::ClockJump { node, .. }
+        | FaultKind::ChangeMembers { node, .. }
         | FaultKind::Reset { node } => Some(*node),
         _ => None,
     }

@@ -1,7 +1,8 @@
 //! The shards of a world: the map that says who owns a key, and of each shard its members, what its log holds, and
 //! the oracles that watch it. What must hold of a shard holds of each by itself.
 //!
-//! It leaves out how slots move, which nothing does yet: an earlier map is only what a node may still know.
+//! It leaves out how slots move, which nothing does yet: an earlier map is only what a node may still know. How members
+//! change is in `members.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Index, IndexMut};
@@ -13,6 +14,7 @@ use keevee_core::shard_map::change::{Placement, ShardSpec};
 use keevee_core::shard_map::{Consensus, NodeInfo, ShardInfo, ShardMap};
 use keevee_core::slot_table::SlotTable;
 use keevee_core::slots::SlotSet;
+use keevee_replica::Members;
 use uuid::Uuid;
 
 use crate::oracles::Oracles;
@@ -21,7 +23,14 @@ use crate::plan::{EngineKind, Plan};
 /// One shard: a group of nodes with replicas of it.
 pub(crate) struct Group {
     pub(crate) id: ShardId,
+    /// The first members, which know each other from the start.
+    pub(crate) founders: BTreeSet<u64>,
+    /// Who shall take part.
     pub(crate) members: BTreeSet<u64>,
+    /// True until maps say so.
+    pub(crate) is_changing: bool,
+    /// Who holds a replica: also those that take part until a change is done.
+    pub(crate) hosts: BTreeSet<u64>,
     pub(crate) owned: SlotSet,
     pub(crate) oracles: Oracles,
     /// The requests that each chosen entry holds.
@@ -49,8 +58,11 @@ impl Groups {
             Group {
                 id: shard.id,
                 owned: map.slots.slots_of(shard.id),
-                oracles: Oracles::new(plan, &members),
+                oracles: Oracles::new(plan, &Members::of_voters(shard.members.iter().copied())),
+                founders: members.clone(),
+                hosts: members.clone(),
                 members,
+                is_changing: false,
                 placed: BTreeMap::new(),
                 progress_key: key_in(&map, shard.id, "progress"),
                 visited_key: key_in(&map, shard.id, "register-0"),
@@ -69,7 +81,18 @@ impl Groups {
 
     /// The shards that have a replica on a node.
     pub(crate) fn on(&self, node: u64) -> impl Iterator<Item = &Group> {
-        self.groups.iter().filter(move |group| group.members.contains(&node))
+        self.groups.iter().filter(move |group| group.hosts.contains(&node))
+    }
+
+    /// A change of members is done: maps say so.
+    pub(crate) fn set_members(&mut self, shard: ShardId, members: BTreeSet<u64>) {
+        for map in [&mut self.map, &mut self.earlier_map] {
+            with_members(map, shard, &members);
+        }
+        let group = &mut self[shard];
+        group.is_changing = false;
+        group.hosts = members.clone();
+        group.members = members;
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = ShardId> + use<> {
@@ -94,6 +117,12 @@ impl IndexMut<ShardId> for Groups {
     fn index_mut(&mut self, shard: ShardId) -> &mut Group {
         &mut self.groups[place(shard)]
     }
+}
+
+/// A map in which other nodes hold a shard.
+pub(crate) fn with_members(map: &mut Rc<ShardMap>, shard: ShardId, members: &BTreeSet<u64>) {
+    let known = Rc::make_mut(map).shards.iter_mut().find(|info| info.id == shard);
+    known.into_iter().for_each(|info| info.members = members.iter().copied().map(NodeId).collect());
 }
 
 fn place(shard: ShardId) -> usize {
@@ -126,9 +155,17 @@ fn maps(plan: &Plan) -> (ShardMap, ShardMap) {
 /// What `bootstrap` would make but for the system shard, without ranking slots: that takes a twentieth of a run.
 fn map_of_one(plan: &Plan, consensus: Consensus) -> ShardMap {
     let (id, members) = (ShardId::FIRST_DATA, (1..=plan.nodes).map(NodeId).collect());
-    let shard = ShardInfo { id, name: "shard-1".to_owned(), load_factor: 1, consensus, members };
+    let name = "shard-1".to_owned();
+    let shard = ShardInfo { id, name, load_factor: 1, consensus, members, next: None, changes: 0 };
     let slots = SlotTable::of_one(id);
-    ShardMap { epoch: 1, ttl_seconds: None, shards: vec![shard], nodes: nodes(plan), slots }
+    ShardMap {
+        epoch: 1,
+        ttl_seconds: None,
+        shards: vec![shard],
+        nodes: nodes(plan),
+        slots,
+        removed: BTreeSet::new(),
+    }
 }
 
 fn nodes(plan: &Plan) -> Vec<NodeInfo> {

@@ -136,7 +136,8 @@ impl World {
         let number = process.next_number();
         let Some(ingress) = process.ingress.get_mut(&key) else { return };
         let (shard, deadline, command) = (ingress.shard, ingress.deadline, ingress.command.clone());
-        let leader = match process.shards.get(&shard) {
+        let is_parked = !self.groups[shard].hosts.contains(&id);
+        let leader = match process.shards.get(&shard).filter(|_| !is_parked) {
             Some(replica) => replica.leader(),
             None => process.leaders.get(&shard).copied().map(NodeId),
         };

@@ -4,7 +4,7 @@
 //! ([`World::settle`]) those that were touched go as far as they can. What the world makes of that is in
 //! `observed.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -197,12 +197,13 @@ impl World {
         let found = group.oracles.acknowledged.found(id, &state.held(), &self.history, &group.placed);
         self.hold_one(kept);
         self.hold(Acknowledged::NAME, found);
-        let members = &self.groups[shard].members;
+        let founders = &self.groups[shard].founders;
+        // Who joined later is told who there is.
+        let known = if founders.contains(&id) { founders.clone() } else { BTreeSet::new() };
         // Each shard draws times of its own.
         let seed = seed.wrapping_add(u64::from(shard.0 - ShardId::FIRST_DATA.0) << 32);
-        let engine = Watched::open(&self.plan, members, id, seed, log, applied, now.monotonic);
+        let engine = Watched::open(&self.plan, &known, id, seed, log, applied, now.monotonic);
         let engine = engine.map_err(|error| error.to_string())?;
-        let members = members.iter().copied().map(NodeId).collect();
         let settings = &self.plan.settings;
         let bounds = Bounds {
             unsynced_entries_max: settings.unsynced_entries_max,
@@ -210,7 +211,7 @@ impl World {
             snapshot_chunk_bytes: settings.snapshot_chunk_bytes,
             ..Bounds::default()
         };
-        let replica = Shard::new(shard, NodeId(id), members, boot, engine, state, bounds);
+        let replica = Shard::new(shard, NodeId(id), boot, engine, state, bounds);
         let replica = replica.map_err(|failure| failure.to_string())?;
         if replica.status().engine.chosen > applied {
             self.coverage.note(Counter::Replays);
@@ -258,7 +259,8 @@ impl World {
         let now = node.clock.read(self.now);
         let span = node.clock.true_span(tick);
         let missed = process.neighbours.missed(now.monotonic);
-        for replica in process.touch_all() {
+        let groups = &self.groups;
+        for replica in process.touch_all().filter(|replica| groups[replica.id()].hosts.contains(&id)) {
             missed.iter().for_each(|node| replica.missed(now.monotonic, *node));
             replica.tick(now.monotonic).expect("a simulated disk is always readable");
         }
@@ -303,6 +305,7 @@ impl World {
             self.coverage.note(Counter::Fetches);
         }
         self.after(HOUSEKEEPING, Event::KeepHouse { node: id, life });
+        self.tell_wanted(id);
         self.settle(id);
         let rests = self.nodes[&id].process.as_ref().map_or(0, Process::resting);
         self.coverage.add(Counter::Quiesced, rests.saturating_sub(rested));
@@ -436,6 +439,11 @@ impl World {
         let (seed, boot) = (self.random.next(), self.random.next());
         let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return };
         drop(process.shards.remove(&shard));
+        self.insert_replica(id, shard, seed, boot);
+    }
+
+    /// Opens a replica in a process that runs.
+    pub(super) fn insert_replica(&mut self, id: u64, shard: ShardId, seed: u64, boot: u64) {
         match self.open(id, shard, seed, boot) {
             Ok(replica) => {
                 let process = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut());

@@ -118,7 +118,8 @@ impl World {
 
     pub(crate) fn observe_leader(&mut self, id: u64, shard: ShardId) {
         let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) else { return };
-        let Some(replica) = process.shards.get(&shard) else { return };
+        let is_parked = !self.groups[shard].hosts.contains(&id);
+        let Some(replica) = process.shards.get(&shard).filter(|_| !is_parked) else { return };
         let leader = replica.leader().map(|leader| leader.0);
         if !process.learn_leader(shard, leader) {
             return;

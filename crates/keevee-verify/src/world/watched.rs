@@ -7,7 +7,7 @@ use bytes::Bytes;
 use keevee_core::ids::{Incarnation, NodeId};
 use keevee_raft::{RaftEngine, RaftMessage};
 use keevee_replica::storage::StorageError;
-use keevee_replica::{Engine, EngineStatus, Events, PaxosEngine};
+use keevee_replica::{Engine, EngineStatus, Events, Members, PaxosEngine};
 
 use super::disk::SharedLog;
 use super::{paxos, raft};
@@ -66,10 +66,10 @@ impl Watched {
     }
 
     fn note<M>(&mut self, events: Events<M>, wrap: fn(M) -> Message) -> Events<Message> {
-        let Events { send, chosen, reads_ready, needs_snapshot, failed } = events;
+        let Events { send, chosen, reads_ready, members, needs_snapshot, failed } = events;
         self.chosen.extend(chosen.iter().cloned());
         let send = send.into_iter().map(|(to, message)| (to, wrap(message))).collect();
-        Events { send, chosen, reads_ready, needs_snapshot, failed }
+        Events { send, chosen, reads_ready, members, needs_snapshot, failed }
     }
 }
 
@@ -146,6 +146,14 @@ impl Engine for Watched {
         incarnation: Incarnation,
     ) -> Result<u64, StorageError> {
         with!(&mut self.engine, engine => engine.adopt_snapshot(index, mark, incarnation))
+    }
+
+    fn propose_members(&mut self, now: Duration, members: Members) {
+        with!(&mut self.engine, engine => engine.propose_members(now, members));
+    }
+
+    fn is_changing_members(&self) -> bool {
+        with!(&self.engine, engine => engine.is_changing_members())
     }
 
     fn log_bytes(&self) -> Result<u64, StorageError> {
