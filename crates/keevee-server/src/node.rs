@@ -385,9 +385,8 @@ impl Node {
         let map = self.parts.directory.map();
         let (own, info) = (self.parts.id, map.shard(shard)?);
         // A replica that is about to go may be told nothing any more, and so know neither leader nor what was written.
-        let is_other = |node: &&NodeId| **node != own || info.wanted().contains(&own);
-        let members: Vec<NodeId> = info.members.iter().filter(is_other).copied().collect();
-        let members = if members.is_empty() { info.wanted() } else { &members };
+        let leaves = info.next.as_ref().is_some_and(|next| !next.contains(&own));
+        let members = if leaves { info.wanted() } else { &info.members };
         Some(decide(Route { own, members, leader: self.parts.directory.leader(shard) }))
     }
 
