@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use keevee_core::ids::{NodeId, ShardId};
+use keevee_core::shard_map::change::ChangeError;
 use keevee_core::shard_map::{ShardInfo, ShardMap};
 use keevee_replica::{EngineStatus, Members, Role};
 
@@ -88,10 +89,7 @@ async fn look_after(node: &Node, map: &ShardMap, Led { shard, ballot, members, a
 }
 
 /// Unless somebody else has told of it.
-fn end_change(
-    map: &ShardMap,
-    seen: &ShardInfo,
-) -> Result<ShardMap, keevee_core::shard_map::change::ChangeError> {
+fn end_change(map: &ShardMap, seen: &ShardInfo) -> Result<ShardMap, ChangeError> {
     let is_same =
         map.shard(seen.id).is_some_and(|info| info.next == seen.next && info.changes == seen.changes);
     if is_same { map.end_change(seen.id) } else { Ok(map.clone()) }

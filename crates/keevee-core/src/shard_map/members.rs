@@ -57,8 +57,7 @@ impl ShardMap {
             let free = others.filter(|other| *other != node && !shard.is_on(*other));
             // The system shard is nearly idle, and counts for nothing.
             let (replicas, _) = loads(free, next.data_shards().map(|data| &data.members));
-            let free = replicas.into_iter().filter(|(other, _)| *other != node && !shard.is_on(*other));
-            let to = place_replicas(&free.collect(), shard.id, 1).and_then(|nodes| nodes.first().copied());
+            let to = place_replicas(&replicas, shard.id, 1).and_then(|nodes| nodes.first().copied());
             // It is on up to five nodes, of which three are enough.
             let is_many = shard.id == ShardId::SYSTEM && shard.members.len() > SYSTEM_MEMBERS_ENOUGH;
             let is_spare = is_many || fewer && shard.members.len() > 1;

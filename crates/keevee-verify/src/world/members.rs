@@ -1,6 +1,6 @@
 //! Members that change: a fault asks for others, replicas bring it about, and when it is done all maps say so.
 //!
-//! As in production, whoever takes part no longer keeps what is on its disk.
+//! As in production, what is on a node's disk stays there when it takes part no longer.
 
 use std::collections::BTreeSet;
 
@@ -72,7 +72,8 @@ impl World {
         self.groups[shard].is_changing
     }
 
-    /// The leader says that a change is done: all maps say so. Who takes part no longer has a replica that is parked until its process ends.
+    /// The leader says that a change is done: all maps say so. Whose replica takes part no longer has it parked until the process
+    /// ends.
     pub(crate) fn end_change_of_members(&mut self, shard: ShardId, leader: Option<u64>) {
         let Some(leader) = leader.filter(|_| self.is_changing_members(shard)) else { return };
         let wanted = Members::of_voters(self.groups[shard].members.iter().copied().map(NodeId));
