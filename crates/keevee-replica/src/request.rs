@@ -103,7 +103,7 @@ impl Bounds {
         unchosen_entries_max: 64,
         unchosen_bytes_max: 64 << 20,
         log_bytes_max: 512 << 20,
-        snapshot_bytes_per_second: 32 << 20,
+        snapshot_bytes_per_second: 16 << 20,
         snapshot_chunk_bytes: 256 << 10,
     };
 }
