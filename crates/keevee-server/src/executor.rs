@@ -16,8 +16,8 @@ use keevee_core::shard_map::{ShardInfo, ShardMap};
 use keevee_core::slot_table::SlotTable;
 use keevee_replica::storage::StorageError;
 use keevee_replica::{
-    CLOCK_DIFFERENCE_MAX, Cut, CutRefusal, CutRequest, Effects, Failure, Neighbours, Now, Refusal, Request,
-    Role, Shard, ShardStatus as ReplicaStatus,
+    CLOCK_DIFFERENCE_MAX, Cut, CutRefusal, CutRequest, Effects, Failure, Neighbours, Now, Refusal, Reply,
+    Request, Role, Shard, ShardStatus as ReplicaStatus,
 };
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -160,8 +160,6 @@ pub(crate) struct Hosted {
     /// As the directory was told.
     leader: Option<NodeId>,
     metrics: ShardMetrics,
-    /// It takes part no longer, says nothing and hears nothing. What it promised is kept, should it take part again.
-    is_parked: bool,
     /// Who waits for cuts, by ticket.
     cuts: BTreeMap<u64, oneshot::Sender<CutAnswer>>,
 }
@@ -171,6 +169,9 @@ pub(crate) struct Executor {
     pub(crate) origin: Instant,
     pub(crate) jobs: UnboundedReceiver<Job>,
     pub(crate) shards: BTreeMap<ShardId, Hosted>,
+    /// Those that take part no longer: they say nothing and hear nothing. What they promised is kept, should they take part
+    /// again, and what was asked of them before is answered.
+    pub(crate) parked: BTreeMap<ShardId, Replica>,
     pub(crate) open: OpenReplica,
     pub(crate) directory: Arc<Directory>,
     pub(crate) transport: Arc<dyn Transport>,
@@ -320,7 +321,8 @@ impl Executor {
                 self.receive(now.monotonic, from, shard, messages, touched)?;
             }
             Job::Persisted { shard, token } => {
-                if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) {
+                let hosted = self.shards.get_mut(&shard).map(|hosted| &mut hosted.replica);
+                if let Some(replica) = hosted.or_else(|| self.parked.get_mut(&shard)) {
                     replica.persisted(now.monotonic, token);
                     touched.insert(shard);
                 }
@@ -331,13 +333,12 @@ impl Executor {
                 self.disconnected(now.monotonic, node, touched);
             }
             Job::Status(answer) => {
-                let active = self.shards.iter().filter(|(_, hosted)| !hosted.is_parked);
-                let statuses = active.map(|(id, hosted)| (*id, hosted.replica.status()));
+                let statuses = self.shards.iter().map(|(id, hosted)| (*id, hosted.replica.status()));
                 let _ = answer.send(statuses.collect());
             }
             Job::Cut { shard, time, deadline, answer } => {
                 // If there is no replica, whoever waits hears that by the end of the channel.
-                if let Some(Hosted { replica, cuts, .. }) = active(&mut self.shards, shard) {
+                if let Some(Hosted { replica, cuts, .. }) = self.shards.get_mut(&shard) {
                     let ticket = self.tickets.number();
                     cuts.insert(ticket, answer);
                     let deadline = deadline.saturating_duration_since(self.origin);
@@ -368,7 +369,7 @@ impl Executor {
     }
 
     fn submit(&mut self, now: Now, shard: ShardId, submission: Submission) -> Result<(), FatalError> {
-        let Some(Hosted { replica, .. }) = active(&mut self.shards, shard) else {
+        let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) else {
             submission.turn_away();
             return Ok(());
         };
@@ -391,7 +392,7 @@ impl Executor {
             if let PeerMessage::Alive { boot, leads, wall_micros } = message {
                 self.led.insert(from, leads as usize);
                 self.heard(now, from, boot, wall_micros, touched);
-            } else if let Some(Hosted { replica, .. }) = active(&mut self.shards, shard)
+            } else if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard)
                 && let Some(message) = message.for_replica()
             {
                 let received = replica.receive(now, from, message);
@@ -436,7 +437,7 @@ impl Executor {
     }
 
     fn disconnected(&mut self, now: Duration, node: NodeId, touched: &mut BTreeSet<ShardId>) {
-        for (id, Hosted { replica, .. }) in self.shards.iter_mut().filter(|(_, hosted)| !hosted.is_parked) {
+        for (id, Hosted { replica, .. }) in &mut self.shards {
             replica.disconnected(now, node);
             touched.insert(*id);
         }
@@ -445,25 +446,20 @@ impl Executor {
     fn tick(&mut self, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
         let now = self.now().monotonic;
         for node in self.neighbours.missed(now) {
-            for (id, Hosted { replica, .. }) in self.shards.iter_mut().filter(|(_, hosted)| !hosted.is_parked)
-            {
+            for (id, Hosted { replica, .. }) in &mut self.shards {
                 replica.missed(now, node);
                 touched.insert(*id);
             }
         }
-        for (id, Hosted { replica, is_parked, .. }) in &mut self.shards {
-            if !replica.is_quiesced() && !*is_parked {
+        for (id, Hosted { replica, .. }) in &mut self.shards {
+            if !replica.is_quiesced() {
                 replica.tick(now).map_err(|failure| FatalError::Replica { shard: *id, failure })?;
                 touched.insert(*id);
             }
         }
         if self.neighbours.is_beat_due(now) {
-            let others: BTreeSet<NodeId> = self
-                .shards
-                .values()
-                .filter(|hosted| !hosted.is_parked)
-                .flat_map(|hosted| hosted.replica.others())
-                .collect();
+            let others: BTreeSet<NodeId> =
+                self.shards.values().flat_map(|hosted| hosted.replica.others()).collect();
             let leads = u32::try_from(self.leads()).unwrap_or(u32::MAX);
             let wall_micros = Some(self.now().wall_micros);
             let alive = (ShardId::SYSTEM, PeerMessage::Alive { boot: self.boot, leads, wall_micros });
@@ -498,7 +494,8 @@ impl Executor {
     /// True if the replica is quiesced.
     fn advance(&mut self, shard: ShardId, again: &mut BTreeSet<ShardId>) -> Result<bool, FatalError> {
         let now = self.now();
-        let Some(Hosted { replica, leader, is_parked, cuts, .. }) = self.shards.get_mut(&shard) else {
+        let Some(Hosted { replica, leader, cuts, .. }) = self.shards.get_mut(&shard) else {
+            self.advance_parked(shard, again)?;
             return Ok(true);
         };
         let effects = replica.advance(now).map_err(|failure| FatalError::Replica { shard, failure })?;
@@ -506,7 +503,7 @@ impl Executor {
             // Whoever asked may have gone away.
             let _ = cuts.remove(&reply.ticket).map(|answer| answer.send(reply.result));
         }
-        if *leader != replica.leader() && !*is_parked {
+        if *leader != replica.leader() {
             *leader = replica.leader();
             self.directory.set_leader(shard, *leader);
         }
@@ -523,12 +520,27 @@ impl Executor {
         Ok(is_quiesced)
     }
 
+    /// Of what a parked replica brings about only its answers go out.
+    fn advance_parked(&mut self, shard: ShardId, again: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
+        let now = self.now();
+        let Some(replica) = self.parked.get_mut(&shard) else { return Ok(()) };
+        let effects = replica.advance(now).map_err(|failure| FatalError::Replica { shard, failure })?;
+        if effects.has_more {
+            again.insert(shard);
+        }
+        if effects.is_replaced {
+            // It is opened anew if it takes part again.
+            self.parked.remove(&shard);
+        }
+        self.answer(effects.replies);
+        Ok(())
+    }
+
     /// A replica has taken over a snapshot: it is opened anew, as at a start.
     fn replace(&mut self, shard: ShardId) -> Result<(), FatalError> {
         let map = self.directory.map();
         // Before the new one looks at what it wrote.
         drop(self.shards.remove(&shard));
-        self.directory.set_leader(shard, None);
         let failed = |error: ServerError| FatalError::Host { cause: error.to_string() };
         self.host(&map).map_err(failed)?;
         self.metrics.shard(shard).snapshots.inc();
@@ -540,7 +552,11 @@ impl Executor {
         for (to, message) in effects.send {
             self.outgoing.entry(to).or_default().push((shard, message.into()));
         }
-        for reply in effects.replies {
+        self.answer(effects.replies);
+    }
+
+    fn answer(&mut self, replies: Vec<Reply>) {
+        for reply in replies {
             self.tickets.redeem(reply.ticket, reply.result);
         }
     }
@@ -553,13 +569,11 @@ impl Executor {
     ) -> Result<(), FatalError> {
         let wall = self.now();
         let now = wall.monotonic;
-        for (id, Hosted { replica, metrics, is_parked, .. }) in &mut self.shards {
-            if *is_parked {
-                // What was asked of it before is answered all the same.
-                replica.expire(now);
-                touched.insert(*id);
-                continue;
-            }
+        for (id, replica) in &mut self.parked {
+            replica.expire(now);
+            touched.insert(*id);
+        }
+        for (id, Hosted { replica, metrics, .. }) in &mut self.shards {
             if replica.is_quiesced() && !checks_flushes {
                 continue;
             }
@@ -587,12 +601,10 @@ impl Executor {
 
     /// One at a time: several would share the disk and the network, and each take as much longer.
     fn fetch_a_snapshot(&mut self, now: Duration, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
-        let mut active = self.shards.values().filter(|hosted| !hosted.is_parked);
-        if active.any(|hosted| hosted.replica.is_fetching_snapshot()) {
+        if self.shards.values().any(|hosted| hosted.replica.is_fetching_snapshot()) {
             return Ok(());
         }
-        let needs =
-            |(_, hosted): &(&ShardId, &mut Hosted)| !hosted.is_parked && hosted.replica.needs_snapshot(now);
+        let needs = |(_, hosted): &(&ShardId, &mut Hosted)| hosted.replica.needs_snapshot(now);
         if let Some((shard, Hosted { replica, .. })) = self.shards.iter_mut().find(needs) {
             let shard = *shard;
             tracing::info!(%shard, "this replica has fallen behind what logs still hold: fetching a snapshot");
@@ -605,31 +617,34 @@ impl Executor {
     /// Opens the replicas that a map gives to this node and that are not here yet, and parks those that it does not. Those that
     /// have something to say.
     pub(crate) fn host(&mut self, map: &ShardMap) -> Result<Vec<ShardId>, ServerError> {
-        let mut retired = Vec::new();
-        for (id, hosted) in &mut self.shards {
-            let is_parked = !map.shard(*id).is_some_and(|shard| shard.is_on(self.node));
-            if is_parked && !std::mem::replace(&mut hosted.is_parked, is_parked) {
-                hosted.replica.retire();
-                // From now on others tell.
-                hosted.leader = None;
-                self.directory.set_leader(*id, None);
-                retired.push(*id);
-            } else if !is_parked {
-                // Others may have told meanwhile, while no replica here was asked.
-                self.directory.set_leader(*id, hosted.replica.leader());
+        let is_here = |id: &ShardId| map.shard(*id).is_some_and(|shard| shard.is_on(self.node));
+        let leaving: Vec<(ShardId, Hosted)> = self.shards.extract_if(.., |id, _| !is_here(id)).collect();
+        let mut touched = Vec::new();
+        for (id, Hosted { mut replica, .. }) in leaving {
+            replica.retire();
+            // From now on others tell.
+            self.directory.set_leader(id, None);
+            self.metrics.drop_gauges(id);
+            self.parked.insert(id, replica);
+            touched.push(id);
+        }
+        let now = self.now();
+        for shard in map.shards.iter().filter(|shard| shard.is_on(self.node)) {
+            if self.shards.contains_key(&shard.id) {
+                continue;
             }
-            hosted.is_parked = is_parked;
-        }
-        let is_new = |shard: &&ShardInfo| shard.is_on(self.node) && !self.shards.contains_key(&shard.id);
-        let new: Vec<&ShardInfo> = map.shards.iter().filter(is_new).collect();
-        let now = self.now().monotonic;
-        for shard in &new {
-            let replica = (self.open)(shard, &map.slots, now)?;
+            let mut replica = match self.parked.remove(&shard.id) {
+                Some(replica) => replica,
+                None => (self.open)(shard, &map.slots, now.monotonic)?,
+            };
+            replica.mind_clock(now, self.is_clock_off);
+            // Others may have told meanwhile, while no replica here was asked.
+            self.directory.set_leader(shard.id, None);
             let metrics = self.metrics.shard(shard.id);
-            let (leader, cuts) = (None, BTreeMap::new());
-            self.shards.insert(shard.id, Hosted { replica, leader, metrics, is_parked: false, cuts });
+            self.shards.insert(shard.id, Hosted { replica, leader: None, metrics, cuts: BTreeMap::new() });
+            touched.push(shard.id);
         }
-        Ok(new.into_iter().map(|shard| shard.id).chain(retired).collect())
+        Ok(touched)
     }
 
     /// Hands leaderships to nodes that lead less, so that all do about equally much.
@@ -686,7 +701,8 @@ impl Executor {
     }
 
     fn is_idle(&self) -> bool {
-        self.shards.values().all(|hosted| !hosted.replica.is_busy())
+        let mut replicas = self.shards.values().map(|hosted| &hosted.replica).chain(self.parked.values());
+        replicas.all(|replica| !replica.is_busy())
     }
 
     fn now(&self) -> Now {
@@ -696,11 +712,6 @@ impl Executor {
             wall_micros: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
         }
     }
-}
-
-/// A replica that takes part, as far as the map here says.
-fn active(shards: &mut BTreeMap<ShardId, Hosted>, shard: ShardId) -> Option<&mut Hosted> {
-    shards.get_mut(&shard).filter(|hosted| !hosted.is_parked)
 }
 
 fn set_gauges(metrics: &ShardMetrics, status: &ReplicaStatus) {

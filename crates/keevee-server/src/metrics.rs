@@ -416,6 +416,15 @@ impl Metrics {
         }
     }
 
+    /// A replica of this shard takes part no longer: nobody reads its last state as today's.
+    pub fn drop_gauges(&self, shard: ShardId) {
+        let shard = shard.to_string();
+        for gauge in [&self.applied, &self.chosen, &self.last, &self.quiesced, &self.leader] {
+            // None yet, if it left at once.
+            let _ = gauge.remove_label_values(&[shard.as_str()]);
+        }
+    }
+
     /// The handles of a queue to a peer.
     pub fn lane(&self, peer: NodeId, lane: &str) -> LaneMetrics {
         let peer = peer.to_string();

@@ -211,6 +211,7 @@ impl Server {
             origin: Instant::now(),
             jobs: receiver,
             shards: BTreeMap::new(),
+            parked: BTreeMap::new(),
             open,
             directory: Arc::clone(&directory),
             transport: transport.clone(),
