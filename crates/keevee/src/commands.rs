@@ -18,6 +18,7 @@ pub(crate) mod server;
 pub(crate) mod shards;
 pub(crate) mod status;
 mod table;
+pub(crate) mod verify;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ mod connection;
 pub(crate) mod grpc;
 pub(crate) mod http;
 mod report;
-mod resp;
+pub(crate) mod resp;
 mod schedule;
 pub(crate) mod wire;
 mod worker;

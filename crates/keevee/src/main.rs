@@ -1,6 +1,6 @@
 //! The keevee command line: reads the arguments, hands over to the command, turns what went wrong into
 //! a text and an exit code. How anything is done is in the other crates; the load generator
-//! ([`load`]), the checks that the scripts run ([`check`]), backups ([`backup`]) and what is asked beside keys
+//! ([`load`]), the checks that the scripts run ([`check`]), faults on real nodes ([`verify`]), backups ([`backup`]) and what is asked beside keys
 //! ([`api`]) are at home here.
 
 mod api;
@@ -9,6 +9,7 @@ mod check;
 mod commands;
 mod failure;
 mod load;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ Examples:
   keevee node replace 2 --with 4       have node 4 take the place of a dead one
   keevee backup --to ./backup          copy all keys, as of one time
   keevee bench --connections 64        measure
+  keevee verify                        faults on real nodes, and proof that nothing is lost
 
 Exit codes:
   0  done
@@ -73,6 +75,7 @@ enum Command {
     Backup(commands::backup::Arguments),
     Restore(commands::restore::Arguments),
     Bench(commands::bench::Arguments),
+    Verify(commands::verify::Arguments),
     Completions(commands::completions::Arguments),
 }
 
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
         Command::Backup(arguments) => interruptible(commands::backup::run(arguments)),
         Command::Restore(arguments) => interruptible(commands::restore::run(arguments)),
         Command::Bench(arguments) => interruptible(commands::bench::run(arguments)),
+        Command::Verify(arguments) => interruptible(commands::verify::run(arguments)),
         Command::Completions(arguments) => commands::completions::run(arguments, Arguments::command()),
     };
     match result {

@@ -27,7 +27,7 @@ pub(super) fn add(request: &mut Vec<u8>, operation: &Operation<'_>) {
     }
 }
 
-fn add_bulk(request: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn add_bulk(request: &mut Vec<u8>, bytes: &[u8]) {
     // Writing to memory does not fail.
     let _ = write!(request, "${}\r\n", bytes.len());
     request.extend_from_slice(bytes);
@@ -45,7 +45,7 @@ pub(super) async fn answer(wire: &mut Wire) -> io::Result<Answer> {
 }
 
 /// Whether a reply is an error, and how long it is; `None` if its first line is not all there yet.
-fn parse_reply(bytes: &[u8]) -> io::Result<Option<(bool, usize)>> {
+pub(crate) fn parse_reply(bytes: &[u8]) -> io::Result<Option<(bool, usize)>> {
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     let line_length = end + 1;
     match bytes[0] {

@@ -38,6 +38,7 @@ mod scripts;
 mod service;
 mod shards;
 mod snapshots;
+mod verify;
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,0 +1,179 @@
+//! `keevee verify`: real processes under faults, and a proof that nothing is lost. A cluster of its own, clients of all
+//! protocols, faults drawn from a seed, and in the end a verdict over everything the clients were told.
+//!
+//! [`schedule`] says which faults come, [`nodes`] and [`network`] do them; [`clients`] and [`callers`] are the load, whose
+//! [`history`] the [`verdict`] is on; [`report`] and [`page`] tell of it. The simulator (`keevee-verify`) tries far more
+//! schedules, of the same code without its disks, sockets and processes; this is for what only those can show.
+
+mod callers;
+mod clients;
+mod history;
+mod network;
+mod nodes;
+mod page;
+mod report;
+mod schedule;
+mod timeline;
+mod verdict;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use keevee_client::Endpoint;
+use keevee_core::shard_map::view::CarpView;
+use tokio::task::JoinHandle;
+
+use crate::api::Api;
+use crate::failure::Failure;
+use clients::{Clients, Pace, Shared};
+use history::History;
+use nodes::{Nodes, Setting};
+pub(crate) use report::Report;
+use report::{Fault, Leadership, Outcome};
+pub(crate) use schedule::Kind;
+use schedule::Schedule;
+use timeline::Timeline;
+
+/// Keys that are in use at a time.
+const KEYS: usize = 48;
+/// How long after the last fault the load goes on.
+const CALM: Duration = Duration::from_secs(2);
+/// How often it is looked who leads.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What is asked for.
+pub(crate) struct Plan {
+    pub(crate) consensus: String,
+    pub(crate) nodes: u64,
+    pub(crate) shards: u16,
+    pub(crate) seed: u64,
+    pub(crate) duration: Duration,
+    pub(crate) kinds: BTreeSet<Kind>,
+    pub(crate) clients: usize,
+    /// Operations per second.
+    pub(crate) rate: u32,
+    pub(crate) shows_progress: bool,
+}
+
+/// Runs it in a folder, which is there and empty.
+pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
+    // With a node to spare, all replicas can leave one.
+    let spare = u64::from(plan.kinds.contains(&Kind::Members));
+    let setting = Setting {
+        consensus: plan.consensus.clone(),
+        nodes: plan.nodes + spare,
+        shards: plan.shards,
+        replicas: plan.nodes,
+    };
+    let program = std::env::current_exe()?;
+    let mut nodes = Nodes::start(&folder.join("cluster"), program, &setting).await?;
+    let pace = Pace { clients: plan.clients, rate: plan.rate };
+    let history = History::new(format!("verify-{}", plan.seed), KEYS);
+    let clients = Clients::start(&nodes.http(), &nodes.resp(), pace, history, plan.seed)?;
+    let origin = clients.shared.origin;
+    let watcher = Watcher::start(nodes.http(), origin);
+    let faults = torment(plan, &mut nodes, &clients.shared).await?;
+    tokio::time::sleep(CALM).await;
+    let Shared { history, done, refused, unknown, .. } = clients.stop().await;
+    let leaderships = watcher.stop().await;
+    let keys = history.into_keys();
+    let endpoints = nodes.http();
+    let api = Api { nodes: &endpoints, timeout: nodes::PATIENCE };
+    let map: CarpView = api.get("/v1/cluster/carp").await?;
+    let timeline = Timeline::new(&keys, &map);
+    let ended = origin.elapsed();
+    let verdict = verdict::judge(&mut nodes, keys, || origin.elapsed().as_micros() as u64).await?;
+    let outcome = Outcome {
+        answers: [done, refused, unknown].map(std::sync::atomic::AtomicU64::into_inner),
+        faults,
+        leaderships,
+        timeline,
+        ended,
+        verdict,
+    };
+    Ok(Report::new(plan, outcome))
+}
+
+/// One fault after the other, until the time is over and each kind has come.
+async fn torment(plan: &Plan, nodes: &mut Nodes, shared: &Arc<Shared>) -> Result<Vec<Fault>, Failure> {
+    let (origin, start) = (shared.origin, Instant::now());
+    let bar = progress(plan);
+    let mut faults: Vec<Fault> = Vec::new();
+    for planned in Schedule::new(plan.seed, &plan.kinds, plan.nodes as usize) {
+        let is_over = start.elapsed() + planned.pause >= plan.duration;
+        if is_over && plan.kinds.iter().all(|kind| faults.iter().any(|fault| fault.kind == *kind)) {
+            break;
+        }
+        tokio::time::sleep(planned.pause).await;
+        let target = nodes.target(&planned).await;
+        bar.set_message(format!("{} of node {target}", planned.kind));
+        let from = origin.elapsed();
+        let happened = nodes.inflict(&planned, target).await?;
+        let healed = origin.elapsed();
+        nodes.ready().await?;
+        let ready = origin.elapsed();
+        faults.push(Fault { kind: planned.kind, target, happened, from, healed, ready });
+        bar.set_position(start.elapsed().min(plan.duration).as_secs());
+        bar.set_prefix(format!(
+            "{} faults, {} operations",
+            faults.len(),
+            shared.done.load(Ordering::Relaxed)
+        ));
+    }
+    bar.finish_and_clear();
+    Ok(faults)
+}
+
+fn progress(plan: &Plan) -> ProgressBar {
+    if !plan.shows_progress {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(plan.duration.as_secs());
+    let style = "{elapsed_precise} {bar:30} {prefix} {msg}";
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+/// Looks who leads, while the run goes on.
+struct Watcher {
+    task: JoinHandle<()>,
+    seen: Arc<std::sync::Mutex<Vec<Leadership>>>,
+}
+
+impl Watcher {
+    fn start(nodes: Vec<Endpoint>, origin: Instant) -> Watcher {
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let noted = seen.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                for (at, node) in nodes.iter().enumerate() {
+                    let Some(shards) = nodes::led_by(node, LOOK).await else { continue };
+                    let at_time = origin.elapsed();
+                    let mut noted = noted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let leadership = |shard| Leadership { at: at_time, shard, node: at as u64 + 1 };
+                    noted.extend(shards.into_iter().map(leadership));
+                }
+            }
+        });
+        Watcher { task, seen }
+    }
+
+    async fn stop(self) -> Vec<Leadership> {
+        self.task.abort();
+        // It ends at its next look at the latest.
+        let _ = self.task.await;
+        std::mem::take(&mut *self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// Where a run's report for people is written if nothing is said.
+pub(crate) fn page_path(folder: &Path) -> PathBuf {
+    folder.join("report.html")
+}
+
+pub(crate) use page::page;

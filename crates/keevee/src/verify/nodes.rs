@@ -1,0 +1,272 @@
+//! The nodes under test: real processes of this program, each of which reaches the others through the proxies of
+//! [`super::network`]; and what is done to them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keevee_client::Endpoint;
+use keevee_cluster::{Choices, Cluster, Ending, Layout, Plan, free_ports, until};
+use keevee_core::shard_map::view::CarpView;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::net::TcpSocket;
+
+use super::network::{Network, Way};
+use super::schedule::{Kind, Planned, Target};
+use crate::api::Api;
+use crate::failure::Failure;
+
+/// How long anything may take before the run counts as failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a node that was asked to end may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a node may take to say how it is.
+const ASK_PATIENCE: Duration = Duration::from_secs(1);
+/// How much longer a chunk takes on a slow link.
+const SLOW: Duration = Duration::from_millis(40);
+
+/// What a run is made of.
+pub(crate) struct Setting {
+    pub(crate) consensus: String,
+    pub(crate) nodes: u64,
+    pub(crate) shards: u16,
+    pub(crate) replicas: u64,
+}
+
+/// Running nodes. Dropped, they are killed.
+pub(crate) struct Nodes {
+    cluster: Cluster,
+    network: Network,
+    /// The addresses that the shard map has: nobody listens there, so that no node finds a way around the proxies.
+    _nowhere: Vec<TcpSocket>,
+}
+
+/// A shard's replica, as a node tells.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ReplicaStatus {
+    pub(crate) shard: u16,
+    pub(crate) role: String,
+    pub(crate) applied: u64,
+    pub(crate) last: u64,
+    pub(crate) chain: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct NodeStatus {
+    shards: Vec<ReplicaStatus>,
+}
+
+/// The answer to a change of members.
+#[derive(Deserialize)]
+struct Change {
+    moves: Vec<serde_json::Value>,
+}
+
+impl Nodes {
+    /// Makes and starts a cluster in a folder, and waits until it serves.
+    pub(crate) async fn start(folder: &Path, program: PathBuf, setting: &Setting) -> Result<Nodes, Failure> {
+        let layout = Layout::Shared { shards: setting.shards, replicas: Some(setting.replicas) };
+        let consensus = Some(setting.consensus.clone());
+        let plan = Plan {
+            folder: folder.to_owned(),
+            program: program.clone(),
+            nodes: Some(setting.nodes),
+            http_port: Some(0),
+            peer_port: Some(0),
+            resp_port: Some(0),
+            choices: Choices { consensus, peer_transport: None, layout: Some(layout) },
+        };
+        let mut made = Cluster::open_or_create(&plan).await?;
+        let first = free_ports(setting.nodes as u16);
+        let listens = |id: u64| SocketAddr::from((Ipv4Addr::LOCALHOST, first + id as u16 - 1));
+        let peers: BTreeMap<u64, SocketAddr> = (1..=setting.nodes).map(|id| (id, listens(id))).collect();
+        let network = Network::open(&peers).await?;
+        let mut nowhere = Vec::new();
+        for node in made.nodes() {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(node.peer)?;
+            nowhere.push(socket);
+            lead_through(&network, &node.config(), node.id, listens(node.id))?;
+        }
+        let cluster = Cluster::open(folder, &program)?;
+        let mut nodes = Nodes { cluster, network, _nowhere: nowhere };
+        nodes.cluster.start()?;
+        nodes.ready().await?;
+        Ok(nodes)
+    }
+
+    /// Waits until every node could serve.
+    pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
+        self.cluster.wait_ready(PATIENCE).await?;
+        Ok(())
+    }
+
+    pub(crate) fn http(&self) -> Vec<Endpoint> {
+        self.cluster.endpoints()
+    }
+
+    pub(crate) fn resp(&mut self) -> Vec<Endpoint> {
+        let address = |resp: SocketAddr| resp.to_string().parse().expect("an address is an endpoint");
+        self.cluster.nodes().iter().filter_map(|node| node.resp).map(address).collect()
+    }
+
+    /// Who a fault is meant for, among those that run.
+    pub(crate) async fn target(&mut self, planned: &Planned) -> u64 {
+        let count = self.cluster.nodes().len() as u64;
+        match planned.target {
+            Target::Node(at) => at as u64 % count + 1,
+            Target::Leader => self.leader_of_data().await.unwrap_or(1),
+        }
+    }
+
+    async fn leader_of_data(&mut self) -> Option<u64> {
+        for id in 1..=self.cluster.nodes().len() as u64 {
+            let leads = |replica: &ReplicaStatus| replica.shard > 0 && replica.role == "leader";
+            if self.replicas(id).await.is_some_and(|replicas| replicas.iter().any(leads)) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// What a node's replicas are like; `None` if it does not say.
+    pub(crate) async fn replicas(&mut self, id: u64) -> Option<Vec<ReplicaStatus>> {
+        let node = self.cluster.node(id).ok()?.endpoint();
+        replicas(&node, ASK_PATIENCE).await
+    }
+
+    /// Does it, undoes it after its time, and tells whether it really happened. Everything is as before then, but for what
+    /// the nodes have to catch up with.
+    pub(crate) async fn inflict(&mut self, planned: &Planned, target: u64) -> Result<bool, Failure> {
+        let other = (target - 1 + planned.other as u64) % self.cluster.nodes().len() as u64 + 1;
+        match planned.kind {
+            Kind::Kill => {
+                self.cluster.kill(target).await?;
+                tokio::time::sleep(planned.holds).await;
+                self.cluster.start_node(target)?;
+                Ok(true)
+            }
+            Kind::KillAll => {
+                self.cluster.kill_all().await?;
+                self.cluster.start()?;
+                Ok(true)
+            }
+            Kind::Pause => {
+                self.cluster.pause(target)?;
+                tokio::time::sleep(planned.holds).await;
+                self.cluster.resume(target)?;
+                Ok(true)
+            }
+            Kind::Isolate | Kind::Split | Kind::OneWay | Kind::Partial | Kind::SlowLink => {
+                let before = self.network.hindered();
+                self.hinder(planned.kind, target, other);
+                tokio::time::sleep(planned.holds).await;
+                self.network.heal();
+                Ok(self.network.hindered() > before)
+            }
+            Kind::HandOver => self.restart(target).await,
+            Kind::RollingRestart => {
+                let mut is_graceful = true;
+                for id in 1..=self.cluster.nodes().len() as u64 {
+                    is_graceful &= self.restart(id).await?;
+                    self.ready().await?;
+                }
+                Ok(is_graceful)
+            }
+            Kind::Members => self.change_members(target).await,
+        }
+    }
+
+    /// True if it ended by itself.
+    async fn restart(&mut self, id: u64) -> Result<bool, Failure> {
+        let ending = self.cluster.stop_node(id, STOP_PATIENCE).await?;
+        self.cluster.start_node(id)?;
+        Ok(ending == Ending::Graceful)
+    }
+
+    fn hinder(&self, kind: Kind, target: u64, other: u64) {
+        let count = self.http().len() as u64;
+        let is_in_part = |id: u64| id == target || id == other;
+        for (from, to) in (1..=count).flat_map(|from| (1..=count).map(move |to| (from, to))) {
+            let touches = from == target || to == target;
+            let way = match kind {
+                _ if from == to => continue,
+                Kind::Isolate if touches => Way::Closed,
+                Kind::Split if is_in_part(from) != is_in_part(to) => Way::Closed,
+                Kind::OneWay if from == target => Way::Closed,
+                Kind::Partial if is_in_part(from) && is_in_part(to) => Way::Closed,
+                Kind::SlowLink if touches => Way::Slow(SLOW),
+                _ => continue,
+            };
+            self.network.set(from, to, way);
+        }
+    }
+
+    /// Moves all replicas off a node, and its share back onto it. False if nothing moved.
+    async fn change_members(&mut self, node: u64) -> Result<bool, Failure> {
+        let endpoints = self.http();
+        let api = Api { nodes: &endpoints, timeout: PATIENCE };
+        let mut moved = 0;
+        for what in ["drain", "add"] {
+            let path = format!("/v1/cluster/nodes/{node}/{what}");
+            let change: Change = api.post(&path, &json!({}).to_string()).await?;
+            moved += change.moves.len();
+            let done = until(PATIENCE, async || {
+                let map: CarpView = api.get("/v1/cluster/carp").await.ok()?;
+                map.shards.iter().all(|shard| shard.next.is_none()).then_some(())
+            });
+            if done.await.is_none() {
+                return Err(Failure::other(format!("a change of members is not done within {PATIENCE:?}")));
+            }
+        }
+        Ok(moved > 0)
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for node in self.cluster.nodes() {
+            if let Some(pid) = node.pid() {
+                // A node that ended this very moment is what we want.
+                let _ = keevee_cluster::process::signal(pid, "KILL");
+            }
+        }
+    }
+}
+
+async fn replicas(node: &Endpoint, timeout: Duration) -> Option<Vec<ReplicaStatus>> {
+    let api = Api { nodes: std::slice::from_ref(node), timeout };
+    let status: NodeStatus = api.get("/v1/cluster/status").await.ok()?;
+    Some(status.shards)
+}
+
+/// The shards that a node says it leads; `None` if it does not say.
+pub(crate) async fn led_by(node: &Endpoint, timeout: Duration) -> Option<Vec<u16>> {
+    let leads = replicas(node, timeout).await?.into_iter().filter(|replica| replica.role == "leader");
+    Some(leads.map(|replica| replica.shard).collect())
+}
+
+/// Rewrites a node's file: it listens at an address that no other node knows, and knows each of the others by its proxy.
+fn lead_through(network: &Network, config: &Path, own: u64, listens: SocketAddr) -> Result<(), Failure> {
+    let damaged = |why: &str| Failure::other(format!("{}: {why}", config.display()));
+    let text = fs::read_to_string(config)?;
+    let mut file: toml::Table = text.parse().map_err(|error: toml::de::Error| damaged(error.message()))?;
+    let address = |table: &mut toml::Value, address: SocketAddr| {
+        let table = table.as_table_mut().ok_or_else(|| damaged("it has no nodes"))?;
+        table.insert("peer".to_owned(), address.to_string().into());
+        Ok::<_, Failure>(())
+    };
+    address(&mut file["node"], listens)?;
+    for member in file["member"].as_array_mut().into_iter().flatten() {
+        let id = member.get("id").and_then(toml::Value::as_integer).and_then(|id| u64::try_from(id).ok());
+        match id.ok_or_else(|| damaged("a member has no id"))? {
+            id if id == own => {}
+            id => address(member, network.address(own, id))?,
+        }
+    }
+    fs::write(config, file.to_string())?;
+    Ok(())
+}

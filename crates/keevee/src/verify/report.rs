@@ -1,0 +1,205 @@
+//! What a run came to: as JSON for machines, and as text.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Plan;
+use super::schedule::Kind;
+use super::timeline::{Second, Timeline};
+use super::verdict::Verdict;
+
+/// A silence after a fault that was undone counts as its doing for so long.
+const AFTERMATH: Duration = Duration::from_secs(10);
+
+/// A fault as it came. Times count from the load's beginning.
+pub(crate) struct Fault {
+    pub(crate) kind: Kind,
+    pub(crate) target: u64,
+    pub(crate) happened: bool,
+    pub(crate) from: Duration,
+    /// When it was undone.
+    pub(crate) healed: Duration,
+    /// When every node could serve again.
+    pub(crate) ready: Duration,
+}
+
+/// A node said that it led a shard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leadership {
+    pub(crate) at: Duration,
+    pub(crate) shard: u16,
+    pub(crate) node: u64,
+}
+
+/// All that was seen.
+pub(crate) struct Outcome {
+    /// Operations done, refused, and of unknown outcome.
+    pub(crate) answers: [u64; 3],
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) leaderships: Vec<Leadership>,
+    pub(crate) timeline: Timeline,
+    pub(crate) ended: Duration,
+    pub(crate) verdict: Verdict,
+}
+
+/// The report.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    pub(crate) passed: bool,
+    pub(crate) consensus: String,
+    pub(crate) nodes: u64,
+    pub(crate) shards: u16,
+    pub(crate) seed: u64,
+    pub(crate) seconds: f64,
+    pub(crate) checked: Checked,
+    pub(crate) answers: Answers,
+    pub(crate) faults: BTreeMap<String, KindReport>,
+    /// What does not hold.
+    pub(crate) violations: Vec<String>,
+    pub(crate) events: Vec<Event>,
+    /// What was done in each second.
+    pub(crate) timeline: Vec<Second>,
+    #[serde(skip)]
+    pub(crate) leaderships: Vec<Leadership>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Checked {
+    pub(crate) operations: usize,
+    pub(crate) keys: usize,
+    pub(crate) acknowledged_writes: usize,
+    pub(crate) unknown_writes: usize,
+    pub(crate) shards: usize,
+    pub(crate) replicas: usize,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Answers {
+    pub(crate) done: u64,
+    pub(crate) refused: u64,
+    pub(crate) unknown: u64,
+}
+
+/// Of one kind of fault.
+#[derive(Serialize)]
+pub(crate) struct KindReport {
+    /// How often it was tried, and really happened.
+    pub(crate) tried: usize,
+    pub(crate) happened: usize,
+    /// For how long some shard answered nothing, in milliseconds.
+    pub(crate) silence_ms_median: u64,
+    pub(crate) silence_ms_worst: u64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Event {
+    pub(crate) kind: Kind,
+    pub(crate) node: u64,
+    pub(crate) happened: bool,
+    pub(crate) from_ms: u64,
+    pub(crate) healed_ms: u64,
+    pub(crate) ready_ms: u64,
+    pub(crate) silence_ms: u64,
+}
+
+impl Report {
+    pub(crate) fn new(plan: &Plan, outcome: Outcome) -> Report {
+        let Outcome { answers: [done, refused, unknown], faults, leaderships, timeline, ended, verdict } =
+            outcome;
+        let nexts = faults.iter().skip(1).map(|next| next.from).chain([ended]);
+        let events: Vec<Event> =
+            faults.iter().zip(nexts).map(|(fault, next)| event(fault, next, &timeline)).collect();
+        let kinds: BTreeMap<String, KindReport> =
+            plan.kinds.iter().map(|kind| (kind.name(), of_kind(*kind, &events))).collect();
+        let mut violations = verdict.violations;
+        for (kind, _) in kinds.iter().filter(|(_, kind)| kind.happened == 0) {
+            violations.push(format!("no fault of kind {kind} really happened: let it run for longer"));
+        }
+        Report {
+            passed: violations.is_empty(),
+            consensus: plan.consensus.clone(),
+            nodes: plan.nodes,
+            shards: plan.shards,
+            seed: plan.seed,
+            seconds: ended.as_secs_f64(),
+            checked: Checked {
+                operations: verdict.operations,
+                keys: verdict.keys,
+                acknowledged_writes: verdict.acknowledged_writes,
+                unknown_writes: verdict.unknown_writes,
+                shards: verdict.shards,
+                replicas: verdict.replicas,
+            },
+            answers: Answers { done, refused, unknown },
+            faults: kinds,
+            violations,
+            events,
+            timeline: timeline.seconds,
+            leaderships,
+        }
+    }
+}
+
+fn event(fault: &Fault, next: Duration, timeline: &Timeline) -> Event {
+    let millis = |time: Duration| time.as_millis() as u64;
+    let until = next.min(fault.healed + AFTERMATH);
+    Event {
+        kind: fault.kind,
+        node: fault.target,
+        happened: fault.happened,
+        from_ms: millis(fault.from),
+        healed_ms: millis(fault.healed),
+        ready_ms: millis(fault.ready),
+        silence_ms: millis(timeline.silence(fault.from, until)),
+    }
+}
+
+fn of_kind(kind: Kind, events: &[Event]) -> KindReport {
+    let mut silences: Vec<u64> = events
+        .iter()
+        .filter(|event| event.kind == kind && event.happened)
+        .map(|event| event.silence_ms)
+        .collect();
+    silences.sort_unstable();
+    KindReport {
+        tried: events.iter().filter(|event| event.kind == kind).count(),
+        happened: silences.len(),
+        silence_ms_median: silences.get(silences.len() / 2).copied().unwrap_or_default(),
+        silence_ms_worst: silences.last().copied().unwrap_or_default(),
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { consensus, nodes, shards, seed, seconds, checked, answers, .. } = self;
+        writeln!(formatter, "{nodes} nodes, {shards} data shards, {consensus}, seed {seed}, {seconds:.0} s")?;
+        writeln!(
+            formatter,
+            "\n{:<16}{:>9}{:>22}{:>18}",
+            "fault", "happened", "silence median, ms", "worst, ms"
+        )?;
+        for (kind, KindReport { tried, happened, silence_ms_median, silence_ms_worst }) in &self.faults {
+            let happened = format!("{happened}/{tried}");
+            writeln!(formatter, "{kind:<16}{happened:>9}{silence_ms_median:>22}{silence_ms_worst:>18}")?;
+        }
+        let Answers { done, refused, unknown } = answers;
+        writeln!(formatter, "\n{done} operations done, {refused} refused, {unknown} of unknown outcome")?;
+        let Checked { operations, keys, acknowledged_writes, replicas, shards, .. } = checked;
+        let what = format!(
+            "{operations} operations on {keys} keys, {acknowledged_writes} acknowledged writes among them, and {replicas} \
+             replicas of {shards} shards"
+        );
+        if self.passed {
+            return writeln!(
+                formatter,
+                "passed: {what}: every key is linearizable, nothing acknowledged is lost, nothing refused is seen, and \
+                 the replicas agree"
+            );
+        }
+        writeln!(formatter, "FAILED, of {what}:")?;
+        self.violations.iter().try_for_each(|violation| writeln!(formatter, "  {violation}"))
+    }
+}
