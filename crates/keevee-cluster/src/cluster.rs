@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use keevee_client::{Connection, Endpoint};
@@ -41,6 +41,9 @@ pub struct Node {
     folder: PathBuf,
     /// Set if this program started it: a child must be waited for, or it stays as a zombie.
     child: Option<Child>,
+    /// How the last process that this program started ended, if it has.
+    exit: Option<ExitStatus>,
+    environment: Vec<(String, String)>,
 }
 
 /// How a node ended.
@@ -56,7 +59,7 @@ pub enum Ending {
 
 impl Node {
     pub(crate) fn new(id: u64, folder: PathBuf, Addresses { http, peer, resp }: Addresses) -> Node {
-        Node { id, http, peer, resp, folder, child: None }
+        Node { id, http, peer, resp, folder, child: None, exit: None, environment: Vec::new() }
     }
 
     /// Where it listens.
@@ -74,6 +77,22 @@ impl Node {
         self.folder.join("keevee.log")
     }
 
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Variables that its process gets from its next start on, beside this program's own, for as long as this program
+    /// starts it. None are remembered in the cluster's folder.
+    pub fn set_environment(&mut self, variables: Vec<(String, String)>) {
+        self.environment = variables;
+    }
+
+    /// How its last process ended, if this program started it and it has ended.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        if self.pid().is_some() { None } else { self.exit }
+    }
+
     /// Its public address, for a client.
     pub fn endpoint(&self) -> Endpoint {
         ports::endpoint(self.http)
@@ -82,9 +101,11 @@ impl Node {
     /// Its process, if it runs.
     pub fn pid(&mut self) -> Option<u32> {
         if let Some(child) = &mut self.child {
-            if let Ok(None) = child.try_wait() {
+            let exit = child.try_wait();
+            if let Ok(None) = exit {
                 return Some(child.id());
             }
+            self.exit = exit.ok().flatten();
             self.child = None;
         }
         process::running(&self.config())
@@ -112,12 +133,13 @@ impl Node {
     pub(crate) fn spawn(&mut self, program: &Path) -> Result<(), ClusterError> {
         ports::check(self.id, &self.addresses())?;
         let config = self.config();
-        let child = process::spawn(program, &config, &self.log())
+        let child = process::spawn(program, &config, &self.log(), &self.environment)
             .map_err(|source| ClusterError::Program { program: program.to_owned(), source })?;
         // The node writes it too; until then it should be found already.
         let path = process::pid_file(&config);
         process::write_pid_file(&config, child.id()).map_err(ClusterError::file("write", path))?;
         self.child = Some(child);
+        self.exit = None;
         Ok(())
     }
 

@@ -38,13 +38,20 @@ pub fn remove_pid_file(config: &Path, pid: u32) {
     }
 }
 
-/// Starts `keevee server` so that it outlives this program and the terminal's Ctrl-C; output goes to the end of `log`.
-pub fn spawn(program: &Path, config: &Path, log: &Path) -> io::Result<Child> {
+/// Starts `keevee server` so that it outlives this program and the terminal's Ctrl-C; output goes to the end of `log`. The
+/// variables of `environment` come on top of this program's own.
+pub fn spawn(
+    program: &Path,
+    config: &Path,
+    log: &Path,
+    environment: &[(String, String)],
+) -> io::Result<Child> {
     let output = File::options().create(true).append(true).open(log)?;
     Command::new(program)
         .arg("server")
         .arg("--config")
         .arg(absolute(config))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)
