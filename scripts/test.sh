@@ -16,6 +16,8 @@ step() {
 }
 
 step cargo fmt --all --check
+# Compiled by a build script, so that cargo does not know it.
+step rustfmt --edition 2024 --check crates/keevee-shim/preload/shim.rs
 step cargo clippy --release --locked --workspace --all-targets -- -D warnings
 # The mutants are no part of the workspace's usual build.
 step cargo clippy --release --locked -p keevee-verify --features mutants --all-targets -- -D warnings
