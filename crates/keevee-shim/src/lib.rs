@@ -37,6 +37,11 @@ pub struct Shim {
 }
 
 impl Shim {
+    /// True where it can be done: on Linux with glibc.
+    pub fn is_supported() -> bool {
+        !OBJECT.is_empty()
+    }
+
     /// Writes the object into a folder, which must exist.
     ///
     /// # Errors
@@ -44,7 +49,7 @@ impl Shim {
     /// [`io::ErrorKind::Unsupported`] elsewhere than on Linux with glibc; [`io::ErrorKind::InvalidInput`] if the folder's path
     /// has a space or a colon, at which the loader would cut it; or what the file system said.
     pub fn install(folder: &Path) -> io::Result<Shim> {
-        if OBJECT.is_empty() {
+        if !Shim::is_supported() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "disk faults need Linux with glibc"));
         }
         let path = folder.canonicalize()?.join("keevee-shim.so");

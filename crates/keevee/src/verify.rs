@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use keevee_client::Endpoint;
 use keevee_core::shard_map::view::CarpView;
+use keevee_shim::Shim;
 use tokio::task::JoinHandle;
 
 use crate::api::Api;
@@ -68,6 +69,11 @@ pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
         nodes: plan.nodes + spare,
         shards: plan.shards,
         replicas: plan.nodes,
+        shim: if plan.kinds.iter().any(|kind| kind.needs_shim()) {
+            Some(Shim::install(folder)?)
+        } else {
+            None
+        },
     };
     let program = std::env::current_exe()?;
     let mut nodes = Nodes::start(&folder.join("cluster"), program, &setting).await?;

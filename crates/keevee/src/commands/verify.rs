@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use keevee_shim::Shim;
 
 use crate::commands::cluster::Consensus;
 use crate::commands::{Output, parse_duration};
@@ -45,7 +46,7 @@ pub(crate) struct Arguments {
     /// Which faults are drawn; another one each time if nothing is said
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// Which kinds of faults, with commas between; all if nothing is said
+    /// Which kinds of faults, with commas between; all that this system can have if nothing is said
     #[arg(long, value_enum, value_name = "KINDS", value_delimiter = ',')]
     faults: Vec<Kind>,
     /// How many clients
@@ -65,8 +66,15 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { consensus, nodes, shards, duration, seed, faults, clients, rate, report: path, output } =
         arguments;
-    let kinds: BTreeSet<Kind> =
-        if faults.is_empty() { Kind::value_variants().to_vec() } else { faults }.into_iter().collect();
+    let kinds: BTreeSet<Kind> = if faults.is_empty() {
+        Kind::value_variants()
+            .iter()
+            .copied()
+            .filter(|kind| Shim::is_supported() || !kind.needs_shim())
+            .collect()
+    } else {
+        faults.into_iter().collect()
+    };
     let seed = seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let plan = Plan {
         consensus: consensus.name().to_owned(),

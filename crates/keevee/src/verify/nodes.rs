@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keevee_client::Endpoint;
 use keevee_cluster::{Choices, Cluster, Ending, Layout, Plan, free_ports, until};
 use keevee_core::shard_map::view::CarpView;
+use keevee_shim::{Disk, Fault, Injected, Shim};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpSocket;
@@ -25,6 +26,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a node may take to say how it is.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
+/// How much longer than a fault holds an fsync takes that stalls.
+const STALL: Duration = Duration::from_secs(30);
+/// How far clocks jump: much further than nodes tolerate of each other.
+const JUMP: Duration = Duration::from_secs(60);
 /// How much longer a chunk takes on a slow link.
 const SLOW: Duration = Duration::from_millis(40);
 
@@ -34,12 +39,16 @@ pub(crate) struct Setting {
     pub(crate) nodes: u64,
     pub(crate) shards: u16,
     pub(crate) replicas: u64,
+    /// For faults of disks and clocks.
+    pub(crate) shim: Option<Shim>,
 }
 
 /// Running nodes. Dropped, they are killed.
 pub(crate) struct Nodes {
     cluster: Cluster,
     network: Network,
+    /// By node; none without a shim.
+    disks: BTreeMap<u64, Disk>,
     /// The addresses that the shard map has: nobody listens there, so that no node finds a way around the proxies.
     _nowhere: Vec<TcpSocket>,
 }
@@ -91,8 +100,15 @@ impl Nodes {
             nowhere.push(socket);
             lead_through(&network, &node.config(), node.id, listens(node.id))?;
         }
-        let cluster = Cluster::open(folder, &program)?;
-        let mut nodes = Nodes { cluster, network, _nowhere: nowhere };
+        let mut cluster = Cluster::open(folder, &program)?;
+        let mut disks = BTreeMap::new();
+        for node in cluster.nodes() {
+            let Some(shim) = &setting.shim else { break };
+            let disk = Disk::new(shim, &folder.join(format!("node{}.control", node.id)), &node.data())?;
+            node.set_environment(disk.environment());
+            disks.insert(node.id, disk);
+        }
+        let mut nodes = Nodes { cluster, network, disks, _nowhere: nowhere };
         nodes.cluster.start()?;
         nodes.ready().await?;
         Ok(nodes)
@@ -102,6 +118,18 @@ impl Nodes {
     pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
         self.cluster.wait_ready(PATIENCE).await?;
         Ok(())
+    }
+
+    /// The same after a fault on which this node may end, at once or a while later.
+    async fn ready_or_started(&mut self, node: u64) -> Result<(), Failure> {
+        let start = Instant::now();
+        loop {
+            self.cluster.start_node(node)?;
+            match self.ready().await {
+                Err(_) if self.cluster.node(node)?.pid().is_none() && start.elapsed() < PATIENCE => {}
+                result => return result,
+            }
+        }
     }
 
     pub(crate) fn http(&self) -> Vec<Endpoint> {
@@ -177,7 +205,71 @@ impl Nodes {
                 Ok(is_graceful)
             }
             Kind::Members => self.change_members(target).await,
+            Kind::PowerLoss => {
+                self.cut_power(planned.holds).await?;
+                Ok(true)
+            }
+            Kind::FailSync => self.fail_syncs(target).await,
+            Kind::StallSync => {
+                let stalled = |injected: Injected| injected.stalled_syncs;
+                self.with_fault(target, Fault::StallSync(STALL), planned.holds, stalled).await
+            }
+            Kind::FullDisk => {
+                let refused = |injected: Injected| injected.refused_full;
+                let happened = self.with_fault(target, Fault::Full, planned.holds, refused).await?;
+                self.ready_or_started(target).await?;
+                Ok(happened)
+            }
+            Kind::ClockJump => {
+                let micros = JUMP.as_micros() as i64;
+                let offset = Fault::ClockOffset(if planned.other % 2 == 0 { micros } else { -micros });
+                self.with_fault(target, offset, planned.holds, |injected| injected.clock_reads).await
+            }
         }
+    }
+
+    /// Sets a fault for so long.
+    async fn with_fault(
+        &mut self,
+        node: u64,
+        fault: Fault,
+        holds: Duration,
+        count: impl Fn(Injected) -> u64,
+    ) -> Result<bool, Failure> {
+        let disk = &self.disks[&node];
+        let before = count(disk.injected()?);
+        disk.set(fault)?;
+        tokio::time::sleep(holds).await;
+        disk.heal()?;
+        Ok(count(disk.injected()?) > before)
+    }
+
+    /// A node that can't sync must end, or it might say that it could.
+    async fn fail_syncs(&mut self, node: u64) -> Result<bool, Failure> {
+        let disk = &self.disks[&node];
+        disk.set(Fault::FailSync)?;
+        let cluster = &mut self.cluster;
+        let ended = until(PATIENCE, async || cluster.node(node).ok()?.pid().is_none().then_some(())).await;
+        disk.heal()?;
+        if ended.is_none() {
+            return Err(Failure::other(format!("node {node} goes on though its disk can't sync")));
+        }
+        let happened = disk.injected()?.failed_syncs > 0;
+        self.cluster.start_node(node)?;
+        Ok(happened)
+    }
+
+    /// Most of the time all is synced, and nothing but files that RocksDB was writing is lost.
+    async fn cut_power(&mut self, after: Duration) -> Result<(), Failure> {
+        self.disks.values().try_for_each(|disk| disk.set(Fault::DropUnsynced))?;
+        tokio::time::sleep(after).await;
+        self.cluster.kill_all().await?;
+        for disk in self.disks.values() {
+            disk.drop_unsynced()?;
+            disk.heal()?;
+        }
+        self.cluster.start()?;
+        Ok(())
     }
 
     /// True if it ended by itself.

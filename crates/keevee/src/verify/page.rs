@@ -11,6 +11,8 @@ const LEFT: f64 = 70.0;
 /// What a plot of numbers is high.
 const HEIGHT: f64 = 140.0;
 const ROW: f64 = 16.0;
+/// Parts of the time axis.
+const TICKS: u32 = 6;
 /// Leaders, by node.
 const COLOURS: [&str; 8] =
     ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000"];
@@ -28,11 +30,11 @@ pub(crate) fn page(report: &Report) -> String {
     let p99: Vec<f64> = report.timeline.iter().map(|second| second.p99_ms).collect();
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title><style>{style}</style>\
-         <h1>{title}</h1><pre>{}</pre><h2>Operations done, per second</h2>{}<h2>Latency, ms: median and p99</h2>{}\
+         <h1>{title}</h1><pre>{}</pre><h2>Operations done, per second</h2>{}<h2>Latency, ms (logarithmic): median and p99</h2>{}\
          <h2>Leaders, by shard</h2>{}<h2>Faults</h2>{}{}</html>\n",
         escape(&report.to_string()),
-        lines(&scale, &report.events, &[("#4477aa", &done)]),
-        lines(&scale, &report.events, &[("#4477aa", &p50), ("#ee6677", &p99)]),
+        lines(&scale, &report.events, &[("#4477aa", &done)], (0.0, |value| value)),
+        lines(&scale, &report.events, &[("#4477aa", &p50), ("#ee6677", &p99)], (0.1, f64::log10)),
         leaders(&scale, &report.leaderships),
         rows(&scale, &report.events, &report.faults),
         table(&report.events),
@@ -67,21 +69,35 @@ fn bar(scale: &Scale, event: &Event, y: f64, height: f64, colour: &str) -> Strin
     )
 }
 
-/// Numbers by second, with the faults behind them.
-fn lines(scale: &Scale, events: &[Event], series: &[(&str, &[f64])]) -> String {
+/// Numbers by second, with the faults behind them: from a least one on, each as high as a function has it.
+fn lines(
+    scale: &Scale,
+    events: &[Event],
+    series: &[(&str, &[f64])],
+    (least, height): (f64, fn(f64) -> f64),
+) -> String {
     let top = series.iter().flat_map(|(_, values)| values.iter().copied()).fold(1.0, f64::max);
     let mut content: String = events.iter().map(|event| bar(scale, event, 0.0, HEIGHT, "#f0e0c0")).collect();
     for (colour, values) in series {
         let mut points = String::new();
         for (second, value) in values.iter().enumerate() {
-            let y = HEIGHT - (HEIGHT - 12.0) * value / top;
+            let part = (height(value.max(least)) - height(least)) / (height(top) - height(least));
+            let y = HEIGHT - (HEIGHT - 12.0) * part;
             // Writing to a text does not fail.
             let _ = write!(points, "{:.1},{y:.1} ", scale.x(second as f64 + 0.5));
         }
         let _ = write!(content, "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\"/>");
     }
-    let _ = write!(content, "<text x=\"0\" y=\"12\">{top:.0}</text><text x=\"0\" y=\"{HEIGHT}\">0</text>");
-    svg(HEIGHT, &content)
+    let _ =
+        write!(content, "<text x=\"0\" y=\"12\">{top:.0}</text><text x=\"0\" y=\"{HEIGHT}\">{least}</text>");
+    for part in 0..=TICKS {
+        let seconds = scale.seconds * f64::from(part) / f64::from(TICKS);
+        let (x, y) = (scale.x(seconds), HEIGHT + ROW);
+        let anchor = if part == TICKS { "end" } else { "start" };
+        let _ =
+            write!(content, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"{anchor}\">{seconds:.0} s</text>");
+    }
+    svg(HEIGHT + ROW + 4.0, &content)
 }
 
 fn leaders(scale: &Scale, seen: &[Leadership]) -> String {

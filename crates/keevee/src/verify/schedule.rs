@@ -37,9 +37,24 @@ pub(crate) enum Kind {
     RollingRestart,
     /// All replicas move off a node, and back onto it
     Members,
+    /// All nodes lose their power: kill -9, and what was not synced is gone
+    PowerLoss,
+    /// Every fsync of a node fails
+    FailSync,
+    /// Every fsync of a node takes long
+    StallSync,
+    /// A node's disk has no room left
+    FullDisk,
+    /// A node's clock jumps, ahead or back, and later back again
+    ClockJump,
 }
 
 impl Kind {
+    /// True of faults of disks and clocks, which not every system can have.
+    pub(crate) fn needs_shim(self) -> bool {
+        matches!(self, Kind::PowerLoss | Kind::FailSync | Kind::StallSync | Kind::FullDisk | Kind::ClockJump)
+    }
+
     /// As on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())

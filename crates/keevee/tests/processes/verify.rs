@@ -18,17 +18,21 @@ fn every_fault_is_survived(engine: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let page = folder.path().join("report.html");
     let page = page.to_str().expect("a path");
-    let arguments = ["--consensus", engine, "--seed", "7", "--duration", "1s", "--rate", "1500", "--report", page];
+    let arguments =
+        ["--consensus", engine, "--seed", "7", "--duration", "1s", "--rate", "1500", "--report", page];
     let (code, report, errors) = verify(&arguments);
     assert_eq!((code, &report["passed"]), (Some(0), &Value::Bool(true)), "{report:#}\n{errors}");
     assert_eq!(report["violations"].as_array().map(Vec::len), Some(0));
     let faults = report["faults"].as_object().expect("kinds of faults");
-    assert!(faults.len() >= 11, "{faults:?}");
+    assert!(faults.len() >= 16, "{faults:?}");
     for (kind, counts) in faults {
         assert!(counts["happened"].as_u64() > Some(0), "{kind} did not happen");
     }
     let checked = &report["checked"];
-    assert!(checked["acknowledged_writes"].as_u64() > Some(0) && checked["replicas"].as_u64() >= Some(6), "{checked}");
+    assert!(
+        checked["acknowledged_writes"].as_u64() > Some(0) && checked["replicas"].as_u64() >= Some(6),
+        "{checked}"
+    );
     let page = std::fs::read_to_string(page).expect("the page");
     assert!(page.starts_with("<!doctype html>") && page.contains("passed"));
     assert!(!page.contains("http://") && !page.contains("<script"), "it needs nothing else");
@@ -46,7 +50,9 @@ fn every_fault_is_survived_raft() {
 
 #[test]
 fn what_can_not_be_run_is_refused() {
-    for arguments in [&["--nodes", "2"][..], &["--faults", "flood"], &["--duration", "soon"], &["--shards", "0"]] {
+    for arguments in
+        [&["--nodes", "2"][..], &["--faults", "flood"], &["--duration", "soon"], &["--shards", "0"]]
+    {
         let output = Command::new(program()).arg("verify").args(arguments).output().expect("it runs");
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
