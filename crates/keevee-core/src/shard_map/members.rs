@@ -73,13 +73,14 @@ impl ShardMap {
         Ok(moves)
     }
 
-    /// Which replicas go to a node that has fewer than others, so that all hold equally many, to within one. The system shard
-    /// gets one more replica if it has fewer than it may have.
+    /// Which replicas go to a node that has fewer than others, so that all hold equally many, to within one. Before that, data
+    /// shards with fewer than `replicas_min` replicas get one more there. The system shard gets one more if it has fewer than it
+    /// may have.
     ///
     /// # Errors
     ///
     /// There is no such node.
-    pub fn moves_onto(&self, node: NodeId) -> Result<Vec<Move>, ChangeError> {
+    pub fn moves_onto(&self, node: NodeId, replicas_min: usize) -> Result<Vec<Move>, ChangeError> {
         self.node(node).ok_or(ChangeError::UnknownNode(node))?;
         let mut next = self.clone();
         let mut moves = Vec::new();
@@ -91,6 +92,15 @@ impl ShardMap {
                 && count < next.nodes.len()
         });
         moves.extend(system.map(|system| Move { shard: system.id, from: None, to: Some(node) }));
+        let has_too_few = |shard: &&ShardInfo| {
+            shard.next.is_none() && !shard.is_on(node) && shard.members.len() < replicas_min
+        };
+        let poor: Vec<ShardId> = self.data_shards().filter(has_too_few).map(|shard| shard.id).collect();
+        for shard in poor {
+            let one = Move { shard, from: None, to: Some(node) };
+            next = next.move_replicas(&[one])?.end_change(shard)?;
+            moves.push(one);
+        }
         loop {
             let nodes = next.nodes.iter().map(|node| node.id);
             let (replicas, _) = loads(nodes, next.data_shards().map(|data| &data.members));
@@ -211,12 +221,26 @@ mod tests {
     #[test]
     fn a_new_node_gets_its_share() {
         let map = map(3, 4).add_node(node(4)).unwrap();
-        let moves = map.moves_onto(NodeId(4)).unwrap();
+        let moves = map.moves_onto(NodeId(4), 1).unwrap();
         assert_eq!(moves[0], Move { shard: ShardId::SYSTEM, from: None, to: Some(NodeId(4)) });
         let map = done(&map, &moves);
         assert_eq!((1..=4).map(|node| replicas(&map, node)).collect::<Vec<_>>(), [3, 3, 3, 3]);
         assert!(map.data_shards().all(|shard| shard.members.len() == 3 && shard.changes <= 1));
-        assert_eq!(map.moves_onto(NodeId(4)), Ok(vec![]), "it has its share");
+        assert_eq!(map.moves_onto(NodeId(4), 1), Ok(vec![]), "it has its share");
+    }
+
+    #[test]
+    fn a_new_node_gets_a_replica_of_each_shard_that_has_too_few() {
+        let placement = Placement::Spread { replicas: 1 };
+        let spec = ShardSpec { name: None, load_factor: 1, consensus: Consensus::Paxos, placement };
+        let mut map = ShardMap::bootstrap(vec![node(1)], Consensus::Paxos, &vec![spec; 4]).unwrap();
+        for id in 2..=4 {
+            map = map.add_node(node(id)).unwrap();
+            let moves = map.moves_onto(NodeId(id), 3).unwrap();
+            map = done(&map, &moves);
+        }
+        assert!(map.data_shards().all(|shard| shard.members.len() == 3), "no more than asked for");
+        assert_eq!((1..=4).map(|node| replicas(&map, node)).collect::<Vec<_>>(), [3, 3, 3, 3]);
     }
 
     #[test]

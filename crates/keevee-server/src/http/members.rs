@@ -24,6 +24,8 @@ struct Asked {
     dry_run: bool,
     /// Of `drain`: give up replicas that no other node can take.
     fewer_replicas: bool,
+    /// Of `add`: shards with fewer replicas get one more on this node.
+    replicas: Option<usize>,
     /// Of `replace`: who takes the node's place.
     with: Option<NodeId>,
 }
@@ -50,10 +52,13 @@ pub(super) async fn change<S: Store>(
     if asked.fewer_replicas && change != "drain" {
         return Err(Problem::invalid("`fewer_replicas` is for `drain`"));
     }
+    if asked.replicas.is_some() && change != "add" {
+        return Err(Problem::invalid("`replicas` is for `add`"));
+    }
     let node = NodeId(node);
     let plan = |map: &ShardMap| -> Result<Vec<Move>, ChangeError> {
         match (&*change, asked.with) {
-            ("add", _) => map.moves_onto(node),
+            ("add", _) => map.moves_onto(node, asked.replicas.unwrap_or(1)),
             ("drain", _) => map.moves_off(node, asked.fewer_replicas),
             ("replace", Some(with)) => map.moves_between(node, with),
             _ => map.remove_node(node).map(|_| Vec::new()),
@@ -79,7 +84,7 @@ fn asked(body: &Bytes) -> Result<Asked, Problem> {
     if body.is_empty() {
         return Ok(Asked::default());
     }
-    let shape = r#"{"dry_run": false, "fewer_replicas": false, "with": 4}"#;
+    let shape = r#"{"dry_run": false, "fewer_replicas": false, "replicas": 3, "with": 4}"#;
     let malformed = |error| Problem::invalid(format!("the body must be like {shape}: {error}"));
     serde_json::from_slice::<Object<Asked>>(body).map(|Object(asked)| asked).map_err(malformed)
 }

@@ -30,6 +30,7 @@ const LOOK: Duration = Duration::from_millis(300);
 Examples:
   keevee node list
   keevee node add 4                     # give node 4, which has joined, its share of the shards
+  keevee node add 4 --replicas 3        # and a replica of each shard that has fewer than three
   keevee node drain 2 --dry-run         # what would move off node 2?
   keevee node replace 2 --with 4        # node 2 is lost: node 4 takes its place
   keevee node remove 2                  # drain it, then forget it")]
@@ -43,7 +44,7 @@ enum Command {
     /// Show the nodes, and what each holds
     List(ListArguments),
     /// Give a node that has joined its share of the shards
-    Add(ChangeArguments),
+    Add(AddArguments),
     /// Move all shards and leaderships off a node
     Drain(DrainArguments),
     /// Have one node take the place of another, which may be dead
@@ -73,6 +74,15 @@ struct ChangeArguments {
     patience: Duration,
     #[command(flatten)]
     client: ClientArguments,
+}
+
+#[derive(Args)]
+struct AddArguments {
+    #[command(flatten)]
+    change: ChangeArguments,
+    /// Give it a replica of each shard that has fewer than this
+    #[arg(long, value_name = "COUNT")]
+    replicas: Option<usize>,
 }
 
 #[derive(Args)]
@@ -114,7 +124,9 @@ struct Planned {
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::List(arguments) => show(&arguments.client).await,
-        Command::Add(arguments) => change(&arguments, "add", json!({}), true).await,
+        Command::Add(AddArguments { change: arguments, replicas }) => {
+            change(&arguments, "add", json!({ "replicas": replicas }), true).await
+        }
         Command::Drain(DrainArguments { change: arguments, fewer_replicas }) => {
             change(&arguments, "drain", json!({ "fewer_replicas": fewer_replicas }), true).await
         }
