@@ -120,8 +120,8 @@ impl<L: LogStore> PaxosEngine<L> {
     }
 }
 
-/// What a log's configuration says.
-pub(crate) fn members(configuration: &Configuration) -> Members {
+/// Who takes part, as a configuration of the log says.
+pub fn members(configuration: &Configuration) -> Members {
     let nodes = |nodes: &BTreeSet<u64>| nodes.iter().copied().map(NodeId).collect();
     let (voters, next) = match &configuration.quorum {
         QuorumSystem::Joint { old, new } => (nodes(old), Some(nodes(new))),

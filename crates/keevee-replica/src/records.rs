@@ -106,10 +106,12 @@ fn write_placed((index, configuration): &(u64, Configuration)) -> proto::PlacedC
     proto::PlacedConfiguration { index: *index, configuration }
 }
 
+pub use crate::paxos::members;
+
 /// Who takes part, as an entry says.
 pub fn members_of(entry: &Entry) -> Option<Members> {
     match &entry.value {
-        Value::Configuration(configuration) => Some(crate::paxos::members(configuration)),
+        Value::Configuration(configuration) => Some(members(configuration)),
         Value::Noop | Value::Data(_) => None,
     }
 }

@@ -18,6 +18,7 @@ mod map_keeper;
 mod member_keeper;
 pub mod metrics;
 pub mod node;
+pub mod recover;
 mod resp;
 mod seeker;
 pub mod server;

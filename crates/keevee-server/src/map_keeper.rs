@@ -31,7 +31,7 @@ use crate::storage::{Database, store_shard_map};
 use crate::transport::{Peer, PeerTransport};
 
 /// Where the system shard has the map.
-const KEY: &[u8] = b"shard_map";
+pub(crate) const KEY: &[u8] = b"shard_map";
 /// How often a node with a replica of the system shard looks at it…
 const LOOK_HERE: Duration = Duration::from_millis(500);
 /// …and one without asks for it.

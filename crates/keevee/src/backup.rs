@@ -6,7 +6,7 @@
 pub(crate) mod folder;
 pub(crate) mod restore;
 pub(crate) mod take;
-mod time;
+pub(crate) mod time;
 
 use std::time::Instant;
 

@@ -12,6 +12,7 @@ pub(crate) mod increment;
 pub(crate) mod init;
 pub(crate) mod node;
 pub(crate) mod put;
+pub(crate) mod recover;
 pub(crate) mod restore;
 pub(crate) mod scan;
 pub(crate) mod server;

@@ -3,7 +3,8 @@
 //! A folder holds `log/` and `data/` (the databases), `journal/` (in front of `log/`), `identity.json` (for people and for
 //! checks) and a lock file. The identity is in the databases and the file, the store id in every sector's checksum of the
 //! journal, so that a folder put together from parts of others is refused. `identity.json` is renamed into place last: a folder with it is formatted, one without it
-//! never was used. Not here: what shards keep in the databases.
+//! never was used. A folder that nobody will run any more is only looked at ([`survivor`]). Not here: what shards keep in the
+//! databases.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -22,6 +23,9 @@ use super::{Database, log_files, options, storage_error};
 use keevee_core::ids::StoreId;
 
 mod identity_file;
+mod survivor;
+
+pub use survivor::{NewFolder, Survivor};
 
 const LOG: &str = "log";
 const DATA: &str = "data";
@@ -62,6 +66,12 @@ pub enum FolderError {
     )]
     Interrupted {
         /// The folder.
+        path: PathBuf,
+    },
+    /// A folder was being made here and was not finished.
+    #[error("{} was left by a `keevee recover` that was interrupted, or another makes it now; remove it, then try again", path.display())]
+    Unfinished {
+        /// What is left.
         path: PathBuf,
     },
     /// Another process has the folder open.
@@ -329,11 +339,16 @@ pub fn store_shard_map(log: &Database, map: &ShardMap) -> Result<(), StorageErro
 
 /// Finds out whose formatted folder it is, and locks it.
 fn enter(path: &Path) -> Result<(Identity, FolderLock), FolderError> {
+    let identity = formatted(path)?;
+    let lock = lock(path)?;
+    // Whoever formatted it may have been killed before its names were on the disk.
+    sync_folder(path)?;
+    Ok((identity, lock))
+}
+
+fn formatted(path: &Path) -> Result<Identity, FolderError> {
     if let Some(identity) = identity_file::read(path)? {
-        let lock = lock(path)?;
-        // Whoever formatted it may have been killed before its names were on the disk.
-        sync_folder(path)?;
-        return Ok((identity, lock));
+        return Ok(identity);
     }
     let path = path.to_owned();
     if [LOG, DATA, JOURNAL].iter().any(|part| path.join(part).exists()) {
@@ -347,21 +362,27 @@ fn lock(path: &Path) -> Result<FolderLock, FolderError> {
     let failed = |source| FolderError::Io { what: "locking", path: lock_path.clone(), source };
     let mut open = OpenOptions::new();
     let open = open.read(true).write(true).create(true).truncate(false);
-    let mut file = open.open(&lock_path).map_err(failed)?;
+    let mut lock = lock_file(path, open.open(&lock_path).map_err(failed)?)?;
+    lock.file.set_len(0).map_err(failed)?;
+    lock.file.write_all(std::process::id().to_string().as_bytes()).map_err(failed)?;
+    Ok(lock)
+}
+
+/// Locks a folder by its lock file, and writes nothing.
+fn lock_file(path: &Path, mut file: File) -> Result<FolderLock, FolderError> {
     match file.try_lock() {
-        Ok(()) => {}
+        Ok(()) => Ok(FolderLock { file }),
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
             // The pid only makes the message better.
             let _ = file.read_to_string(&mut pid);
             let pid = if pid.is_empty() { "unknown".to_owned() } else { pid };
-            return Err(FolderError::Locked { path: path.to_owned(), pid });
+            Err(FolderError::Locked { path: path.to_owned(), pid })
         }
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
+        Err(TryLockError::Error(source)) => {
+            Err(FolderError::Io { what: "locking", path: path.join(LOCK), source })
+        }
     }
-    file.set_len(0).map_err(failed)?;
-    file.write_all(std::process::id().to_string().as_bytes()).map_err(failed)?;
-    Ok(FolderLock { file })
 }
 
 /// Creates a folder and what is missing above it, and syncs each new name: a name that is not synced in
@@ -419,13 +440,23 @@ fn open_database(
     options: &Options,
     expected: &Identity,
 ) -> Result<Database, FolderError> {
+    open_checked(folder, database, expected, |path| Database::open(options, path))
+}
+
+/// Opens a database in either way, if it is whole and belongs to this folder.
+fn open_checked(
+    folder: &Path,
+    database: &'static str,
+    expected: &Identity,
+    open: impl FnOnce(&Path) -> Result<Database, rocksdb::Error>,
+) -> Result<Database, FolderError> {
     let path = folder.join(database);
     let unusable = |cause: String| FolderError::Unusable { path: folder.to_owned(), database, cause };
     log_files::check(&path).map_err(|damage| match damage {
         log_files::Damage::Io { path, source } => FolderError::Io { what: "reading", path, source },
         damage => unusable(damage.to_string()),
     })?;
-    let opened = Database::open(options, &path).map_err(|error| match error.kind() {
+    let opened = open(&path).map_err(|error| match error.kind() {
         rocksdb::ErrorKind::Corruption => unusable(error.into_string()),
         _ => database_error("opening", &path, error),
     })?;

@@ -106,15 +106,7 @@ impl Journal {
         log: Arc<Database>,
         segment_bytes: u64,
     ) -> Result<Journal, JournalError> {
-        let segments = count_segments(folder, &log)?;
-        let (mut records, mut seen) = (Vec::new(), 0);
-        for number in 1..=segments {
-            seen = seen.max(scan(folder, store, number, &mut records)?);
-        }
-        let applied = read_journaled(&log, &Default::default())?;
-        records.retain(|record| record.sequence > applied);
-        records.sort_unstable_by_key(|record| record.sequence);
-        check_complete(&records, applied, seen)?;
+        let Missing { segments, records, applied, seen } = Missing::find(folder, store, &log)?;
         for record in &records {
             let batch = WriteBatch::from_data(&read_record(folder, record)?);
             let written = log.write_opt(batch, &options::unlogged());
@@ -149,6 +141,16 @@ impl Journal {
         journal.write_synced(WriteBatch::default())?;
         tracing::info!(replayed = records.len(), last = seen, "journal open");
         Ok(journal)
+    }
+
+    /// What a start would bring `log/` up to date with, oldest first; nothing is written.
+    pub(super) fn read_missing(
+        folder: &Path,
+        store: StoreId,
+        log: &Database,
+    ) -> Result<Vec<Vec<u8>>, JournalError> {
+        let Missing { records, .. } = Missing::find(folder, store, log)?;
+        records.iter().map(|record| read_record(folder, record)).collect()
     }
 
     /// Writes a record; it is on disk when this returns.
@@ -300,6 +302,32 @@ fn read_mark(log: &Database, kind: NodeKind, read: &ReadOptions) -> Result<Optio
     let found = log.get_opt(format::node_key(kind), read);
     let found = found.map_err(|error| storage_error("reading the log", error))?;
     found.map(|bytes| format::decode_index(&bytes)).transpose()
+}
+
+/// What the journal has and `log/` has not.
+struct Missing {
+    segments: u32,
+    /// In order, each the next.
+    records: Vec<Found>,
+    /// The last record that `log/` has.
+    applied: u64,
+    /// The highest sequence number of all, perhaps a torn record's.
+    seen: u64,
+}
+
+impl Missing {
+    fn find(folder: &Path, store: StoreId, log: &Database) -> Result<Missing, JournalError> {
+        let segments = count_segments(folder, log)?;
+        let (mut records, mut seen) = (Vec::new(), 0);
+        for number in 1..=segments {
+            seen = seen.max(scan(folder, store, number, &mut records)?);
+        }
+        let applied = read_journaled(log, &Default::default())?;
+        records.retain(|record| record.sequence > applied);
+        records.sort_unstable_by_key(|record| record.sequence);
+        check_complete(&records, applied, seen)?;
+        Ok(Missing { segments, records, applied, seen })
+    }
 }
 
 /// A record that is whole.

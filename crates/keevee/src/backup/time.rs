@@ -1,7 +1,7 @@
 //! Times of the hybrid clock as people write them.
 
 /// Microseconds since the Unix epoch as RFC 3339 has them, in UTC.
-pub(super) fn rfc3339(micros: u64) -> String {
+pub(crate) fn rfc3339(micros: u64) -> String {
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);

@@ -22,7 +22,7 @@ with_both_engines! {
 
 /// A node beside a cluster. Dropped, its process is gone.
 pub(crate) struct Joiner {
-    config: PathBuf,
+    pub(crate) config: PathBuf,
     http: u16,
     peer: u16,
     child: Option<Child>,
@@ -38,6 +38,11 @@ impl Joiner {
             found.expect("it is there").to_owned()
         };
         let secret = secret.map_or_else(|| line("secret"), |secret| format!("secret = {secret:?}"));
+        Joiner::of(&line("id = \""), &secret, id)
+    }
+
+    /// Of the cluster that these two lines of `keevee.toml` name.
+    pub(crate) fn of(cluster: &str, secret: &str, id: u64) -> Joiner {
         let folder = TempDir::new().expect("a folder");
         let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let (http, peer) = (free(), free());
@@ -45,8 +50,7 @@ impl Joiner {
         let (http, peer) = (port(&http), port(&peer));
         let addresses = format!("http = \"127.0.0.1:{http}\"\npeer = \"127.0.0.1:{peer}\"\n");
         let text = format!(
-            "[cluster]\n{}\n{secret}\n[node]\nid = {id}\ndata = \"data\"\n{addresses}[[member]]\nid = {id}\n{addresses}",
-            line("id = \"")
+            "[cluster]\n{cluster}\n{secret}\n[node]\nid = {id}\ndata = \"data\"\n{addresses}[[member]]\nid = {id}\n{addresses}"
         );
         let config = folder.path().join("keevee.toml");
         fs::write(&config, text).expect("written");
@@ -61,7 +65,7 @@ impl Joiner {
     }
 
     /// Waits until it refuses to start: what it says.
-    async fn refusal(&mut self) -> String {
+    pub(crate) async fn refusal(&mut self) -> String {
         let mut child = self.child.take().expect("it was started");
         let ended = until(PATIENCE, async || child.try_wait().expect("a child")).await;
         if ended.is_none() {

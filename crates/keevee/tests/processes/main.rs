@@ -32,6 +32,7 @@ mod manager;
 mod members;
 mod pauses;
 mod quiescence;
+mod recover;
 mod redis;
 mod scans;
 mod scripts;

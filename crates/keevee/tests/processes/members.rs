@@ -17,7 +17,7 @@ with_both_engines! {
 }
 
 /// Runs `keevee node` with these arguments, at a node: what it prints.
-async fn node(there: &Endpoint, arguments: &[&str]) -> String {
+pub(crate) async fn node(there: &Endpoint, arguments: &[&str]) -> String {
     let mut command = Command::new(program());
     let there = there.to_string();
     command.arg("node").args(arguments).args(["--endpoint", &there, "--timeout", "30s", "--patience", "60s"]);
@@ -29,7 +29,7 @@ async fn node(there: &Endpoint, arguments: &[&str]) -> String {
 }
 
 /// Who decides in each shard, as the leader says that a node knows of.
-async fn voters(there: &Endpoint, shard: u64) -> Option<Vec<u64>> {
+pub(crate) async fn voters(there: &Endpoint, shard: u64) -> Option<Vec<u64>> {
     let status = ask(there, "/v1/cluster/status").await?;
     let shards = status["shards"].as_array()?.clone();
     let found = shards.into_iter().find(|one| one["shard"] == shard)?;
@@ -44,7 +44,7 @@ fn joiner(cluster: &mut TemporaryCluster, id: u64) -> Joiner {
 }
 
 /// Until a node is in the map that another has.
-async fn is_known(there: &Endpoint, id: u64) {
+pub(crate) async fn is_known(there: &Endpoint, id: u64) {
     let known = until(PATIENCE, async || {
         let nodes = ask(there, "/v1/cluster/nodes").await?;
         nodes.as_array()?.iter().any(|node| node["id"] == id).then_some(())
