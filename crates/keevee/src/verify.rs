@@ -17,7 +17,7 @@ mod timeline;
 mod verdict;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -33,8 +33,8 @@ use crate::failure::Failure;
 use clients::{Clients, Pace, Shared};
 use history::History;
 use nodes::{Nodes, Setting};
-pub(crate) use report::Report;
-use report::{Fault, Leadership, Outcome};
+pub(crate) use page::page;
+use report::{Fault, Leadership, Outcome, Report};
 pub(crate) use schedule::Kind;
 use schedule::Schedule;
 use timeline::Timeline;
@@ -176,10 +176,3 @@ impl Watcher {
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
-
-/// Where a run's report for people is written if nothing is said.
-pub(crate) fn page_path(folder: &Path) -> PathBuf {
-    folder.join("report.html")
-}
-
-pub(crate) use page::page;

@@ -12,7 +12,7 @@ use keevee_shim::Shim;
 use crate::commands::cluster::Consensus;
 use crate::commands::{Output, parse_duration};
 use crate::failure::Failure;
-use crate::verify::{Kind, Plan, page, page_path, run as verify};
+use crate::verify::{Kind, Plan, page, run as verify};
 
 /// Have a cluster of its own suffer faults under load, and check that it kept every promise.
 ///
@@ -55,7 +55,7 @@ pub(crate) struct Arguments {
     /// How many operations per second, all clients together
     #[arg(long, value_name = "NUMBER", default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
-    /// Where to write the report for people, one HTML page
+    /// Where to write the report for people, one HTML page; among the system's temporary files if nothing is said
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// How to print the report
@@ -93,7 +93,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Failure::other(format!("{failure}; seed {seed}, and what is left is in {}", folder.display()))
     };
     let report = verify(&plan, &folder).await.map_err(left)?;
-    let path = path.unwrap_or_else(|| page_path(&folder));
+    let path = path.unwrap_or_else(|| std::env::temp_dir().join(format!("keevee-verify-{seed}.html")));
     fs::write(&path, page(&report))
         .map_err(|error| Failure::other(format!("{}: {error}", path.display())))?;
     match output {
@@ -104,8 +104,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     if !report.passed {
         return Err(left(Failure::other("not everything holds")));
     }
-    fs::remove_dir_all(folder.join("cluster"))?;
-    // Unless the report is in it.
-    let _ = fs::remove_dir(&folder);
+    fs::remove_dir_all(&folder)?;
     Ok(())
 }
