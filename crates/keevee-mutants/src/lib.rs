@@ -97,6 +97,12 @@ pub enum Mutant {
     /// What an acceptor holds behind a snapshot's index is dropped with what is before it, though it was accepted and may
     /// be chosen.
     AcceptedBehindSnapshotDropped,
+    /// A change goes to the new members in one step, and a leader counts by them as soon as they are in its log: majorities
+    /// of the old and of the new ones need not meet.
+    JointSkipped,
+    /// A configuration that was not known to be chosen before a crash is an entry like others after it: the replica goes by
+    /// the one before.
+    ConfigurationForgotten,
 }
 
 /// True if the code is to go wrong in this way on this thread.
@@ -141,7 +147,7 @@ struct About {
 
 impl Mutant {
     /// Every mutant, in the order of the enum.
-    pub const ALL: [Mutant; 33] = [
+    pub const ALL: [Mutant; 35] = [
         Mutant::StaleReadRound,
         Mutant::BarrierSkipped,
         Mutant::BarrierNotApplied,
@@ -175,6 +181,8 @@ impl Mutant {
         Mutant::RemovedTooEarly,
         Mutant::SnapshotFromTheStart,
         Mutant::AcceptedBehindSnapshotDropped,
+        Mutant::JointSkipped,
+        Mutant::ConfigurationForgotten,
     ];
 
     /// The mutant's name on a command line, like `stale-read-round`.
@@ -400,6 +408,18 @@ impl Mutant {
                 "P10",
                 "no other store yet",
                 "a snapshot empties the log, also of what was accepted behind it",
+            ),
+            Mutant::JointSkipped => about(
+                "joint-skipped",
+                "19",
+                "raft-dev 2015, redisraft#17, nats-server#7545",
+                "members change in one step, and a leader counts by the new ones at once",
+            ),
+            Mutant::ConfigurationForgotten => about(
+                "configuration-forgotten",
+                "20",
+                "camunda#57389",
+                "a start looks for members only in what is known to be chosen, not in the rest of the log",
             ),
         }
     }

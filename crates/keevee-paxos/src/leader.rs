@@ -287,8 +287,9 @@ impl Replica {
             followers.get(&node).is_some_and(|follower| follower.acknowledged >= index)
         };
         let candidates = followers.values().map(|follower| follower.acknowledged);
-        let chosen =
-            candidates.filter(|index| self.quorum.is_phase2_quorum(|node| acknowledges(node, *index)));
+        let unchosen = self.log.configurations().last().map(|(_, unchosen)| &unchosen.quorum);
+        let quorum = unchosen.filter(|_| mutants::is_active(Mutant::JointSkipped)).unwrap_or(&self.quorum);
+        let chosen = candidates.filter(|index| quorum.is_phase2_quorum(|node| acknowledges(node, *index)));
         chosen.max().unwrap_or(0)
     }
 

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use keevee_mutants::{self as mutants, Mutant};
+
 use crate::ballot::{Ballot, Index};
 use crate::message::{Entry, LogRead, Restored, Value};
 use crate::quorum::Configuration;
@@ -43,6 +45,9 @@ impl Log {
         };
         for entry in restored.entries {
             log.insert(entry);
+        }
+        if mutants::is_active(Mutant::ConfigurationForgotten) {
+            log.configurations.split_off(&(restored.hard_state.chosen + 1));
         }
         log
     }

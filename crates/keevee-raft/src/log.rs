@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use keevee_core::ids::{Incarnation, NodeId};
+use keevee_mutants::{self as mutants, Mutant};
 use keevee_replica::Members;
 use keevee_replica::storage::{LogRecord, LogStore, StorageError};
 use openraft::alias::{LogIdOf, OneshotSenderOf, VoteOf};
@@ -149,6 +150,10 @@ impl<L: LogStore> SharedLog<L> {
         if applied > 0 {
             let applied = log.id_at(applied)?;
             log.state.committed = log.state.committed.max(Some(applied));
+        }
+        if mutants::is_active(Mutant::ConfigurationForgotten) {
+            let committed = log.committed_index();
+            log.state.configurations.retain(|one| one.id.index <= committed);
         }
         match log.first.clone().filter(|_| log.last.is_none()) {
             Some(Configured { id, members }) => {
@@ -347,7 +352,11 @@ impl<L: LogStore> Log<L> {
 
     /// The first members need no quorum to be chosen.
     fn chosen_members(&self) -> Option<&Configured> {
-        self.members_at(self.state.committed.map_or(0, |committed| committed.index))
+        self.members_at(self.committed_index())
+    }
+
+    fn committed_index(&self) -> u64 {
+        self.state.committed.map_or(0, |committed| committed.index)
     }
 
     fn id_at(&self, index: u64) -> Result<LogId, StorageError> {
@@ -495,6 +504,13 @@ impl<L: LogStore + Send + 'static> RaftLogReader<Types> for SharedLog<L> {
             && last + 1 < end
         {
             entries.extend(log.page(last + 1, end, usize::MAX)?);
+        }
+        if mutants::is_active(Mutant::ConfigurationForgotten) && log.token == 0 {
+            // Nothing has been written since the start: this is openraft's look for the members.
+            let committed = log.committed_index();
+            let unchosen = entries.iter_mut().filter(|entry| entry.log_id.index > committed);
+            let members = unchosen.filter(|entry| matches!(entry.payload, EntryPayload::Membership(_)));
+            members.for_each(|entry| entry.payload = EntryPayload::Blank);
         }
         Ok(entries)
     }

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 
 use keevee_core::ids::NodeId;
+use keevee_mutants::{self as mutants, Mutant};
 
 /// Who takes part in a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,6 +96,9 @@ pub(crate) fn next_step(
     let staying: BTreeSet<NodeId> = wanted.intersection(&members.voters).copied().collect();
     match successor(&staying).filter(|_| !wanted.contains(&own)) {
         Some(successor) => Step::HandOver(successor),
+        None if mutants::is_active(Mutant::JointSkipped) => {
+            Step::Propose(Members::of_voters(wanted.iter().copied()))
+        }
         None => Step::Propose(Members {
             voters: members.voters.clone(),
             next: Some(wanted.clone()),

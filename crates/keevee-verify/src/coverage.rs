@@ -58,6 +58,10 @@ counters! {
     TakenOver = "snapshots taken over",
     /// A shard had other members in the end.
     MembersChanged = "members changed",
+    /// A process died while a configuration was on its way to its disk.
+    CrashesInChanges = "crashes in changes",
+    /// The network was cut when a configuration had reached a disk.
+    CutsInChanges = "cuts in changes",
     /// A follower dropped entries that the leader did not have.
     ConflictsDropped = "conflicts dropped",
     /// A follower told that it lacks what an append follows.

@@ -285,6 +285,24 @@ pub enum FaultKind {
         node: Target,
         /// True if another one shall come, if there is one.
         joins: bool,
+        /// How many at once: the next ones go too, and as many come.
+        count: u64,
+        /// For how long after the change those who have gone do not hear of the map that says so, in microseconds.
+        lingers: u64,
+    },
+    /// The process dies whenever a configuration is on its way to the disk, and starts again at once.
+    CrashInChange {
+        /// Who.
+        node: Target,
+        /// What of that write is found on the disk.
+        unsynced: Unsynced,
+    },
+    /// The network between nodes is cut in the middle of a change of members.
+    CutInChange {
+        /// How.
+        shape: Shape,
+        /// With which write of a configuration that reaches a disk it begins, from 1.
+        writes: u64,
     },
 }
 
@@ -361,6 +379,7 @@ impl Plan {
         let faulty_micros = 60 * SECOND;
         let mut faults = Schedule::new(nodes, shards.count, &settings, random).draw(faulty_micros);
         add_changes(&mut faults, nodes, faulty_micros, Random::new(seed, CHANGES_STREAM));
+        aim_at_changes(&mut faults, nodes, faulty_micros, Random::new(seed, AIMED_STREAM));
         let expiry = Random::new(seed, 5).percent(EXPIRY_PERCENT);
         let engine = EngineKind::Paxos;
         Plan {
@@ -561,8 +580,55 @@ fn add_changes(faults: &mut Vec<Fault>, nodes: u64, end: u64, mut random: Random
             1 => Target::Follower(random.between(1, nodes - 1)),
             _ => Target::Node(random.between(1, nodes)),
         };
-        let kind = FaultKind::ChangeMembers { node, joins: random.percent(70) };
+        let kind = FaultKind::ChangeMembers { node, joins: random.percent(70), count: 1, lingers: 0 };
         faults.push(Fault { number: faults.len() + 1, at, lasts: SECOND, kind });
+    }
+    faults.sort_by_key(|fault| fault.at);
+}
+
+/// How many of a hundred plans with changes of members have faults that are aimed at these.
+const AIMED_PERCENT: u64 = 60;
+const AIMED_STREAM: u64 = 7;
+
+/// Makes changes of members larger, and adds faults that strike in the middle of them. From a stream of its own, and only to
+/// plans with changes: all others are as they would be without.
+fn aim_at_changes(faults: &mut Vec<Fault>, nodes: u64, end: u64, mut random: Random) {
+    if !random.percent(AIMED_PERCENT) {
+        return;
+    }
+    let mut added = Vec::new();
+    for fault in faults.iter_mut() {
+        let FaultKind::ChangeMembers { count, lingers, .. } = &mut fault.kind else { continue };
+        *count = random.pick(&[1, 1, 2]);
+        *lingers = random.pick(&[0, 3, 10]) * SECOND;
+        let mut add = |begin: u64, lasts: u64, kind| {
+            let at = begin.min(end - SECOND / 2);
+            added.push(Fault { number: 0, at, lasts: lasts.min(end - at), kind });
+        };
+        let at = fault.at;
+        let mut node = || Target::Node(random.between(1, nodes));
+        let (one, other) = (node(), node());
+        if random.percent(50) {
+            let unsynced = random.pick(&[Unsynced::Kept, Unsynced::Kept, Unsynced::Some, Unsynced::Lost]);
+            let lasts = random.between(SECOND, 5 * SECOND);
+            add(at, lasts, FaultKind::CrashInChange { node: one, unsynced });
+        }
+        if random.percent(40) {
+            let (begin, lasts) = (at + random.below(SECOND / 2), random.between(SECOND / 2, 2 * SECOND));
+            let shape = random.pick(&[Shape::Isolate(other), Shape::Mute(other), Shape::Deaf(other)]);
+            add(begin, lasts, FaultKind::Partition { shape, holds: random.percent(20) });
+        }
+        if random.percent(70) {
+            let sides = random.between(1, (1 << nodes) - 2) << 1;
+            let shape =
+                random.pick(&[Shape::Split(sides), Shape::Split(sides), Shape::Isolate(Target::Leader)]);
+            let (writes, lasts) = (random.between(1, 4 * nodes), random.between(2 * SECOND, 6 * SECOND));
+            add(at, lasts, FaultKind::CutInChange { shape, writes });
+        }
+    }
+    for mut fault in added {
+        fault.number = faults.len() + 1;
+        faults.push(fault);
     }
     faults.sort_by_key(|fault| fault.at);
 }

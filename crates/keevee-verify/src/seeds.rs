@@ -65,6 +65,8 @@ pub fn in_order<T: Send>(
 /// A seed at which the simulator sees a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catch {
+    /// The engine whose run it is.
+    pub engine: EngineKind,
     /// The bug that was put back.
     pub mutant: Mutant,
     /// The seed.
@@ -96,26 +98,33 @@ pub struct Malformed {
     pub text: String,
 }
 
-/// Reads lines of a mutant's name, a seed, and the name of the rule that was broken.
+/// Reads lines of an engine, a mutant's name, a seed, and the name of the rule that was broken. Without an engine it is
+/// Multi-Paxos.
 pub fn parse_catches(text: &str) -> Result<Vec<Catch>, Malformed> {
     parse(text, "a mutant, a seed and an oracle", |line| {
+        let (engine, line) = engine_of(line)?;
         let (name, rest) = line.split_once(' ')?;
         let (seed, oracle) = rest.trim_start().split_once(' ')?;
         let mutant = Mutant::from_name(name)?;
-        Some(Catch { mutant, seed: seed.parse().ok()?, oracle: oracle.trim().to_owned() })
+        Some(Catch { engine, mutant, seed: seed.parse().ok()?, oracle: oracle.trim().to_owned() })
     })
 }
 
 /// Reads lines of an engine, a seed and the bug that it found. Without an engine it is Multi-Paxos.
 pub fn parse_regressions(text: &str) -> Result<Vec<Regression>, Malformed> {
     parse(text, "a seed and the bug that it found", |line| {
-        let (first, rest) = line.split_once(' ')?;
-        let (engine, line) = match EngineKind::from_name(first) {
-            Some(engine) => (engine, rest.trim_start()),
-            None => (EngineKind::Paxos, line),
-        };
+        let (engine, line) = engine_of(line)?;
         let (seed, bug) = line.split_once(' ')?;
         Some(Regression { engine, seed: seed.parse().ok()?, bug: bug.trim().to_owned() })
+    })
+}
+
+/// The engine that a line begins with, and the rest.
+fn engine_of(line: &str) -> Option<(EngineKind, &str)> {
+    let (first, rest) = line.split_once(' ')?;
+    Some(match EngineKind::from_name(first) {
+        Some(engine) => (engine, rest.trim_start()),
+        None => (EngineKind::Paxos, line),
     })
 }
 
@@ -135,13 +144,18 @@ fn parse<T>(
 
 /// The text that [`parse_catches`] reads, in the order of the mutants.
 pub fn catches_text(mut catches: Vec<Catch>) -> String {
-    catches.sort_by_key(|catch| catch.mutant);
-    let name_width = Mutant::ALL.map(|mutant| mutant.name().len()).into_iter().max().unwrap_or(0);
+    catches.sort_by_key(|catch| (catch.engine.name(), catch.mutant));
+    let name = |catch: &Catch| match catch.engine {
+        EngineKind::Paxos => catch.mutant.name().to_owned(),
+        EngineKind::Raft => format!("{} {}", catch.engine.name(), catch.mutant.name()),
+    };
+    let name_width = catches.iter().map(|catch| name(catch).len()).max().unwrap_or(0).max(8);
     let seed_width = catches.iter().map(|catch| catch.seed.to_string().len()).max().unwrap_or(0).max(4);
     let mut text = format!("{CATCHES_HEAD}# {:<1$}  ", "mutant", name_width - 2);
     text += &format!("{:>seed_width$}  oracle\n", "seed");
-    for Catch { mutant, seed, oracle } in catches {
-        text += &format!("{:<name_width$}  {seed:>seed_width$}  {oracle}\n", mutant.name());
+    for catch in catches {
+        let (name, Catch { seed, oracle, .. }) = (name(&catch), catch);
+        text += &format!("{name:<name_width$}  {seed:>seed_width$}  {oracle}\n");
     }
     text
 }
@@ -192,9 +206,15 @@ mod tests {
     #[test]
     fn catches_are_read_as_they_are_written() {
         let [first, second, ..] = Mutant::ALL;
-        let catch = |mutant, seed, oracle: &str| Catch { mutant, seed, oracle: oracle.to_owned() };
-        let text = catches_text(vec![catch(second, 7, "once"), catch(first, 12_345, "no loss")]);
-        let expected = [catch(first, 12_345, "no loss"), catch(second, 7, "once")];
+        let catch =
+            |engine, mutant, seed, oracle: &str| Catch { engine, mutant, seed, oracle: oracle.to_owned() };
+        let (paxos, raft) = (EngineKind::Paxos, EngineKind::Raft);
+        let expected = [
+            catch(paxos, first, 12_345, "no loss"),
+            catch(paxos, second, 7, "once"),
+            catch(raft, first, 1, "once"),
+        ];
+        let text = catches_text(expected.iter().rev().cloned().collect());
         assert_eq!(parse_catches(&text).as_deref(), Ok(&expected[..]), "{text}");
     }
 

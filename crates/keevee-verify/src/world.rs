@@ -84,6 +84,8 @@ pub(crate) enum Event {
     FaultTurns { fault: usize, hub: u64, leader: u64 },
     FaultEnds { fault: usize },
     CrashInWrite { node: u64, life: u64, unsynced: Unsynced },
+    Restart { node: u64 },
+    Park { shard: ShardId },
     Look,
 }
 
@@ -106,6 +108,8 @@ impl Event {
             Event::FaultEnds { fault } => 0xd00 + *fault as u64,
             Event::CrashInWrite { node, .. } => 0xe00 + node,
             Event::Look => 0xf00,
+            Event::Restart { node } => 0x1100 + node,
+            Event::Park { shard } => 0x1200 + u64::from(shard.0),
             Event::GoesOn { node, .. } => 0x1000 + node,
         }
     }
@@ -302,6 +306,8 @@ impl World {
             Event::FaultTurns { fault, hub, leader } => self.turn_fault(fault, hub, leader),
             Event::FaultEnds { fault } => self.end_fault(fault),
             Event::CrashInWrite { node, life, unsynced } => self.crash_in_write(node, life, unsynced),
+            Event::Restart { node } => self.start(node),
+            Event::Park { shard } => self.park(shard),
             Event::GoesOn { node, life, shard } => self.go_on(node, life, shard),
             Event::Look => self.look(),
         }

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use keevee_mutants::Mutant;
 use keevee_verify::plan::Plan;
+use keevee_verify::seeds::Catch;
 use keevee_verify::{Trace, seeds};
 
 /// Runs change their course with the code.
@@ -19,21 +20,25 @@ fn every_mutant_is_caught_on_its_seed() {
     let mut missed = Vec::new();
     for mutant in Mutant::ALL {
         let name = mutant.name();
-        let Some(catch) = catches.iter().find(|catch| catch.mutant == mutant) else {
+        if !catches.iter().any(|catch| catch.mutant == mutant) {
             missed.push(format!("{name} has no seed"));
-            continue;
-        };
-        let seed = catch.seed;
-        let report = keevee_verify::run(Plan::draw(seed), Some(mutant), Trace::silent());
-        match report.violation {
-            Some(violation) if violation.oracle == catch.oracle => {
-                println!("{name}: caught by \"{}\" on seed {seed}", violation.oracle);
+        }
+    }
+    for Catch { engine, mutant, seed, oracle } in catches {
+        let name = format!("{} ({})", mutant.name(), engine.name());
+        let run = |mutant| keevee_verify::run(Plan::draw(seed).on(engine), mutant, Trace::silent()).violation;
+        match run(Some(mutant)) {
+            Some(violation) if violation.oracle == oracle => {
+                println!("{name}: caught by \"{oracle}\" on seed {seed}");
             }
             Some(violation) => {
-                let (oracle, other) = (&catch.oracle, violation.oracle);
+                let other = violation.oracle;
                 missed.push(format!("{name} breaks \"{other}\" on seed {seed}, not \"{oracle}\""));
             }
             None => missed.push(format!("{name} is not caught on seed {seed}")),
+        }
+        if let Some(violation) = run(None) {
+            missed.push(format!("seed {seed} breaks \"{}\" without a mutant", violation.oracle));
         }
     }
     assert!(missed.is_empty(), "{}\n{FIX}", missed.join("\n"));

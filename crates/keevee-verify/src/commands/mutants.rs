@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use keevee_mutants::Mutant;
-use keevee_verify::plan::Plan;
+use keevee_verify::plan::{EngineKind, Plan};
 use keevee_verify::seeds::{self, Catch};
 use keevee_verify::{Trace, Violation};
 use serde::Serialize;
@@ -26,6 +26,7 @@ Examples:
   keevee-verify mutants --mutant stale-read-round --mutant poll-deadlock
   keevee-verify mutants --seeds-max 1000 --time-limit 10m --output json
   keevee-verify mutants --record
+  keevee-verify mutants --engine raft --mutant configuration-forgotten --record
   keevee-verify mutants --mutant acknowledgement-across-ballots --rule 'nothing chosen is lost' --record
 
 The recorded seeds are what the tests run. Record them anew when runs have changed their course.")]
@@ -33,6 +34,9 @@ pub(crate) struct Arguments {
     /// Which bug, more than one if given again [default: all]
     #[arg(long = "mutant", value_name = "NAME", value_parser = parse_mutant)]
     mutants: Vec<Mutant>,
+    /// What the replicas run on; most bugs are put back in Multi-Paxos, or beside both
+    #[arg(long, value_enum, default_value_t)]
+    engine: EngineKind,
     /// How many seeds to run for each of them at most
     #[arg(long, value_name = "COUNT", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
     seeds_max: u64,
@@ -85,7 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         (Output::Text, None) => print("no median: too many were not caught\n"),
     }
     if arguments.record {
-        record(&hunts, &arguments.file)?;
+        record(&hunts, arguments.engine, &arguments.file)?;
     }
     judge(&hunts)
 }
@@ -109,7 +113,8 @@ fn hunt(mutant: Mutant, range: Range<u64>, arguments: &Arguments) -> Hunt {
     let (begin, mut seeds, mut caught) = (Instant::now(), 0, None);
     let length = range.end - range.start;
     let bar = progress_bar(mutant.name(), length, "{prefix} {spinner} {elapsed} {pos}/{len} seeds {per_sec}");
-    let work = |seed| keevee_verify::run(Plan::draw(seed), Some(mutant), Trace::silent());
+    let work =
+        |seed| keevee_verify::run(Plan::draw(seed).on(arguments.engine), Some(mutant), Trace::silent());
     seeds::in_order(range, arguments.jobs, work, |report| {
         seeds += 1;
         bar.inc(1);
@@ -172,25 +177,23 @@ impl Table {
     }
 }
 
-/// Writes what was caught. If that was looked for in some of the mutants only, the file's lines about the others
-/// stay.
-fn record(hunts: &[Hunt], file: &Path) -> Result<(), Failure> {
+/// Writes what was caught. The file's lines about other mutants, and about another engine, stay.
+fn record(hunts: &[Hunt], engine: EngineKind, file: &Path) -> Result<(), Failure> {
     let refused =
         |what: String| Failure::Other(format!("{}: {what}; name another file by --file", file.display()));
-    let all_caught = hunts.len() == Mutant::ALL.len() && hunts.iter().all(|hunt| hunt.seed.is_some());
-    let mut catches = match all_caught || !file.exists() {
-        true => Vec::new(),
-        false => {
+    let mut catches = match file.exists() {
+        false => Vec::new(),
+        true => {
             let text = fs::read_to_string(file).map_err(|error| refused(error.to_string()))?;
             seeds::parse_catches(&text).map_err(|error| refused(error.to_string()))?
         }
     };
     // What was not caught this time keeps the seed that it had.
     let is_anew = |catch: &Catch| hunts.iter().any(|hunt| hunt.mutant == catch.mutant && hunt.seed.is_some());
-    catches.retain(|catch| !is_anew(catch));
+    catches.retain(|catch| catch.engine != engine || !is_anew(catch));
     for Hunt { mutant, seed, violation, .. } in hunts {
         if let (Some(seed), Some(violation)) = (*seed, violation) {
-            catches.push(Catch { mutant: *mutant, seed, oracle: violation.oracle.to_owned() });
+            catches.push(Catch { engine, mutant: *mutant, seed, oracle: violation.oracle.to_owned() });
         }
     }
     fs::write(file, seeds::catches_text(catches)).map_err(|error| refused(error.to_string()))

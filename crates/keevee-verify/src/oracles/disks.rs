@@ -2,6 +2,8 @@
 //! source: `choices.rs` and `durable.rs` for Multi-Paxos, `commits.rs` and `votes.rs` for Raft.
 
 use bytes::Bytes;
+use keevee_paxos::Value;
+use keevee_raft::Payload;
 use keevee_replica::storage::{LogRecord, LogStore};
 use keevee_replica::{Members, records};
 
@@ -53,6 +55,19 @@ impl Disks {
             |record: &LogRecord| matches!(record, LogRecord::Entry { .. } | LogRecord::Incarnation(_));
         let accepts = submission.iter().any(counts);
         accepts || self.raises_promise(node, submission)
+    }
+
+    /// True if a submission holds a configuration.
+    pub(crate) fn change_members(&self, submission: &[LogRecord]) -> bool {
+        submission.iter().any(|record| {
+            let LogRecord::Entry { index, bytes } = record else { return false };
+            match self {
+                Disks::Paxos { .. } => records::decode_entry(*index, bytes.clone())
+                    .is_ok_and(|entry| matches!(entry.value, Value::Configuration(_))),
+                Disks::Raft { .. } => keevee_raft::records::decode_entry(*index, bytes.clone())
+                    .is_ok_and(|entry| matches!(entry.payload, Payload::Members(_))),
+            }
+        })
     }
 
     /// A submission has reached a node's disk.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keevee_core::ids::ShardId;
 
+use super::members::Change;
 use super::{Event, PeerMessage, World};
 use crate::coverage::Counter;
 use crate::oracles::Leader;
@@ -17,6 +18,8 @@ struct Affliction {
     kind: FaultKind,
     node: u64,
     cut: BTreeSet<(u64, u64)>,
+    /// Of [`FaultKind::CutInChange`]: how many writes of a configuration are to come until it begins.
+    writes_left: u64,
     /// What was sent on the cut links, if it is to come in the end.
     held: Vec<(u64, u64, PeerMessage)>,
 }
@@ -53,6 +56,11 @@ impl Afflictions {
         self.0.values().flat_map(calms).collect()
     }
 
+    /// True if a cut is to begin when a configuration reaches a disk.
+    pub(crate) fn await_change(&self) -> bool {
+        self.0.values().any(|affliction| affliction.writes_left > 0)
+    }
+
     /// False while messages are lost or late, a disk is slow, or a process is about to die: then nothing is
     /// demanded. Messages that come twice are no excuse.
     pub(crate) fn are_quiet(&self) -> bool {
@@ -64,6 +72,7 @@ impl Afflictions {
                     | FaultKind::SlowDisk { .. }
                     | FaultKind::CrashInWrite { .. }
                     | FaultKind::CrashInApply { .. }
+                    | FaultKind::CrashInChange { .. }
                     | FaultKind::FailSync { .. }
             )
         })
@@ -93,7 +102,7 @@ impl World {
         let node = target_of(&kind).map_or(0, |target| self.resolve(shard, target));
         self.trace.note(self.now, || format!("fault {number} begins: {kind:?}, node {node}"));
         self.changed();
-        let mut cut = BTreeSet::new();
+        let (mut cut, mut writes_left) = (BTreeSet::new(), 0);
         match &kind {
             FaultKind::Crash { unsynced, resets, .. } => self.crash(node, *unsynced, *resets),
             FaultKind::CrashAll { unsynced } => {
@@ -106,6 +115,9 @@ impl World {
             }
             FaultKind::CrashInWrite { unsynced, .. } => {
                 self.node_mut(node).crashes_in_write = Some(*unsynced)
+            }
+            FaultKind::CrashInChange { unsynced, .. } => {
+                self.node_mut(node).crashes_in_change = Some(*unsynced)
             }
             FaultKind::CrashInApply { .. } => self.node_mut(node).disk.set_dying(true),
             FaultKind::FailSync { .. } => self.node_mut(node).sync_fails = true,
@@ -124,7 +136,11 @@ impl World {
             }
             FaultKind::Reset { .. } => self.reset(node),
             FaultKind::Transfer => self.transfer(shard),
-            FaultKind::ChangeMembers { joins, .. } => self.change_members(shard, node, *joins),
+            FaultKind::ChangeMembers { joins, count, lingers, .. } => {
+                let (joins, count, lingers) = (*joins, *count, *lingers);
+                self.change_members(shard, Change { leaves: node, joins, count, lingers });
+            }
+            FaultKind::CutInChange { writes, .. } => writes_left = *writes,
             FaultKind::Partition { shape, .. } => {
                 cut = self.begin_partition(place, shard, *shape);
                 self.note_cut(*shape, &cut);
@@ -140,7 +156,7 @@ impl World {
             FaultKind::Delay { .. } => self.coverage.note(Counter::Delays),
             FaultKind::Duplicates { .. } => {}
         }
-        self.afflictions.0.insert(place, Affliction { kind, node, cut, held: Vec::new() });
+        self.afflictions.0.insert(place, Affliction { kind, node, cut, writes_left, held: Vec::new() });
         self.apply_afflictions();
         self.after(lasts, Event::FaultEnds { fault: place });
     }
@@ -160,6 +176,10 @@ impl World {
                 let struck = self.node_mut(node);
                 (struck.crashes_in_write, struck.sync_fails) = (None, false);
                 struck.disk.set_dying(false);
+                self.start(node);
+            }
+            FaultKind::CrashInChange { .. } => {
+                self.node_mut(node).crashes_in_change = None;
                 self.start(node);
             }
             FaultKind::CrashAll { .. } => (1..=self.plan.nodes).for_each(|id| self.start(id)),
@@ -183,6 +203,8 @@ impl World {
         let in_force: Vec<usize> = self.afflictions.0.keys().copied().collect();
         in_force.into_iter().for_each(|place| self.end_fault(place));
         (1..=self.plan.nodes).for_each(|id| self.start(id));
+        let shards: Vec<ShardId> = self.groups.ids().collect();
+        shards.into_iter().for_each(|shard| self.park(shard));
         self.changed();
     }
 
@@ -216,7 +238,9 @@ impl World {
                         node.sync_max = sync_max;
                     }
                 }
-                FaultKind::Partition { .. } => self.network.cut.extend(&affliction.cut),
+                FaultKind::Partition { .. } | FaultKind::CutInChange { .. } => {
+                    self.network.cut.extend(&affliction.cut);
+                }
                 _ => {}
             }
         }
@@ -328,6 +352,28 @@ impl World {
         self.apply_afflictions();
     }
 
+    /// A configuration has reached a disk.
+    pub(crate) fn cut_in_change(&mut self, shard: ShardId) {
+        let mut begin = None;
+        for (place, affliction) in &mut self.afflictions.0 {
+            if let FaultKind::CutInChange { shape, .. } = affliction.kind
+                && affliction.writes_left > 0
+            {
+                affliction.writes_left -= 1;
+                begin = begin.or((affliction.writes_left == 0).then_some((*place, shape)));
+            }
+        }
+        let Some((place, shape)) = begin else { return };
+        let cut = self.begin_partition(place, shard, shape);
+        self.note_cut(shape, &cut);
+        self.coverage.note(Counter::CutsInChanges);
+        let Some(affliction) = self.afflictions.0.get_mut(&place) else { return };
+        self.trace.note(self.now, || format!("the network is cut: {shape:?}"));
+        affliction.cut = cut;
+        self.changed();
+        self.apply_afflictions();
+    }
+
     fn links(&self, lost: impl Fn(u64, u64) -> bool) -> BTreeSet<(u64, u64)> {
         let nodes = 1..=self.plan.nodes;
         let links = nodes.clone().flat_map(|from| nodes.clone().map(move |to| (from, to)));
@@ -339,6 +385,10 @@ impl World {
         if self.nodes[&id].life == life && !self.healed {
             self.coverage.note(Counter::CrashesInWrite);
             self.crash(id, unsynced, false);
+            if self.nodes[&id].crashes_in_change.is_some() {
+                self.coverage.note(Counter::CrashesInChanges);
+                self.after(self.plan.settings.tick, Event::Restart { node: id });
+            }
         }
     }
 }
@@ -348,6 +398,7 @@ fn target_of(kind: &FaultKind) -> Option<Target> {
         FaultKind::Crash { node, .. }
         | FaultKind::CrashInWrite { node, .. }
         | FaultKind::CrashInApply { node }
+        | FaultKind::CrashInChange { node, .. }
         | FaultKind::Pause { node }
         | FaultKind::Stall { node }
         | FaultKind::FailSync { node }

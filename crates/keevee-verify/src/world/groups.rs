@@ -29,7 +29,9 @@ pub(crate) struct Group {
     pub(crate) members: BTreeSet<u64>,
     /// True until maps say so.
     pub(crate) is_changing: bool,
-    /// Who holds a replica: also those that take part until a change is done.
+    /// For how long after the change those who have gone do not hear of it.
+    pub(crate) lingers: u64,
+    /// Who holds a replica: also those that take part until a change is done, and until they hear of that.
     pub(crate) hosts: BTreeSet<u64>,
     pub(crate) owned: SlotSet,
     pub(crate) oracles: Oracles,
@@ -63,6 +65,7 @@ impl Groups {
                 hosts: members.clone(),
                 members,
                 is_changing: false,
+                lingers: 0,
                 placed: BTreeMap::new(),
                 progress_key: key_in(&map, shard.id, "progress"),
                 visited_key: key_in(&map, shard.id, "register-0"),
@@ -91,7 +94,6 @@ impl Groups {
         }
         let group = &mut self[shard];
         group.is_changing = false;
-        group.hosts = members.clone();
         group.members = members;
     }
 

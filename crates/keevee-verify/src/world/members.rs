@@ -8,25 +8,40 @@ use keevee_core::ids::{NodeId, ShardId};
 use keevee_replica::Members;
 
 use super::groups::with_members;
-use super::{Liveness, World};
+use super::{Event, Liveness, World};
 use crate::coverage::Counter;
 
 /// Fewer would be none if one more goes.
 const MEMBERS_MIN: usize = 2;
 
+/// Which change is asked for.
+pub(crate) struct Change {
+    /// The first one that shall go.
+    pub(crate) leaves: u64,
+    pub(crate) joins: bool,
+    pub(crate) count: u64,
+    pub(crate) lingers: u64,
+}
+
 impl World {
-    /// One member of a shard shall go, if there are enough, and another node come, if there is one. One change at a time.
-    pub(crate) fn change_members(&mut self, shard: ShardId, leaves: u64, joins: bool) {
+    /// Members of a shard shall go, if there are enough, and other nodes come, if there are any. One change at a time.
+    pub(crate) fn change_members(&mut self, shard: ShardId, change: Change) {
         if self.is_changing_members(shard) {
             return;
         }
-        let mut members = self.groups[shard].members.clone();
-        let newcomer = (1..=self.plan.nodes).find(|id| joins && !members.contains(id));
-        if members.len() > MEMBERS_MIN || newcomer.is_some() {
-            members.remove(&leaves);
+        let Change { leaves, joins, count, lingers } = change;
+        let nodes = self.plan.nodes;
+        let before = &self.groups[shard].members;
+        let others = (1..=nodes).filter(|id| joins && !before.contains(id));
+        let newcomers: Vec<u64> = others.take(count as usize).collect();
+        let mut members = before.clone();
+        for leaver in (0..count).map(|place| (leaves + place - 1) % nodes + 1) {
+            if members.len() + newcomers.len() > MEMBERS_MIN {
+                members.remove(&leaver);
+            }
         }
-        members.extend(newcomer);
-        if members == self.groups[shard].members {
+        members.extend(&newcomers);
+        if members == *before {
             return;
         }
         self.trace.note(self.now, || format!("the members of shard {shard} shall be {members:?}"));
@@ -34,9 +49,8 @@ impl World {
         group.hosts.extend(&members);
         group.members = members;
         group.is_changing = true;
-        if let Some(newcomer) = newcomer {
-            self.host(newcomer, shard);
-        }
+        group.lingers = lingers;
+        newcomers.into_iter().for_each(|newcomer| self.host(newcomer, shard));
     }
 
     /// A node gets a replica, on what its disk may hold of earlier.
@@ -72,8 +86,8 @@ impl World {
         self.groups[shard].is_changing
     }
 
-    /// The leader says that a change is done: all maps say so. Whose replica takes part no longer has it parked until the process
-    /// ends.
+    /// The leader says that a change is done: all maps say so. Whose replica takes part no longer has it parked, at once or after
+    /// some time.
     pub(crate) fn end_change_of_members(&mut self, shard: ShardId, leader: Option<u64>) {
         let Some(leader) = leader.filter(|_| self.is_changing_members(shard)) else { return };
         let wanted = Members::of_voters(self.groups[shard].members.iter().copied().map(NodeId));
@@ -92,7 +106,22 @@ impl World {
         for id in ids {
             let Some(node) = self.nodes.get_mut(&id) else { continue };
             with_members(&mut node.map, shard, &members);
-            if let Some(process) = node.process.as_mut().filter(|_| !members.contains(&id)) {
+        }
+        match self.groups[shard].lingers {
+            lingers if lingers > 0 && !self.healed => self.after(lingers, Event::Park { shard }),
+            _ => self.park(shard),
+        }
+    }
+
+    /// Those who take part no longer hear of it: their replicas are parked until their processes end.
+    pub(crate) fn park(&mut self, shard: ShardId) {
+        let group = &mut self.groups[shard];
+        // Of the next change all who take part hold a replica.
+        let stays = |id: &u64| group.is_changing || group.members.contains(id);
+        let (staying, parked): (BTreeSet<u64>, BTreeSet<u64>) = group.hosts.iter().partition(|id| stays(id));
+        group.hosts = staying;
+        for id in parked {
+            if let Some(process) = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut()) {
                 // From now on others tell.
                 process.learn_leader(shard, None);
             }

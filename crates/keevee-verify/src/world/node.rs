@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) sync_fails: bool,
     /// The next write of a higher promise or an entry is never finished.
     pub(crate) crashes_in_write: Option<Unsynced>,
+    /// No write of a configuration is finished.
+    pub(crate) crashes_in_change: Option<Unsynced>,
     /// Submissions that the sync under way covers; what comes meanwhile waits for the next one.
     syncing: usize,
 }
@@ -85,6 +87,7 @@ impl Node {
             sync_max,
             sync_fails: false,
             crashes_in_write: None,
+            crashes_in_change: None,
             syncing: 0,
         }
     }
@@ -354,6 +357,9 @@ impl World {
     fn note_synced(&mut self, id: u64, shard: ShardId, records: &[LogRecord]) {
         let kept = self.groups[shard].oracles.disks.synced(id, records);
         self.hold_one(kept);
+        if self.afflictions.await_change() && self.groups[shard].oracles.disks.change_members(records) {
+            self.cut_in_change(shard);
+        }
         for record in records {
             match record {
                 LogRecord::DropBelow(_) => self.coverage.note(Counter::Truncations),
@@ -485,7 +491,9 @@ impl World {
         node.syncing = waiting;
         let weighs = |shard, records: &_| self.groups[shard].oracles.disks.weighs(id, records);
         let weighs = node.disk.any_waiting(weighs);
+        let changes = |shard, records: &_| self.groups[shard].oracles.disks.change_members(records);
         let crash = if weighs { node.crashes_in_write.take() } else { None };
+        let crash = crash.or(node.crashes_in_change.filter(|_| node.disk.any_waiting(changes)));
         let life = node.life;
         let span = self.random.between(node.sync_min, node.sync_max);
         self.after(span, Event::Synced { node: id, life });
