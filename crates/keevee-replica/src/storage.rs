@@ -141,7 +141,8 @@ pub enum StorageError {
     },
     /// What was read is not what was written.
     #[error(
-        "{what} is corrupt: {cause}; this node must not go on, the others do without it; keep its folder for study"
+        "{what} is corrupt: {cause}; this node must not go on, the others do without it: join a node with a new folder under a \
+         new number (`keevee server --join`) and give it this one's place (`keevee node replace`)"
     )]
     Corrupt {
         /// What was being read.
