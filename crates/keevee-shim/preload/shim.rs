@@ -406,7 +406,8 @@ fn take_flip(flips: usize) -> bool {
 unsafe fn flip(bytes: *mut u8, length: usize) {
     // Any multiplier that spreads does.
     let chosen = word(SEED).load(Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
-    let bit = chosen % (length as u64 * 8);
+    // As far into the bytes for the same seed, whatever their number: so a caller can aim.
+    let bit = (u128::from(chosen) * (length as u128 * 8) >> 48) as u64;
     unsafe { *bytes.add((bit / 8) as usize) ^= 1 << (bit % 8) };
 }
 

@@ -83,14 +83,14 @@ pub enum Fault {
     FlipWritten {
         /// For example `.segment`; empty for any file.
         ending: &'static str,
-        /// Chooses the bit.
+        /// Chooses the bit: the same seed, the same part of the bytes.
         seed: u64,
     },
     /// The next read of a file whose name ends so, in at most eight bytes, has one bit wrong.
     FlipRead {
         /// For example `.sst`; empty for any file.
         ending: &'static str,
-        /// Chooses the bit.
+        /// Chooses the bit: the same seed, the same part of the bytes.
         seed: u64,
     },
     /// The wall clock is off by so many microseconds. The monotonic clock is right.
