@@ -25,6 +25,7 @@ mod backups;
 mod bench;
 mod command_line;
 mod crashes;
+mod disks;
 mod folders;
 mod joining;
 mod load;
