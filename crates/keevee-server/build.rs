@@ -13,7 +13,8 @@ const BASE64_FIELDS: [(&str, &str); 7] = [
 ];
 
 /// Left out of the JSON where they say nothing.
-const QUIET_FIELDS: [(&str, &str); 9] = [
+const QUIET_FIELDS: [(&str, &str); 10] = [
+    ("Alive.short_of_room", "std::ops::Not::not"),
     ("Entry.data", "Option::is_none"),
     ("Entry.noop", "std::ops::Not::not"),
     ("Entry.configuration", "Option::is_none"),

@@ -120,6 +120,9 @@ pub struct NodeStatus {
     /// True while its clock differs from most others', and it therefore leads no shard.
     #[serde(default)]
     pub clock_off: bool,
+    /// True while its disk is nearly full, so that it leads no shard if others can.
+    #[serde(default)]
+    pub disk_low: bool,
     /// Each shard that has a replica there.
     pub shards: Vec<ShardStatus>,
 }

@@ -42,6 +42,11 @@ impl Command {
         self.operations.iter().all(|operation| operation.action.is_read())
     }
 
+    /// True if it may leave more in the store than it found, by more than the few bytes of a removal or an expiry.
+    pub fn takes_room(&self) -> bool {
+        self.operations.iter().any(|operation| operation.action.takes_room())
+    }
+
     /// Every key that the command names, preconditions first.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
         let conditions = self.preconditions.iter().map(|condition| &condition.key);
@@ -240,6 +245,22 @@ impl Action {
     /// True if it changes nothing, whatever the state.
     pub fn is_read(&self) -> bool {
         matches!(self, Action::Get { .. } | Action::Scan { .. })
+    }
+
+    /// True if it may leave more in the store than it found. A removal does not, and neither does an expiry.
+    pub fn takes_room(&self) -> bool {
+        match self {
+            Action::Put { .. }
+            | Action::Increment { .. }
+            | Action::Append { .. }
+            | Action::SetRange { .. } => true,
+            Action::Get { .. }
+            | Action::Delete { .. }
+            | Action::SetExpiry { .. }
+            | Action::Scan { .. }
+            | Action::DeleteRange { .. }
+            | Action::RemoveExpired { .. } => false,
+        }
     }
 
     /// The one key that the action touches, if it does not touch a range.

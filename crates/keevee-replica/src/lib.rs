@@ -27,7 +27,7 @@ pub use hashes::ChainHash;
 pub use members::Members;
 pub use neighbours::{CLOCK_DIFFERENCE_MAX, Neighbours};
 pub use paxos::PaxosEngine;
-pub use request::{Bounds, Now, Refusal, Reply, Request};
+pub use request::{Bounds, Now, Refusal, Reply, Request, Room};
 pub use route::{Heard, Route};
 pub use shard::{
     Cut, CutRefusal, CutReply, CutRequest, Effects, Failure, ReplicaMessage, Shard, ShardStatus,

@@ -16,6 +16,18 @@ pub struct Now {
     pub wall_micros: u64,
 }
 
+/// Whether the disks have room for what a leader is asked to keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Room {
+    /// They have.
+    #[default]
+    Enough,
+    /// Its own has not, and leadership is on its way to a node that has: what takes room waits for that one.
+    Elsewhere,
+    /// No majority has: what takes room is refused. Reads go on, and so do removals, which make room.
+    Short,
+}
+
 /// A command to carry out.
 #[derive(Clone, Debug)]
 pub struct Request {

@@ -21,7 +21,7 @@ use keevee_mutants::{self as mutants, Mutant};
 use crate::engine::{Engine, EngineStatus};
 use crate::hashes::{ChainHash, Hashes};
 use crate::members::Members;
-use crate::request::{Bounds, Now, Refusal, Reply, Request};
+use crate::request::{Bounds, Now, Refusal, Reply, Request, Room};
 use crate::storage::{StateStore, StorageError};
 
 mod cut;
@@ -37,6 +37,8 @@ use self::members::Membership;
 use self::quiescence::Quiescence;
 use self::snapshots::Snapshots;
 use crate::snapshot::SnapshotMessage;
+
+const NO_ROOM: &str = "the disks of its nodes are nearly full: make room, or remove what is not needed";
 
 /// What the replicas of a shard say to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,6 +187,7 @@ pub struct Shard<E: Engine, S: StateStore> {
     expiries: Expiries,
     /// True while this node's clock is not to be trusted.
     is_clock_off: bool,
+    room: Room,
     /// The flushed index that the engine was told.
     told_flushed: u64,
     snapshots: Snapshots<S>,
@@ -234,6 +237,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             quiescence: Quiescence::default(),
             expiries,
             is_clock_off: false,
+            room: Room::Enough,
             told_flushed: 0,
             snapshots,
             cuts: Cuts::default(),
@@ -291,7 +295,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             }
             self.wake(now.monotonic);
             if !is_read {
-                self.enqueue(request);
+                self.enqueue_if_room(request);
             } else if self.reads_waiting + self.expiries.held() >= self.bounds.waiting_commands_max {
                 self.refuse(request.ticket, Refusal::Unavailable("too many reads are waiting"));
             } else {
@@ -409,6 +413,11 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         }
         self.wake(now);
         self.engine.transfer_leadership(self.time(now), to);
+    }
+
+    /// Notes whether the disks have room, which counts while this replica leads. Call it when that changes.
+    pub fn mind_room(&mut self, room: Room) {
+        self.room = room;
     }
 
     /// Tells the engine what survives a crash without the log. Call it now and then.
@@ -536,6 +545,19 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     fn own(&self) -> NodeId {
         NodeId(self.next_proposal.node)
+    }
+
+    fn enqueue_if_room(&mut self, request: Request) {
+        let leads = self.engine.leader() == Some(self.own());
+        match self.room {
+            Room::Elsewhere if leads && request.command.takes_room() => {
+                self.refuse(request.ticket, Refusal::NotLeader(None));
+            }
+            Room::Short if leads && request.command.takes_room() => {
+                self.refuse(request.ticket, Refusal::Unavailable(NO_ROOM));
+            }
+            _ => self.enqueue(request),
+        }
     }
 
     fn enqueue(&mut self, request: Request) {

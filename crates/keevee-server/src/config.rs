@@ -191,6 +191,9 @@ pub struct LimitsConfig {
     pub leader_wait_ms: u64,
     /// Commands that may wait in one shard.
     pub waiting_commands_max: usize,
+    /// With less room than this on the data folder's file system, in bytes, a node leads no shard if others can, and takes no
+    /// writes that take room; 0 for never.
+    pub disk_free_bytes_min: u64,
 }
 
 impl Default for LimitsConfig {
@@ -200,6 +203,7 @@ impl Default for LimitsConfig {
             request_timeout_ms: 5_000,
             leader_wait_ms: 3_000,
             waiting_commands_max: 65_536,
+            disk_free_bytes_min: 512 << 20,
         }
     }
 }

@@ -28,6 +28,7 @@ use tokio::time::timeout_at;
 use crate::directory::Directory;
 use crate::engine::{EngineMessage, ShardEngine};
 use crate::metrics::{Metrics, RefusalReason, ShardMetrics};
+use crate::room::Room;
 use crate::server::ServerError;
 use crate::storage::{RocksState, StateSource};
 use crate::transport::refusals::Refusals;
@@ -195,6 +196,10 @@ pub(crate) struct Executor {
     pub(crate) stop: Option<Instant>,
     /// True while this node's clock differs from most others'.
     pub(crate) is_clock_off: bool,
+    /// What this node's disk has left.
+    pub(crate) room: Room,
+    /// Other nodes whose disks are nearly full, as they said.
+    pub(crate) short_of_room: BTreeSet<NodeId>,
     /// True once this node hands its leaderships over to end.
     pub(crate) is_leaving: bool,
 }
@@ -389,8 +394,13 @@ impl Executor {
     ) -> Result<(), FatalError> {
         let (mut refused, mut homeless) = (0, false);
         for message in messages {
-            if let PeerMessage::Alive { boot, leads, wall_micros } = message {
+            if let PeerMessage::Alive { boot, leads, wall_micros, short_of_room } = message {
                 self.led.insert(from, leads as usize);
+                if short_of_room {
+                    self.short_of_room.insert(from);
+                } else {
+                    self.short_of_room.remove(&from);
+                }
                 self.heard(now, from, boot, wall_micros, touched);
             } else if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard)
                 && let Some(message) = message.for_replica()
@@ -462,7 +472,9 @@ impl Executor {
                 self.shards.values().flat_map(|hosted| hosted.replica.others()).collect();
             let leads = u32::try_from(self.leads()).unwrap_or(u32::MAX);
             let wall_micros = Some(self.now().wall_micros);
-            let alive = (ShardId::SYSTEM, PeerMessage::Alive { boot: self.boot, leads, wall_micros });
+            let (boot, short_of_room) = (self.boot, self.room.is_short());
+            let alive = PeerMessage::Alive { boot, leads, wall_micros, short_of_room };
+            let alive = (ShardId::SYSTEM, alive);
             others.into_iter().for_each(|node| self.outgoing.entry(node).or_default().push(alive.clone()));
         }
         Ok(())
@@ -596,11 +608,18 @@ impl Executor {
             touched.insert(*id);
             set_gauges(metrics, &replica.status());
         }
+        if checks_flushes {
+            self.look_after_room(wall, touched);
+        }
         self.fetch_a_snapshot(now, touched)
     }
 
     /// One at a time: several would share the disk and the network, and each take as much longer.
     fn fetch_a_snapshot(&mut self, now: Duration, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
+        if self.room.is_short() {
+            // It would fill the disk.
+            return Ok(());
+        }
         if self.shards.values().any(|hosted| hosted.replica.is_fetching_snapshot()) {
             return Ok(());
         }
@@ -649,7 +668,7 @@ impl Executor {
 
     /// Hands leaderships to nodes that lead less, so that all do about equally much.
     fn spread_leaders(&mut self) -> Vec<ShardId> {
-        if self.is_leaving || self.is_clock_off {
+        if self.is_leaving || self.is_clock_off || self.room.is_short() {
             return Vec::new();
         }
         let map = self.directory.map();
@@ -662,37 +681,77 @@ impl Executor {
         let mut shards: Vec<&ShardInfo> = map.shards.iter().collect();
         shards.sort_by_key(|shard| (shard.id != ShardId::SYSTEM, shard.members.first() == Some(&own)));
         for shard in shards {
-            let ShardInfo { id, members, .. } = shard;
-            let Some(Hosted { replica, .. }) = self.shards.get_mut(id) else { continue };
-            if replica.leader() != Some(own) {
-                continue;
-            }
-            let status = replica.status().engine;
-            let keeps_up = |node: &NodeId| {
-                let mut known = status.acknowledged.iter();
-                known.any(|(other, index)| other == node && index + LAG_MAX >= status.last)
-            };
-            let is_there = |node| {
-                let is_alive = self.neighbours.is_alive(node) && self.transport.is_reachable(node);
-                is_alive && !self.neighbours.differs(now, node)
-            };
-            let stays = |node: &NodeId| shard.wanted().contains(node);
-            let may_lead = |node: &&NodeId| stays(node) && is_there(**node) && keeps_up(node);
+            let id = &shard.id;
             // Whoever is alive has said how many it leads.
             let load = |node: &NodeId| led[node];
             // In their order, so that the preferred one comes first among equals.
-            let Some(to) = members.iter().filter(may_lead).min_by_key(|node| load(node)).copied() else {
-                continue;
-            };
+            let Some(to) = self.heirs(now, shard).into_iter().min_by_key(load) else { continue };
             if load(&to) + 2 > load(&own) {
                 continue;
             }
             *led.entry(to).or_default() += 1;
             *led.entry(own).or_default() -= 1;
-            replica.transfer_leadership(now.monotonic, Some(to));
+            self.hand_over(now, *id, to);
             moved.push(*id);
         }
         moved
+    }
+
+    /// Nodes that could lead a shard instead of this one, which does; in the map's order.
+    fn heirs(&self, now: Now, shard: &ShardInfo) -> Vec<NodeId> {
+        let Some(Hosted { replica, .. }) = self.shards.get(&shard.id) else { return Vec::new() };
+        if replica.leader() != Some(self.node) {
+            return Vec::new();
+        }
+        let status = replica.status().engine;
+        let keeps_up = |node: &NodeId| {
+            let mut known = status.acknowledged.iter();
+            known.any(|(other, index)| other == node && index + LAG_MAX >= status.last)
+        };
+        let is_there = |node| {
+            let is_alive = self.neighbours.is_alive(node) && self.transport.is_reachable(node);
+            is_alive && !self.neighbours.differs(now, node) && !self.short_of_room.contains(&node)
+        };
+        let stays = |node: &NodeId| shard.wanted().contains(node);
+        let may_lead = |node: &NodeId| stays(node) && is_there(*node) && keeps_up(node);
+        shard.members.iter().copied().filter(may_lead).collect()
+    }
+
+    fn hand_over(&mut self, now: Now, shard: ShardId, to: NodeId) {
+        if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) {
+            replica.transfer_leadership(now.monotonic, Some(to));
+        }
+    }
+
+    /// Looks at what this node's disk has left, and has leaders take no more than the disks of a majority do. Whoever leads and
+    /// has no room hands over, if another can lead.
+    fn look_after_room(&mut self, now: Now, touched: &mut BTreeSet<ShardId>) {
+        self.room.look();
+        let is_short = self.room.is_short();
+        self.metrics.disk_free.set(self.room.free().and_then(|free| i64::try_from(free).ok()).unwrap_or(-1));
+        self.metrics.disk_low.set(i64::from(is_short));
+        let map = self.directory.map();
+        for shard in &map.shards {
+            let heir = if is_short { self.heirs(now, shard).first().copied() } else { None };
+            let (own, neighbours, short) = (self.node, &self.neighbours, &self.short_of_room);
+            let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard.id) else { continue };
+            let has_room = |node| {
+                if node == own { !is_short } else { neighbours.is_alive(node) && !short.contains(&node) }
+            };
+            let is_taken = (!is_short && short.is_empty()) || replica.members().is_quorum(has_room);
+            replica.mind_room(match heir {
+                // What it says of nodes is how room is made.
+                _ if shard.id == ShardId::SYSTEM => keevee_replica::Room::Enough,
+                _ if !is_taken => keevee_replica::Room::Short,
+                Some(_) => keevee_replica::Room::Elsewhere,
+                None if is_short => keevee_replica::Room::Short,
+                None => keevee_replica::Room::Enough,
+            });
+            if let Some(heir) = heir {
+                self.hand_over(now, shard.id, heir);
+                touched.insert(shard.id);
+            }
+        }
     }
 
     /// How many shards this node leads.

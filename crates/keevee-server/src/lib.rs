@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod node;
 pub mod recover;
 mod resp;
+mod room;
 mod seeker;
 pub mod server;
 pub mod storage;

@@ -103,6 +103,10 @@ pub struct Metrics {
     forwards: IntCounterVec,
     /// 1 while this node's clock differs from most others' and it therefore leads nothing, else 0.
     pub clock_off: IntGauge,
+    /// Bytes that are free on the data folder's file system, as far as this node may use them.
+    pub disk_free: IntGauge,
+    /// 1 while that is too little to take writes that take room, else 0.
+    pub disk_low: IntGauge,
     /// What was refused of peers.
     pub refusals: RefusalMetrics,
     /// The Redis protocol's.
@@ -373,6 +377,14 @@ impl Metrics {
             clock_off: register.add(IntGauge::new(
                 "keevee_clock_off",
                 "1 while this node's clock differs from most others', so that it leads nothing, else 0.",
+            )),
+            disk_free: register.add(IntGauge::new(
+                "keevee_disk_free_bytes",
+                "Bytes that are free on the data folder's file system.",
+            )),
+            disk_low: register.add(IntGauge::new(
+                "keevee_disk_low",
+                "1 while too little room is free on the disk to take writes that take room, else 0.",
             )),
             refusals: refusal_metrics(&register),
             resp: resp_metrics(&register),

@@ -168,6 +168,8 @@ pub struct NodeStatus {
     pub version: &'static str,
     /// True while its clock differs from most others', and it therefore leads no shard.
     pub clock_off: bool,
+    /// True while its disk is nearly full, so that it leads no shard if others can.
+    pub disk_low: bool,
     /// Each shard that has a replica here.
     pub shards: Vec<ShardStatus>,
 }
@@ -215,6 +217,8 @@ pub(crate) struct Parts {
     pub(crate) map_changed: Arc<Notify>,
     /// 1 while this node's clock is off.
     pub(crate) clock_off: IntGauge,
+    /// 1 while its disk is nearly full.
+    pub(crate) disk_low: IntGauge,
     /// The runtime of the executor, if it has one thread.
     pub(crate) only_thread: Option<runtime::Id>,
     pub(crate) cuts: Cuts,
@@ -583,6 +587,7 @@ impl Node {
             node_id: self.parts.id.0,
             version: env!("CARGO_PKG_VERSION"),
             clock_off: self.parts.clock_off.get() != 0,
+            disk_low: self.parts.disk_low.get() != 0,
             shards: shards.into_iter().map(|(shard, status)| describe_shard(shard, status)).collect(),
         })
     }

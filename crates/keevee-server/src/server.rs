@@ -50,6 +50,7 @@ use crate::member_keeper;
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::resp::{self, Resp};
+use crate::room::Room;
 use crate::seeker::Seeker;
 use crate::storage::LogEvent;
 use crate::storage::LogWriter;
@@ -227,6 +228,8 @@ impl Server {
             looked_at_map: None,
             stop: None,
             is_clock_off: false,
+            room: Room::new(&config.node.data, config.limits.disk_free_bytes_min),
+            short_of_room: BTreeSet::new(),
             is_leaving: false,
         };
         // The last that can fail.
@@ -251,6 +254,7 @@ impl Server {
             transport: shared,
             map_changed: Arc::clone(&changed),
             clock_off: metrics.clock_off.clone(),
+            disk_low: metrics.disk_low.clone(),
             only_thread: only_thread(),
             cuts: Cuts::default(),
         });

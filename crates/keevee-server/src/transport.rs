@@ -98,6 +98,8 @@ pub enum PeerMessage {
         leads: u32,
         /// Its wall clock, in microseconds since the Unix epoch; an older version does not tell.
         wall_micros: Option<u64>,
+        /// Its disk is nearly full.
+        short_of_room: bool,
     },
     /// The leader shall let shard time come so far, for the sender's reads.
     AdvanceTime {

@@ -25,7 +25,7 @@ pub use snapshots::*;
 
 use super::{Cluster, Maker, Node, SharedLog};
 use crate::storage::{LogRecord, LogStore};
-use crate::{Bounds, ChainHash, Engine, Failure, Refusal, ReplicaMessage, Reply, Request, Role};
+use crate::{Bounds, ChainHash, Engine, Failure, Refusal, ReplicaMessage, Reply, Request, Role, Room};
 
 fn put(key: &str, value: &str) -> Command {
     Command::single(Action::put(key.to_owned(), value.to_owned()))
@@ -182,6 +182,28 @@ pub fn past_its_bounds_a_shard_refuses_at_once<M: Maker>(maker: &M) {
     };
     // One is on its way to the disk, three wait.
     assert_eq!(tickets.iter().filter(refused).count(), 2);
+}
+
+pub fn without_room_only_what_takes_none_is_taken<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    cluster.node(leader).shard.mind_room(Room::Short);
+    let refused = cluster.run(leader, put("b", "1"));
+    assert!(matches!(refused, Err(Refusal::Unavailable(_))), "{refused:?}");
+    assert_eq!(value_of(cluster.run(leader, get("a"))), Some(Bytes::from("1")));
+    let remove = || Command::single(Action::Delete { key: "a".into() });
+    // Whatever is put with a removal takes room.
+    let replace = Command {
+        operations: [remove(), put("b", "1")].map(|one| one.operations[0].clone()).into(),
+        ..remove()
+    };
+    assert!(matches!(cluster.run(leader, replace), Err(Refusal::Unavailable(_))));
+    cluster.run(leader, remove()).expect("removed");
+    assert_eq!(value_of(cluster.run(leader, get("a"))), None);
+    cluster.node(leader).shard.mind_room(Room::Elsewhere);
+    assert_eq!(cluster.run(leader, put("b", "1")), Err(Refusal::NotLeader(None)));
+    cluster.node(leader).shard.mind_room(Room::Enough);
+    cluster.run(leader, put("b", "1")).expect("written");
 }
 
 pub fn a_write_that_is_proposed_and_not_chosen_is_unknown<M: Maker>(maker: &M) {

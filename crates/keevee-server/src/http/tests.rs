@@ -172,6 +172,7 @@ impl Store for FakeStore {
             node_id: 1,
             version: "0",
             clock_off: false,
+            disk_low: false,
             shards: vec![],
         })
     }

@@ -314,8 +314,8 @@ impl From<PeerMessage> for Kind {
             }
             PeerMessage::Quiesce { index } => Kind::Quiesce(proto::Quiesce { index }),
             PeerMessage::Wake => Kind::Wake(proto::Wake {}),
-            PeerMessage::Alive { boot, leads, wall_micros } => {
-                Kind::Alive(proto::Alive { boot, leads, wall_micros })
+            PeerMessage::Alive { boot, leads, wall_micros, short_of_room } => {
+                Kind::Alive(proto::Alive { boot, leads, wall_micros, short_of_room })
             }
             PeerMessage::AdvanceTime { to } => Kind::AdvanceTime(proto::AdvanceTime { to }),
             PeerMessage::TimeNotCome { to } => Kind::TimeNotCome(proto::TimeNotCome { to }),
@@ -510,7 +510,8 @@ impl Received for proto::Wake {
 
 impl Received for proto::Alive {
     fn check(self) -> Result<PeerMessage, WireError> {
-        Ok(PeerMessage::Alive { boot: self.boot, leads: self.leads, wall_micros: self.wall_micros })
+        let proto::Alive { boot, leads, wall_micros, short_of_room } = self;
+        Ok(PeerMessage::Alive { boot, leads, wall_micros, short_of_room })
     }
 }
 
@@ -602,14 +603,15 @@ mod tests {
         let rest = [
             PeerMessage::Quiesce { index: 6 },
             PeerMessage::Wake,
-            PeerMessage::Alive { boot: u64::MAX, leads: 2, wall_micros: None },
+            PeerMessage::Alive { boot: u64::MAX, leads: 2, wall_micros: None, short_of_room: false },
         ];
         messages.into_iter().map(PeerMessage::Paxos).chain([chain]).chain(rest).collect()
     }
 
     /// Kinds and fields that came later.
     fn later_kinds() -> Vec<PeerMessage> {
-        let alive = PeerMessage::Alive { boot: u64::MAX, leads: 2, wall_micros: Some(300) };
+        let alive =
+            PeerMessage::Alive { boot: u64::MAX, leads: 2, wall_micros: Some(300), short_of_room: false };
         vec![alive, PeerMessage::AdvanceTime { to: 300 }, PeerMessage::TimeNotCome { to: 300 }]
     }
 

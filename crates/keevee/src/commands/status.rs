@@ -138,7 +138,11 @@ fn node_line(row: &Row) -> [String; 6] {
     };
     let data = || status.shards.iter().filter(|shard| shard.shard > 0);
     let leads = data().filter(|shard| shard.role == "leader").count();
-    let state = if status.clock_off { "its clock is off: set it right" } else { "ok" };
+    let state = match status {
+        NodeStatus { clock_off: true, .. } => "its clock is off: set it right",
+        NodeStatus { disk_low: true, .. } => "its disk is nearly full: make room",
+        _ => "ok",
+    };
     [node, http, resp, data().count().to_string(), leads.to_string(), state.to_owned()]
 }
 
@@ -207,7 +211,14 @@ mod tests {
             quiesced: false,
         };
         let (cluster_id, version) = (String::new(), String::new());
-        let status = NodeStatus { cluster_id, node_id: node, version, clock_off: false, shards: vec![shard] };
+        let status = NodeStatus {
+            cluster_id,
+            node_id: node,
+            version,
+            clock_off: false,
+            disk_low: false,
+            shards: vec![shard],
+        };
         Row::new(node, format!("127.0.0.1:800{node}"), Some(status))
     }
 
@@ -239,6 +250,9 @@ mod tests {
         assert!(text.contains("2     127.0.0.1:8002  -     -       -      does not answer\n"), "{text}");
         rows[0].status.as_mut().unwrap().clock_off = true;
         assert_eq!(node_line(&rows[0])[5], "its clock is off: set it right");
+        let status = rows[0].status.as_mut().unwrap();
+        (status.clock_off, status.disk_low) = (false, true);
+        assert_eq!(node_line(&rows[0])[5], "its disk is nearly full: make room");
         let text = replicas_table(&rows);
         assert!(text.contains("1.1     7     7       7        01234567\n"), "{text}");
     }

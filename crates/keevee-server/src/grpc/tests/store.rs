@@ -177,6 +177,7 @@ impl Store for CoreStore {
             node_id: 1,
             version: "0",
             clock_off: false,
+            disk_low: false,
             shards: vec![],
         })
     }
