@@ -28,6 +28,10 @@ const STOP_PATIENCE: Duration = Duration::from_secs(20);
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
 /// How much longer than a fault holds an fsync takes that stalls.
 const STALL: Duration = Duration::from_secs(30);
+/// What is left of a disk that has little room, far less than nodes want…
+const ROOM_BYTES: u64 = 1 << 20;
+/// …and how often they look, and some more.
+const ROOM_LOOK: Duration = Duration::from_secs(2);
 /// How far clocks jump: much further than nodes tolerate of each other.
 const JUMP: Duration = Duration::from_secs(60);
 /// How much longer a chunk takes on a slow link.
@@ -213,6 +217,10 @@ impl Nodes {
             Kind::StallSync => {
                 let stalled = |injected: Injected| injected.stalled_syncs;
                 self.with_fault(target, Fault::StallSync(STALL), planned.holds, stalled).await
+            }
+            Kind::LowDisk => {
+                let (low, holds) = (Fault::LowRoom(ROOM_BYTES), planned.holds + ROOM_LOOK);
+                self.with_fault(target, low, holds, |injected| injected.told_low).await
             }
             Kind::FullDisk => {
                 let refused = |injected: Injected| injected.refused_full;

@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     FailSync,
     /// Every fsync of a node takes long
     StallSync,
+    /// A node's disk has little room left
+    LowDisk,
     /// A node's disk has no room left
     FullDisk,
     /// A node's clock jumps, ahead or back, and later back again
@@ -52,7 +54,15 @@ pub(crate) enum Kind {
 impl Kind {
     /// True of faults of disks and clocks, which not every system can have.
     pub(crate) fn needs_shim(self) -> bool {
-        matches!(self, Kind::PowerLoss | Kind::FailSync | Kind::StallSync | Kind::FullDisk | Kind::ClockJump)
+        matches!(
+            self,
+            Kind::PowerLoss
+                | Kind::FailSync
+                | Kind::StallSync
+                | Kind::LowDisk
+                | Kind::FullDisk
+                | Kind::ClockJump
+        )
     }
 
     /// As on the command line.
