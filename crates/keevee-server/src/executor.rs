@@ -511,10 +511,7 @@ impl Executor {
             return Ok(true);
         };
         let effects = replica.advance(now).map_err(|failure| FatalError::Replica { shard, failure })?;
-        for reply in replica.take_cuts() {
-            // Whoever asked may have gone away.
-            let _ = cuts.remove(&reply.ticket).map(|answer| answer.send(reply.result));
-        }
+        answer_cuts(replica, cuts);
         if *leader != replica.leader() {
             *leader = replica.leader();
             self.directory.set_leader(shard, *leader);
@@ -553,6 +550,8 @@ impl Executor {
         let map = self.directory.map();
         // Before the new one looks at what it wrote.
         drop(self.shards.remove(&shard));
+        self.directory.set_leader(shard, None);
+        self.metrics.drop_gauges(shard);
         let failed = |error: ServerError| FatalError::Host { cause: error.to_string() };
         self.host(&map).map_err(failed)?;
         self.metrics.shard(shard).snapshots.inc();
@@ -639,8 +638,9 @@ impl Executor {
         let is_here = |id: &ShardId| map.shard(*id).is_some_and(|shard| shard.is_on(self.node));
         let leaving: Vec<(ShardId, Hosted)> = self.shards.extract_if(.., |id, _| !is_here(id)).collect();
         let mut touched = Vec::new();
-        for (id, Hosted { mut replica, .. }) in leaving {
+        for (id, Hosted { mut replica, mut cuts, .. }) in leaving {
             replica.retire();
+            answer_cuts(&mut replica, &mut cuts);
             // From now on others tell.
             self.directory.set_leader(id, None);
             self.metrics.drop_gauges(id);
@@ -770,6 +770,13 @@ impl Executor {
             monotonic: self.origin.elapsed(),
             wall_micros: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
         }
+    }
+}
+
+fn answer_cuts(replica: &mut Replica, cuts: &mut BTreeMap<u64, oneshot::Sender<CutAnswer>>) {
+    for reply in replica.take_cuts() {
+        // Whoever asked may have gone away.
+        let _ = cuts.remove(&reply.ticket).map(|answer| answer.send(reply.result));
     }
 }
 

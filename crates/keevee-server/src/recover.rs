@@ -67,6 +67,35 @@ pub enum RecoverError {
         /// The other.
         path: PathBuf,
     },
+    /// A folder is not the one with which its node took part: it was formatted anew.
+    #[error(
+        "{} is not the folder that node {node} had: {} knows that one by another store id. It was formatted anew, and holds nothing \
+         of the cluster: leave it out",
+        path.display(),
+        knows.display()
+    )]
+    Stranger {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it says that it is.
+        node: NodeId,
+        /// A folder that knows another one.
+        knows: PathBuf,
+    },
+    /// Folders have shard maps of one epoch that differ.
+    #[error(
+        "{} and {} have different shard maps of epoch {epoch}: one of them was formatted anew, leave that one out",
+        path.display(),
+        first.display()
+    )]
+    OtherMap {
+        /// One folder.
+        path: PathBuf,
+        /// The other.
+        first: PathBuf,
+        /// The epoch.
+        epoch: u64,
+    },
     /// No folder knows of any shards.
     #[error(
         "none of the folders has a shard map: start keevee of a newer version on one of them once, then run this again"
@@ -76,7 +105,7 @@ pub enum RecoverError {
     #[error("[cluster] id is the lost cluster's: give the new one an id of its own, `uuidgen` makes one")]
     SameCluster,
     /// Writing the new folder failed; nothing of it is left.
-    #[error("shard {shard}: {cause}; nothing was made, run this again once that is mended")]
+    #[error("shard {shard}: {}; nothing was made, run this again once that is mended", self::cause(.cause))]
     Writing {
         /// The shard.
         shard: ShardId,
@@ -156,6 +185,7 @@ impl Survey {
     pub fn take(paths: &[PathBuf]) -> Result<Survey, RecoverError> {
         let folders = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
         let cluster = check_belong_together(&folders)?;
+        check_maps(&folders)?;
         let map = newest_map(&folders)?;
         let data_shards = map.data_shards();
         let shards = data_shards.map(|info| survey(info, &folders)).collect::<Result<_, _>>()?;
@@ -243,6 +273,30 @@ fn check_belong_together(folders: &[Folder]) -> Result<Uuid, RecoverError> {
         }
     }
     Ok(cluster)
+}
+
+/// A folder that was formatted anew knows nothing, but would count as a voter who does: a quorum of such folders says that
+/// nothing is lost.
+fn check_maps(folders: &[Folder]) -> Result<(), RecoverError> {
+    let mapped = || {
+        let usable = folders.iter().filter_map(|folder| Some((&folder.path, folder.found.as_ref().ok()?)));
+        usable.filter_map(|(path, survivor)| Some((path, survivor.identity, survivor.shard_map.as_ref()?)))
+    };
+    for (at, (path, identity, map)) in mapped().enumerate() {
+        if let Some((first, ..)) =
+            mapped().take(at).find(|(_, _, other)| other.epoch == map.epoch && *other != map)
+        {
+            let (path, first) = (path.clone(), first.clone());
+            return Err(RecoverError::OtherMap { path, first, epoch: map.epoch });
+        }
+        let node = identity.node_id;
+        let knows_another =
+            |map: &ShardMap| map.node(node).is_some_and(|known| known.store != identity.store_id);
+        if let Some((knows, ..)) = mapped().find(|(_, _, map)| knows_another(map)) {
+            return Err(RecoverError::Stranger { path: path.clone(), node, knows: knows.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// Of two of one epoch, of which one was refused, the one that was applied, or came first in the log.

@@ -19,7 +19,7 @@ mod verdict;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -43,6 +43,8 @@ use timeline::Timeline;
 const KEYS: usize = 48;
 /// How long after the last fault the load goes on.
 const CALM: Duration = Duration::from_secs(2);
+/// So often each kind is tried, if it does not happen before.
+const ROUNDS_MIN: usize = 4;
 /// How often it is looked who leads.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -62,7 +64,7 @@ pub(crate) struct Plan {
 
 /// Runs it in a folder, which is there and empty.
 pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
-    // With a node to spare, all replicas can leave one.
+    // With more nodes than replicas, all can leave one.
     let spare = u64::from(plan.kinds.contains(&Kind::Members));
     let setting = Setting {
         consensus: plan.consensus.clone(),
@@ -92,9 +94,11 @@ pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
     let map: CarpView = api.get("/v1/cluster/carp").await?;
     let timeline = Timeline::new(&keys, &map);
     let ended = origin.elapsed();
-    let verdict = verdict::judge(&mut nodes, keys, || origin.elapsed().as_micros() as u64).await?;
+    let verdict = verdict::judge(&mut nodes, &map, keys, || origin.elapsed().as_micros() as u64).await?;
     let outcome = Outcome {
-        answers: [done, refused, unknown].map(std::sync::atomic::AtomicU64::into_inner),
+        done: done.map(AtomicU64::into_inner),
+        refused: refused.into_inner(),
+        unknown: unknown.into_inner(),
         faults,
         leaderships,
         timeline,
@@ -109,9 +113,11 @@ async fn torment(plan: &Plan, nodes: &mut Nodes, shared: &Arc<Shared>) -> Result
     let (origin, start) = (shared.origin, Instant::now());
     let bar = progress(plan);
     let mut faults: Vec<Fault> = Vec::new();
-    for planned in Schedule::new(plan.seed, &plan.kinds, plan.nodes as usize) {
+    for planned in Schedule::new(plan.seed, &plan.kinds, nodes.http().len()) {
         let is_over = start.elapsed() + planned.pause >= plan.duration;
-        if is_over && plan.kinds.iter().all(|kind| faults.iter().any(|fault| fault.kind == *kind)) {
+        let has_come = |kind: &Kind| faults.iter().any(|fault| fault.kind == *kind && fault.happened);
+        let is_last_try = faults.len() >= ROUNDS_MIN * plan.kinds.len();
+        if is_over && (is_last_try || plan.kinds.iter().all(has_come)) {
             break;
         }
         tokio::time::sleep(planned.pause).await;
@@ -127,7 +133,7 @@ async fn torment(plan: &Plan, nodes: &mut Nodes, shared: &Arc<Shared>) -> Result
         bar.set_prefix(format!(
             "{} faults, {} operations",
             faults.len(),
-            shared.done.load(Ordering::Relaxed)
+            shared.done.iter().map(|done| done.load(Ordering::Relaxed)).sum::<u64>()
         ));
     }
     bar.finish_and_clear();

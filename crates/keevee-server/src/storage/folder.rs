@@ -58,6 +58,12 @@ pub enum FolderError {
         /// The folder.
         path: PathBuf,
     },
+    /// Something is where a folder is to be made aside and then moved to.
+    #[error("{} is there already: name a folder that is not there yet, in one that is", path.display())]
+    InTheWay {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The folder has databases, or begins of them, but no identity.
     #[error(
         "{} holds databases but no identity.json; if `keevee init` was interrupted here, empty the folder and run it again; \

@@ -125,7 +125,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::List(arguments) => show(&arguments.client).await,
         Command::Add(AddArguments { change: arguments, replicas }) => {
-            change(&arguments, "add", json!({ "replicas": replicas }), true).await
+            // A node of an older version does not know the word.
+            let asked = replicas.map_or_else(|| json!({}), |replicas| json!({ "replicas": replicas }));
+            change(&arguments, "add", asked, true).await
         }
         Command::Drain(DrainArguments { change: arguments, fewer_replicas }) => {
             change(&arguments, "drain", json!({ "fewer_replicas": fewer_replicas }), true).await

@@ -95,7 +95,7 @@ fn check_consent(survey: &Survey, arguments: &Arguments) -> Result<(), Failure> 
     };
     match (&lost(survey)[..], &may_lose(survey)[..]) {
         ([_, ..], _) if !arguments.accept_lost_shards => {
-            refused(&lost(survey), "no folder has anything", "--accept-lost-shards")
+            refused(&lost(survey), "no folder has anything whole", "--accept-lost-shards")
         }
         (_, shards @ [_, ..]) if !arguments.accept_loss => {
             refused(shards, "acknowledged writes may be lost", "--accept-loss")
@@ -157,7 +157,7 @@ fn tell_shard(survey: &Survey, shard: &ShardSurvey) {
         _ => {
             let slots = survey.map.slots.slots_of(id).len();
             println!(
-                "shard {id} ({name}) is LOST: no folder has anything of it. It would be empty, with its {slots} slots"
+                "shard {id} ({name}) is LOST: no folder has anything whole of it. It would be empty, with its {slots} slots"
             );
             return;
         }
@@ -178,6 +178,12 @@ fn tell_shard(survey: &Survey, shard: &ShardSurvey) {
     let (voters, lost) = (list(&kept.voters), list(shard.lost()));
     if kept.is_complete {
         println!("  nothing that was acknowledged is lost: enough of its voters {voters} are here");
+        return;
+    }
+    if kept.voters.is_empty() {
+        println!(
+            "  MAY LOSE WRITES: nothing here says who its voters were; this may be an old state, and not all of it"
+        );
         return;
     }
     println!(

@@ -51,6 +51,15 @@ impl Plain {
 }
 
 impl Caller {
+    /// 0 is HTTP, 1 RESP, 2 gRPC.
+    pub(crate) fn protocol(&self) -> usize {
+        match self {
+            Caller::Http(_) => 0,
+            Caller::Resp(_) => 1,
+            Caller::Grpc(_) => 2,
+        }
+    }
+
     pub(crate) async fn call(&mut self, key: &str, input: Input) -> Answer {
         let answer = match self {
             Caller::Http(plain) => http(plain, key, input).await,

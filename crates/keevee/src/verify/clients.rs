@@ -22,8 +22,8 @@ pub(crate) struct Shared {
     pub(crate) history: History,
     /// Times of the history count from here.
     pub(crate) origin: Instant,
-    /// Operations that were done, that were refused, and of which nobody knows.
-    pub(crate) done: AtomicU64,
+    /// Operations that were done, by HTTP, RESP and gRPC; that were refused, and of which nobody knows.
+    pub(crate) done: [AtomicU64; 3],
     pub(crate) refused: AtomicU64,
     pub(crate) unknown: AtomicU64,
     stop: AtomicBool,
@@ -55,7 +55,7 @@ impl Clients {
         let shared = Arc::new(Shared {
             history,
             origin: Instant::now(),
-            done: AtomicU64::new(0),
+            done: [const { AtomicU64::new(0) }; 3],
             refused: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -104,7 +104,7 @@ async fn run(mut caller: Caller, shared: Arc<Shared>, mut random: StdRng, interv
         });
         shared.history.end(&begun, called.as_micros() as u64, returned.as_micros() as u64, answer);
         let counter = match answer {
-            Answer::Done(_) => &shared.done,
+            Answer::Done(_) => &shared.done[caller.protocol()],
             Answer::Refused => &shared.refused,
             Answer::Unknown => &shared.unknown,
         };

@@ -93,8 +93,11 @@ impl Drop for Network {
 
 async fn serve(listener: TcpListener, to: SocketAddr, there: Arc<Gate>, back: Arc<Gate>) {
     loop {
-        // Too many files are open, or whoever came has gone: the next one may do better.
-        let Ok((near, _)) = listener.accept().await else { continue };
+        let Ok((near, _)) = listener.accept().await else {
+            // Too many files are open, or whoever came has gone: the next one may do better.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
         let (there, back) = (there.clone(), back.clone());
         tokio::spawn(async move {
             // A node that is down refuses; closing tells whoever came the same.

@@ -60,7 +60,7 @@ pub(crate) struct Nodes {
 /// A shard's replica, as a node tells.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ReplicaStatus {
-    pub(crate) shard: u16,
+    pub(crate) shard: u32,
     pub(crate) role: String,
     pub(crate) applied: u64,
     pub(crate) last: u64,
@@ -75,6 +75,7 @@ struct NodeStatus {
 /// The answer to a change of members.
 #[derive(Deserialize)]
 struct Change {
+    epoch: u64,
     moves: Vec<serde_json::Value>,
 }
 
@@ -118,10 +119,23 @@ impl Nodes {
         Ok(nodes)
     }
 
-    /// Waits until every node could serve.
+    /// Waits until every node could serve. None may have ended by itself.
     pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
+        self.all_run()?;
         self.cluster.wait_ready(PATIENCE).await?;
         Ok(())
+    }
+
+    fn all_run(&mut self) -> Result<(), Failure> {
+        match self.cluster.nodes().iter_mut().find_map(|node| node.pid().is_none().then_some(&*node)) {
+            None => Ok(()),
+            Some(ended) => Err(Failure::other(format!(
+                "node {} ended by itself; the end of {}:\n{}",
+                ended.id,
+                ended.log().display(),
+                ended.log_tail()
+            ))),
+        }
     }
 
     /// The same after a fault on which this node may end, at once or a while later.
@@ -149,19 +163,24 @@ impl Nodes {
     pub(crate) async fn target(&mut self, planned: &Planned) -> u64 {
         let count = self.cluster.nodes().len() as u64;
         match planned.target {
-            Target::Node(at) => at as u64 % count + 1,
-            Target::Leader => self.leader_of_data().await.unwrap_or(1),
+            // One that holds nothing writes nothing.
+            Target::Node(at) if !planned.kind.needs_shim() => at as u64 % count + 1,
+            Target::Node(_) | Target::Leader => {
+                let leaders = self.leaders_of_data().await;
+                leaders.get(planned.other % leaders.len().max(1)).copied().unwrap_or(1)
+            }
         }
     }
 
-    async fn leader_of_data(&mut self) -> Option<u64> {
+    async fn leaders_of_data(&mut self) -> Vec<u64> {
+        let leads = |replica: &ReplicaStatus| replica.shard > 0 && replica.role == "leader";
+        let mut leaders = Vec::new();
         for id in 1..=self.cluster.nodes().len() as u64 {
-            let leads = |replica: &ReplicaStatus| replica.shard > 0 && replica.role == "leader";
             if self.replicas(id).await.is_some_and(|replicas| replicas.iter().any(leads)) {
-                return Some(id);
+                leaders.push(id);
             }
         }
-        None
+        leaders
     }
 
     /// What a node's replicas are like; `None` if it does not say.
@@ -173,6 +192,7 @@ impl Nodes {
     /// Does it, undoes it after its time, and tells whether it really happened. Everything is as before then, but for what
     /// the nodes have to catch up with.
     pub(crate) async fn inflict(&mut self, planned: &Planned, target: u64) -> Result<bool, Failure> {
+        self.all_run()?;
         let other = (target - 1 + planned.other as u64) % self.cluster.nodes().len() as u64 + 1;
         match planned.kind {
             Kind::Kill => {
@@ -230,7 +250,8 @@ impl Nodes {
             }
             Kind::ClockJump => {
                 let micros = JUMP.as_micros() as i64;
-                let offset = Fault::ClockOffset(if planned.other % 2 == 0 { micros } else { -micros });
+                let offset =
+                    Fault::ClockOffset(if planned.other.is_multiple_of(2) { micros } else { -micros });
                 self.with_fault(target, offset, planned.holds, |injected| injected.clock_reads).await
             }
         }
@@ -255,14 +276,15 @@ impl Nodes {
     /// A node that can't sync must end, or it might say that it could.
     async fn fail_syncs(&mut self, node: u64) -> Result<bool, Failure> {
         let disk = &self.disks[&node];
+        let before = disk.injected()?.failed_syncs;
         disk.set(Fault::FailSync)?;
         let cluster = &mut self.cluster;
         let ended = until(PATIENCE, async || cluster.node(node).ok()?.pid().is_none().then_some(())).await;
         disk.heal()?;
-        if ended.is_none() {
+        let happened = disk.injected()?.failed_syncs > before;
+        if ended.is_none() && happened {
             return Err(Failure::other(format!("node {node} goes on though its disk can't sync")));
         }
-        let happened = disk.injected()?.failed_syncs > 0;
         self.cluster.start_node(node)?;
         Ok(happened)
     }
@@ -309,28 +331,32 @@ impl Nodes {
     async fn change_members(&mut self, node: u64) -> Result<bool, Failure> {
         let endpoints = self.http();
         let api = Api { nodes: &endpoints, timeout: PATIENCE };
-        let mut moved = 0;
+        let mut happened = true;
         for what in ["drain", "add"] {
             let path = format!("/v1/cluster/nodes/{node}/{what}");
             let change: Change = api.post(&path, &json!({}).to_string()).await?;
-            moved += change.moves.len();
+            happened &= !change.moves.is_empty();
             let done = until(PATIENCE, async || {
                 let map: CarpView = api.get("/v1/cluster/carp").await.ok()?;
-                map.shards.iter().all(|shard| shard.next.is_none()).then_some(())
+                // A node that answers may not know of the change yet.
+                let is_done =
+                    map.epoch >= change.epoch && map.shards.iter().all(|shard| shard.next.is_none());
+                is_done.then_some(())
             });
             if done.await.is_none() {
                 return Err(Failure::other(format!("a change of members is not done within {PATIENCE:?}")));
             }
         }
-        Ok(moved > 0)
+        Ok(happened)
     }
 }
 
 impl Drop for Nodes {
     fn drop(&mut self) {
         for node in self.cluster.nodes() {
-            if let Some(pid) = node.pid() {
-                // A node that ended this very moment is what we want.
+            let start = Instant::now();
+            // One that ended this very moment is what we want; and none may write any more when its folder goes.
+            while let Some(pid) = node.pid().filter(|_| start.elapsed() < STOP_PATIENCE) {
                 let _ = keevee_cluster::process::signal(pid, "KILL");
             }
         }
@@ -344,7 +370,7 @@ async fn replicas(node: &Endpoint, timeout: Duration) -> Option<Vec<ReplicaStatu
 }
 
 /// The shards that a node says it leads; `None` if it does not say.
-pub(crate) async fn led_by(node: &Endpoint, timeout: Duration) -> Option<Vec<u16>> {
+pub(crate) async fn led_by(node: &Endpoint, timeout: Duration) -> Option<Vec<u32>> {
     let leads = replicas(node, timeout).await?.into_iter().filter(|replica| replica.role == "leader");
     Some(leads.map(|replica| replica.shard).collect())
 }

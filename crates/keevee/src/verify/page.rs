@@ -101,7 +101,7 @@ fn lines(
 }
 
 fn leaders(scale: &Scale, seen: &[Leadership]) -> String {
-    let mut shards: BTreeMap<u16, Vec<&Leadership>> = BTreeMap::new();
+    let mut shards: BTreeMap<u32, Vec<&Leadership>> = BTreeMap::new();
     seen.iter().for_each(|one| shards.entry(one.shard).or_default().push(one));
     let mut content = String::new();
     for (row, (shard, seen)) in shards.iter().enumerate() {
@@ -136,13 +136,16 @@ fn rows(scale: &Scale, events: &[Event], kinds: &BTreeMap<String, KindReport>) -
 
 fn table(events: &[Event]) -> String {
     let mut table = "<table><tr><th>fault<th>node<th>at, s<th>undone after, ms<th>all ready after, ms\
-                     <th>without an answer, ms</tr>"
+                     <th>without an answer, ms<th>really happened</tr>"
         .to_owned();
-    for Event { kind, node, from_ms, healed_ms, ready_ms, silence_ms, .. } in events {
+    for Event { kind, node, happened, from_ms, healed_ms, ready_ms, silence_ms } in events {
+        let happened = if *happened { "yes" } else { "no" };
         let at = *from_ms as f64 / 1e3;
         let (healed, ready) = (healed_ms - from_ms, ready_ms - from_ms);
-        let _ =
-            write!(table, "<tr><td>{kind}<td>{node}<td>{at:.1}<td>{healed}<td>{ready}<td>{silence_ms}</tr>");
+        let _ = write!(
+            table,
+            "<tr><td>{kind}<td>{node}<td>{at:.1}<td>{healed}<td>{ready}<td>{silence_ms}<td>{happened}</tr>"
+        );
     }
     table + "</table>"
 }

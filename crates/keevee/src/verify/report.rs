@@ -30,14 +30,16 @@ pub(crate) struct Fault {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leadership {
     pub(crate) at: Duration,
-    pub(crate) shard: u16,
+    pub(crate) shard: u32,
     pub(crate) node: u64,
 }
 
 /// All that was seen.
 pub(crate) struct Outcome {
-    /// Operations done, refused, and of unknown outcome.
-    pub(crate) answers: [u64; 3],
+    /// Operations done, by HTTP, RESP and gRPC.
+    pub(crate) done: [u64; 3],
+    pub(crate) refused: u64,
+    pub(crate) unknown: u64,
     pub(crate) faults: Vec<Fault>,
     pub(crate) leaderships: Vec<Leadership>,
     pub(crate) timeline: Timeline,
@@ -79,6 +81,9 @@ pub(crate) struct Checked {
 #[derive(Serialize)]
 pub(crate) struct Answers {
     pub(crate) done: u64,
+    pub(crate) http: u64,
+    pub(crate) resp: u64,
+    pub(crate) grpc: u64,
     pub(crate) refused: u64,
     pub(crate) unknown: u64,
 }
@@ -107,8 +112,16 @@ pub(crate) struct Event {
 
 impl Report {
     pub(crate) fn new(plan: &Plan, outcome: Outcome) -> Report {
-        let Outcome { answers: [done, refused, unknown], faults, leaderships, timeline, ended, verdict } =
-            outcome;
+        let Outcome {
+            done: [http, resp, grpc],
+            refused,
+            unknown,
+            faults,
+            leaderships,
+            timeline,
+            ended,
+            verdict,
+        } = outcome;
         let nexts = faults.iter().skip(1).map(|next| next.from).chain([ended]);
         let events: Vec<Event> =
             faults.iter().zip(nexts).map(|(fault, next)| event(fault, next, &timeline)).collect();
@@ -117,6 +130,11 @@ impl Report {
         let mut violations = verdict.violations;
         for (kind, _) in kinds.iter().filter(|(_, kind)| kind.happened == 0) {
             violations.push(format!("no fault of kind {kind} really happened: let it run for longer"));
+        }
+        for (protocol, done) in [("HTTP", http), ("RESP", resp), ("gRPC", grpc)] {
+            if done == 0 {
+                violations.push(format!("nothing was done over {protocol}"));
+            }
         }
         Report {
             passed: violations.is_empty(),
@@ -133,7 +151,7 @@ impl Report {
                 shards: verdict.shards,
                 replicas: verdict.replicas,
             },
-            answers: Answers { done, refused, unknown },
+            answers: Answers { done: http + resp + grpc, http, resp, grpc, refused, unknown },
             faults: kinds,
             violations,
             events,
@@ -185,8 +203,11 @@ impl fmt::Display for Report {
             let happened = format!("{happened}/{tried}");
             writeln!(formatter, "{kind:<16}{happened:>9}{silence_ms_median:>22}{silence_ms_worst:>18}")?;
         }
-        let Answers { done, refused, unknown } = answers;
-        writeln!(formatter, "\n{done} operations done, {refused} refused, {unknown} of unknown outcome")?;
+        let Answers { done, http, resp, grpc, refused, unknown } = answers;
+        writeln!(
+            formatter,
+            "\n{done} operations done ({http} HTTP, {resp} RESP, {grpc} gRPC), {refused} refused, {unknown} of unknown outcome"
+        )?;
         let Checked { operations, keys, acknowledged_writes, replicas, shards, .. } = checked;
         let what = format!(
             "{operations} operations on {keys} keys, {acknowledged_writes} acknowledged writes among them, and {replicas} \

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use keevee_client::{Client, Consistency, Options};
 use keevee_cluster::until;
+use keevee_core::shard_map::view::CarpView;
 use keevee_verify::checker::{Operation, check};
 use tokio::task::JoinSet;
 
@@ -35,12 +36,13 @@ pub(crate) struct Verdict {
 /// Looks at everything. The load has ended, and the nodes are healed.
 pub(crate) async fn judge(
     nodes: &mut Nodes,
+    map: &CarpView,
     mut keys: Vec<Key>,
     now: impl Fn() -> u64,
 ) -> Result<Verdict, Failure> {
     let mut verdict = Verdict { keys: keys.len(), ..Verdict::default() };
     look_up(nodes, &mut keys, now).await?;
-    compare_replicas(nodes, &mut verdict).await;
+    compare_replicas(nodes, map, &mut verdict).await;
     let is_write = |operation: &&Operation<Input, Output>| operation.input != Input::Get;
     for key in keys {
         verdict.operations += key.operations.len();
@@ -87,8 +89,8 @@ async fn look_up(nodes: &Nodes, keys: &mut [Key], now: impl Fn() -> u64) -> Resu
     Ok(())
 }
 
-/// Waits until the replicas of each shard have applied the same, and compares their chain hashes.
-async fn compare_replicas(nodes: &mut Nodes, verdict: &mut Verdict) {
+/// Waits until all replicas of each shard have applied the same, and compares their chain hashes.
+async fn compare_replicas(nodes: &mut Nodes, map: &CarpView, verdict: &mut Verdict) {
     let count = nodes.http().len() as u64;
     let mut seen = BTreeMap::new();
     let settled = until(PATIENCE, async || {
@@ -101,7 +103,10 @@ async fn compare_replicas(nodes: &mut Nodes, verdict: &mut Verdict) {
         let is_settled = |replicas: &Vec<ReplicaStatus>| {
             replicas.iter().all(|one| one.applied == replicas[0].applied && one.applied == one.last)
         };
-        seen.values().all(is_settled).then_some(())
+        let all_there = map.shards.iter().all(|shard| {
+            shard.next.is_none() && seen.get(&shard.id.0).map_or(0, Vec::len) == shard.members.len()
+        });
+        (all_there && seen.values().all(is_settled)).then_some(())
     });
     if settled.await.is_none() {
         verdict

@@ -13,8 +13,8 @@ use rocksdb::WriteBatch;
 use uuid::Uuid;
 
 use super::{
-    DATA, DataFolder, FolderError, FolderLock, JOURNAL, LOCK, LOG, check_empty, formatted, identity_file,
-    journal_error, lock, lock_file, open_checked, open_database, read_map, store_shard_map, sync_folder,
+    DATA, DataFolder, FolderError, FolderLock, JOURNAL, LOCK, LOG, formatted, identity_file, journal_error,
+    lock, lock_file, open_checked, open_database, read_map, store_shard_map, sync_folder,
 };
 use crate::storage::format::{self, Identity};
 use crate::storage::journal::{Journal, JournalError};
@@ -98,8 +98,9 @@ impl NewFolder {
         if let Some(identity) = identity_file::read(path)? {
             return Err(FolderError::AlreadyFormatted { path: path.to_owned(), identity });
         }
-        if path.exists() {
-            check_empty(path)?;
+        // An empty folder may be where a disk is mounted, and a link leads elsewhere: what is done could not take its place.
+        if path.symlink_metadata().is_ok() {
+            return Err(FolderError::InTheWay { path: path.to_owned() });
         }
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(UNFINISHED);
