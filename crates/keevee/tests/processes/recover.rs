@@ -155,6 +155,10 @@ async fn one_folder_of_three_makes_a_cluster_that_grows_again(engine: &str) {
         decide.sort_unstable();
         assert_eq!(decide, [1, 2, 7], "shard {shard}");
     }
+    // Each can reach the other.
+    for (joiner, other) in more.iter().zip([2, 1]) {
+        is_known(&joiner.endpoint(), other).await;
+    }
     first.kill();
     let there = client(more.iter().map(Joiner::endpoint).collect());
     all_there(&there, &keys, Consistency::Linearizable).await;
