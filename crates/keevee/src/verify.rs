@@ -2,7 +2,7 @@
 //! protocols, faults drawn from a seed, and in the end a verdict over everything the clients were told.
 //!
 //! [`schedule`] says which faults come, [`nodes`] and [`network`] do them; [`clients`] and [`callers`] are the load, whose
-//! [`history`] the [`verdict`] is on; [`report`] and [`page`] tell of it. The simulator (`keevee-verify`) tries far more
+//! [`history`] the [`verdict`] is on; [`report`] and [`mod@page`] tell of it. The simulator (`keevee-verify`) tries far more
 //! schedules, of the same code without its disks, sockets and processes; this is for what only those can show.
 
 mod callers;
