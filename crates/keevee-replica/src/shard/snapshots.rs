@@ -143,7 +143,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     pub fn needs_snapshot(&self, now: Duration) -> bool {
         // Whoever offered it may lead no longer, and the log of another may have brought what was missing.
         let is_offered = self.snapshots.offered.is_some_and(|(_, applied)| applied == self.meta.applied);
-        is_offered && self.snapshots.receiving.is_none() && now >= self.snapshots.retry_at
+        // While one is put in force another would be taken in under the same number.
+        is_offered && !self.is_fetching_snapshot() && now >= self.snapshots.retry_at
     }
 
     /// Why a snapshot could not be taken in, once for each time. The replica goes on without it, and tries again.
