@@ -275,15 +275,45 @@ unsafe fn unlink_at(directory: c_int, path: *const c_char, flags: c_int) -> c_in
     if !inside.is_below(&name) || !name.exists() {
         return raw();
     }
-    if name.is_dir() {
-        give_up("removing a folder is not modelled");
-    }
     inside.point();
+    if name.is_dir() {
+        let result = raw();
+        if result == 0 {
+            inside.armed().disk.removed_folder(name);
+        }
+        return result;
+    }
     let disk = &mut inside.armed().disk;
     let kept = must(disk.keep(&name));
     let result = raw();
     if result == 0 {
         disk.removed(name, kept);
+    }
+    result
+}
+
+/// # Safety
+///
+/// As for `linkat`.
+unsafe fn link_at(
+    from_in: c_int,
+    from: *const c_char,
+    to_in: c_int,
+    to: *const c_char,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: as the caller promises.
+    let raw = || unsafe { libc::syscall(libc::SYS_linkat, from_in, from, to_in, to, flags) as c_int };
+    let Some(mut inside) = enter() else { return raw() };
+    // SAFETY: as the caller promises.
+    let name = unsafe { path_at(to_in, to) };
+    if !inside.is_below(&name) {
+        return raw();
+    }
+    inside.point();
+    let result = raw();
+    if result == 0 {
+        inside.armed().disk.made(name);
     }
     result
 }
@@ -379,6 +409,15 @@ take_over! {
         rename_at(from_in, from, to_in, to)
     }
     unlink(path: *const c_char) -> c_int { unlink_at(libc::AT_FDCWD, path, 0) }
+    rmdir(path: *const c_char) -> c_int { unlink_at(libc::AT_FDCWD, path, libc::AT_REMOVEDIR) }
+    link(from: *const c_char, to: *const c_char) -> c_int {
+        link_at(libc::AT_FDCWD, from, libc::AT_FDCWD, to, 0)
+    }
+    linkat(
+        from_in: c_int, from: *const c_char, to_in: c_int, to: *const c_char, flags: c_int
+    ) -> c_int {
+        link_at(from_in, from, to_in, to, flags)
+    }
     unlinkat(folder: c_int, path: *const c_char, flags: c_int) -> c_int { unlink_at(folder, path, flags) }
     mkdir(path: *const c_char, mode: mode_t) -> c_int { make_folder(path, mode) }
 }

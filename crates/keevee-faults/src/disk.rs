@@ -53,14 +53,16 @@ enum Naming {
     Made(PathBuf),
     Renamed { from: PathBuf, to: PathBuf, replaced: Option<PathBuf> },
     Removed { path: PathBuf, kept: PathBuf },
+    RemovedFolder(PathBuf),
 }
 
 impl Naming {
     fn folder(&self) -> Option<&Path> {
         match self {
-            Naming::Made(path) | Naming::Renamed { to: path, .. } | Naming::Removed { path, .. } => {
-                path.parent()
-            }
+            Naming::Made(path)
+            | Naming::Renamed { to: path, .. }
+            | Naming::Removed { path, .. }
+            | Naming::RemovedFolder(path) => path.parent(),
         }
     }
 }
@@ -143,16 +145,25 @@ impl Disk {
         if self.lies {
             return;
         }
-        self.namings.retain(|naming| {
-            let is_durable = naming.folder() == Some(folder);
-            if let Naming::Removed { kept, .. } | Naming::Renamed { replaced: Some(kept), .. } = naming
-                && is_durable
-            {
-                // What stays there costs room, nothing else.
-                let _ = fs::remove_file(kept);
+        // What was done before in a folder that is gone for good is gone with it.
+        let mut gone: Vec<PathBuf> = Vec::new();
+        for naming in std::mem::take(&mut self.namings).into_iter().rev() {
+            let place = naming.folder().unwrap_or(Path::new(""));
+            let is_gone = gone.iter().any(|gone| place.starts_with(gone));
+            if place != folder && !is_gone {
+                self.namings.push(naming);
+                continue;
             }
-            !is_durable
-        });
+            match naming {
+                Naming::RemovedFolder(path) => gone.push(path),
+                Naming::Removed { kept, .. } | Naming::Renamed { replaced: Some(kept), .. } => {
+                    // What stays there costs room, nothing else.
+                    let _ = fs::remove_file(kept);
+                }
+                Naming::Made(_) | Naming::Renamed { .. } => {}
+            }
+        }
+        self.namings.reverse();
     }
 
     pub(crate) fn made(&mut self, path: PathBuf) {
@@ -169,6 +180,11 @@ impl Disk {
 
     pub(crate) fn removed(&mut self, path: PathBuf, kept: PathBuf) {
         self.namings.push(Naming::Removed { path, kept });
+    }
+
+    /// It was empty.
+    pub(crate) fn removed_folder(&mut self, path: PathBuf) {
+        self.namings.push(Naming::RemovedFolder(path));
     }
 
     pub(crate) fn renamed(&mut self, from: PathBuf, to: PathBuf, replaced: Option<PathBuf>) {
@@ -215,6 +231,7 @@ impl Disk {
                     replaced.map_or(Ok(()), |replaced| fs::rename(replaced, to))?;
                 }
                 Naming::Removed { path, kept } => fs::rename(kept, path)?,
+                Naming::RemovedFolder(path) => fs::create_dir(path)?,
             }
         }
         Ok(())

@@ -7,8 +7,8 @@
 //! that names it, makes it durable. At the chosen point the rest is taken back and the process kills itself.
 //!
 //! Not here: errors and stalls of a disk; writes through a mapping; and what an earlier process left without a sync,
-//! which counts as durable. `writev`, `copy_file_range` and the removal of a folder end the process with a message
-//! when they touch the armed folder; other functions that change files must not be used there. Room that is set aside
+//! which counts as durable. `writev` and `copy_file_range` end the process with a message when they touch the armed folder;
+//! other functions that change files must not be used there. Room that is set aside
 //! (`fallocate`) changes nothing that is read.
 #![cfg(target_os = "linux")]
 #![expect(unsafe_code, reason = "it stands in for functions of the C library")]

@@ -16,7 +16,7 @@ const FOLDER: &str = "KEEVEE_FAULTS_FOLDER";
 const CUT_AT: &str = "KEEVEE_FAULTS_CUT_AT";
 const UNSYNCED: &str = "KEEVEE_FAULTS_UNSYNCED";
 const LIES: &str = "KEEVEE_FAULTS_LIES";
-const POINTS: u64 = 12;
+const POINTS: u64 = 19;
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
@@ -51,6 +51,13 @@ fn a_child_that_writes() {
     durable.write_all_at(b"T", 0).unwrap(); // 10
     fs::remove_file(folder.join("c")).unwrap(); // 11
     a.set_len(2).unwrap(); // 12
+    let inner = folder.join("inner");
+    fs::create_dir(&inner).unwrap(); // 13
+    fs::hard_link(folder.join("a"), inner.join("a")).unwrap(); // 14
+    File::open(&inner).unwrap().sync_all().unwrap(); // 15
+    sync_folder(); // 16
+    fs::remove_dir_all(&inner).unwrap(); // 17 and 18
+    sync_folder(); // 19
     assert_eq!(keevee_faults::points(), POINTS);
 }
 
@@ -69,8 +76,18 @@ fn left(cut_at: u64, unsynced: &str, lies: bool) -> BTreeMap<String, String> {
         .unwrap();
     let is_cut = status.signal() == Some(libc::SIGKILL);
     assert_eq!(is_cut, cut_at <= POINTS, "{status:?}");
-    let entries = fs::read_dir(&folder).unwrap().map(Result::unwrap);
+    let mut found = files_in(&folder);
+    if folder.join("inner").exists() {
+        let inner = files_in(&folder.join("inner"));
+        found.extend(inner.into_iter().map(|(name, holds)| (format!("inner/{name}"), holds)));
+    }
+    found
+}
+
+fn files_in(folder: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
     entries
+        .filter(|entry| entry.path().is_file())
         .map(|entry| (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap()))
         .collect()
 }
@@ -99,7 +116,8 @@ fn a_killed_process_loses_nothing_that_it_wrote() {
     assert_eq!(left(3, "kept", false), files([("a", "one")]));
     assert_eq!(left(8, "kept", false), files([("a", "two!"), ("b", "bbb")]));
     assert_eq!(left(12, "kept", false), files([("a", "Two!")]));
-    assert_eq!(left(13, "kept", false), files([("a", "Tw")]), "it ran to its end");
+    assert_eq!(left(17, "kept", false), files([("a", "Tw"), ("inner/a", "Tw")]));
+    assert_eq!(left(20, "kept", false), files([("a", "Tw")]), "it ran to its end");
 }
 
 #[test]
@@ -108,6 +126,16 @@ fn a_removal_that_is_not_synced_may_be_undone() {
     let left = left(12, "some", false);
     assert_eq!(left["a"], "Two!", "what is synced stays, whatever is chosen");
     assert!(left.len() <= 2 && left.keys().all(|name| ["a", "b", "c"].contains(&name.as_str())), "{left:?}");
+}
+
+#[test]
+fn a_folder_and_a_link_last_once_the_folder_above_is_synced_and_go_likewise() {
+    for cut_at in 13..=16 {
+        assert_eq!(left(cut_at, "lost", false), files([("a", "Two!")]), "{cut_at}");
+    }
+    for cut_at in 17..=19 {
+        assert_eq!(left(cut_at, "lost", false), files([("a", "Two!"), ("inner/a", "Two!")]), "{cut_at}");
+    }
 }
 
 #[test]
