@@ -548,13 +548,14 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     }
 
     fn enqueue_if_room(&mut self, request: Request) {
-        let leads = self.engine.leader() == Some(self.own());
-        match self.room {
-            Room::Elsewhere if leads && request.command.takes_room() => {
-                self.refuse(request.ticket, Refusal::NotLeader(None));
-            }
-            Room::Short if leads && request.command.takes_room() => {
-                self.refuse(request.ticket, Refusal::Unavailable(NO_ROOM));
+        let refusal = match self.room {
+            Room::Enough => None,
+            Room::Elsewhere => Some(Refusal::NotLeader(None)),
+            Room::Short => Some(Refusal::Unavailable(NO_ROOM)),
+        };
+        match refusal {
+            Some(refusal) if self.engine.leader() == Some(self.own()) && request.command.takes_room() => {
+                self.refuse(request.ticket, refusal);
             }
             _ => self.enqueue(request),
         }
