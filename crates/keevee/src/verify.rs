@@ -17,6 +17,7 @@ mod timeline;
 mod verdict;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +27,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use keevee_client::Endpoint;
 use keevee_core::shard_map::view::CarpView;
 use keevee_shim::Shim;
-use tokio::task::JoinHandle;
 
 use crate::api::Api;
 use crate::failure::Failure;
@@ -83,13 +83,13 @@ pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
     let history = History::new(format!("verify-{}", plan.seed), KEYS);
     let clients = Clients::start(&nodes.http(), &nodes.resp(), pace, history, plan.seed)?;
     let origin = clients.shared.origin;
-    let watcher = Watcher::start(nodes.http(), origin);
-    let faults = torment(plan, &mut nodes, &clients.shared).await?;
-    tokio::time::sleep(CALM).await;
+    let (endpoints, mut leaderships) = (nodes.http(), Vec::new());
+    let faults = tokio::select! {
+        faults = torment(plan, &mut nodes, &clients.shared) => faults?,
+        never = watch(&endpoints, origin, &mut leaderships) => match never {},
+    };
     let Shared { history, done, refused, unknown, .. } = clients.stop().await;
-    let leaderships = watcher.stop().await;
     let keys = history.into_keys();
-    let endpoints = nodes.http();
     let api = Api { nodes: &endpoints, timeout: nodes::PATIENCE };
     let map: CarpView = api.get("/v1/cluster/carp").await?;
     let timeline = Timeline::new(&keys, &map);
@@ -108,7 +108,7 @@ pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
     Ok(Report::new(plan, outcome))
 }
 
-/// One fault after the other, until the time is over and each kind has come.
+/// One fault after the other, until the time is over and each kind has come; and a while without any.
 async fn torment(plan: &Plan, nodes: &mut Nodes, shared: &Arc<Shared>) -> Result<Vec<Fault>, Failure> {
     let (origin, start) = (shared.origin, Instant::now());
     let bar = progress(plan);
@@ -137,6 +137,7 @@ async fn torment(plan: &Plan, nodes: &mut Nodes, shared: &Arc<Shared>) -> Result
         ));
     }
     bar.finish_and_clear();
+    tokio::time::sleep(CALM).await;
     Ok(faults)
 }
 
@@ -150,35 +151,14 @@ fn progress(plan: &Plan) -> ProgressBar {
     bar
 }
 
-/// Looks who leads, while the run goes on.
-struct Watcher {
-    task: JoinHandle<()>,
-    seen: Arc<std::sync::Mutex<Vec<Leadership>>>,
-}
-
-impl Watcher {
-    fn start(nodes: Vec<Endpoint>, origin: Instant) -> Watcher {
-        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let noted = seen.clone();
-        let task = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(LOOK).await;
-                for (at, node) in nodes.iter().enumerate() {
-                    let Some(shards) = nodes::led_by(node, LOOK).await else { continue };
-                    let at_time = origin.elapsed();
-                    let mut noted = noted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    let leadership = |shard| Leadership { at: at_time, shard, node: at as u64 + 1 };
-                    noted.extend(shards.into_iter().map(leadership));
-                }
-            }
-        });
-        Watcher { task, seen }
-    }
-
-    async fn stop(self) -> Vec<Leadership> {
-        self.task.abort();
-        // It ends at its next look at the latest.
-        let _ = self.task.await;
-        std::mem::take(&mut *self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+/// Notes who leads, for as long as it is asked to.
+async fn watch(nodes: &[Endpoint], origin: Instant, seen: &mut Vec<Leadership>) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        for (node, endpoint) in (1..).zip(nodes) {
+            let Some(shards) = nodes::led_by(endpoint, LOOK).await else { continue };
+            let at = origin.elapsed();
+            seen.extend(shards.into_iter().map(|shard| Leadership { at, shard, node }));
+        }
     }
 }
