@@ -303,19 +303,7 @@ unsafe fn link_at(
     flags: c_int,
 ) -> c_int {
     // SAFETY: as the caller promises.
-    let raw = || unsafe { libc::syscall(libc::SYS_linkat, from_in, from, to_in, to, flags) as c_int };
-    let Some(mut inside) = enter() else { return raw() };
-    // SAFETY: as the caller promises.
-    let name = unsafe { path_at(to_in, to) };
-    if !inside.is_below(&name) {
-        return raw();
-    }
-    inside.point();
-    let result = raw();
-    if result == 0 {
-        inside.armed().disk.made(name);
-    }
-    result
+    unsafe { make(to_in, to, || libc::syscall(libc::SYS_linkat, from_in, from, to_in, to, flags) as c_int) }
 }
 
 fn truncate(fd: c_int, length: off_t) -> c_int {
@@ -331,10 +319,20 @@ fn truncate(fd: c_int, length: off_t) -> c_int {
 /// As for `mkdir`.
 unsafe fn make_folder(path: *const c_char, mode: mode_t) -> c_int {
     // SAFETY: as the caller promises.
-    let raw = || unsafe { libc::syscall(libc::SYS_mkdirat, libc::AT_FDCWD, path, mode) as c_int };
+    unsafe {
+        make(libc::AT_FDCWD, path, || libc::syscall(libc::SYS_mkdirat, libc::AT_FDCWD, path, mode) as c_int)
+    }
+}
+
+/// Makes a name that is not there yet.
+///
+/// # Safety
+///
+/// `path` must be a C string.
+unsafe fn make(directory: c_int, path: *const c_char, raw: impl Fn() -> c_int) -> c_int {
     let Some(mut inside) = enter() else { return raw() };
     // SAFETY: as the caller promises.
-    let name = unsafe { path_at(libc::AT_FDCWD, path) };
+    let name = unsafe { path_at(directory, path) };
     if !inside.is_below(&name) {
         return raw();
     }
