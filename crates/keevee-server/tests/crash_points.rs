@@ -6,19 +6,17 @@
 //! cluster of one, so that nobody else can bring back what it forgot. Restarts are cut like everything else.
 #![cfg(target_os = "linux")]
 
+mod lives;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
 use keevee_core::command::{Action, Command, OperationResult, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::NodeId;
 use keevee_core::shard_map::Consensus;
-use keevee_faults::{Plan, Unsynced};
 use keevee_server::config::{
     ClusterConfig, Config, EngineConfig, LimitsConfig, LogConfig, MemberConfig, NodeConfig, RespConfig,
 };
@@ -29,15 +27,12 @@ use keevee_server::transport::PeerProtocol;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// How a child is told what to do.
-const LIFE: &str = "KEEVEE_CRASH_POINTS_LIFE";
 /// Of each writer, in a life that is cut: far more than it gets to.
 const WRITES: usize = 10_000;
 const WRITERS: usize = 4;
 /// What a request may end with that nothing is wrong with: with timeouts so short, a slow sync ends a leadership.
 const UNDECIDED: [ErrorKind; 3] = [ErrorKind::NotLeader, ErrorKind::Unavailable, ErrorKind::OutcomeUnknown];
 const PATIENCE: Duration = Duration::from_secs(60);
-const SIGKILL: i32 = 9;
 /// What a child ends with when its folder was never formatted to the end.
 const INTERRUPTED: i32 = 7;
 
@@ -62,11 +57,8 @@ struct Life {
 #[test]
 #[ignore = "run by the others, in a process of its own"]
 fn a_node_that_is_cut_off() {
-    let Ok(life) = std::env::var(LIFE) else { return };
-    let life: Life = serde_json::from_str(&life).unwrap();
-    let unsynced = [Unsynced::Lost, Unsynced::Some, Unsynced::Kept][life.unsynced as usize];
-    let Life { cut_at, lies, number: seed, .. } = life;
-    keevee_faults::arm(Plan { folder: life.folder.clone(), cut_at, unsynced, seed, lies });
+    let Some(life) = lives::told::<Life>() else { return };
+    lives::arm(life.folder.clone(), life.cut_at, life.unsynced, life.number, life.lies);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(live(&life));
     println!("points {}", keevee_faults::points());
@@ -234,15 +226,8 @@ impl Lives {
         )
         .unwrap();
         let log = self.temp.path().join("output");
-        let mut child = Process::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_node_that_is_cut_off", "--ignored", "--nocapture"])
-            .env(LIFE, serde_json::to_string(&self.next).unwrap())
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
         let mut said: Vec<String> = Vec::new();
-        for line in BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap) {
+        let status = lives::run("a_node_that_is_cut_off", &self.next, &log, |line| {
             if line.ends_with("verified") {
                 self.unverified.clear();
             } else if let Some((_, key)) = line.split_once("acknowledged ") {
@@ -251,11 +236,10 @@ impl Lives {
             } else {
                 said.push(line);
             }
-        }
-        let status = child.wait().unwrap();
+        });
         let life = self.next.clone();
         self.next.number += 1;
-        if status.signal() == Some(SIGKILL) {
+        if lives::is_cut(status) {
             self.cuts += 1;
             self.was_emptied = false;
             return Ok(true);

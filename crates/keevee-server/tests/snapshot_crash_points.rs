@@ -8,12 +8,11 @@
 //! It leaves out the server around a replica, which `crash_points.rs` cuts.
 #![cfg(target_os = "linux")]
 
+mod lives;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,7 +23,6 @@ use keevee_core::ids::{Incarnation, Namespace, NodeId, ShardId};
 use keevee_core::shard_map::change::{Placement, ShardSpec};
 use keevee_core::shard_map::{Consensus, NodeInfo, ShardMap};
 use keevee_core::slots::SlotSet;
-use keevee_faults::{Plan, Unsynced};
 use keevee_paxos::QuorumSystem;
 use keevee_raft::RaftEngine;
 use keevee_replica::storage::{LogStore, StateStore, StorageError};
@@ -38,8 +36,6 @@ use keevee_server::storage::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// How a child is told what to do.
-const LIFE: &str = "KEEVEE_SNAPSHOT_CRASH_POINTS_LIFE";
 const SHARD: ShardId = ShardId(1);
 /// Besides the one that counts writes.
 const KEYS: u64 = 40;
@@ -50,7 +46,6 @@ const LOG_BYTES_MAX: u64 = 4_000;
 /// Which both acknowledge.
 const SHARED: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
-const SIGKILL: i32 = 9;
 
 /// One life of the two.
 #[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
@@ -72,11 +67,8 @@ struct Life {
 #[test]
 #[ignore = "run by the others, in a process of its own"]
 fn a_replica_that_is_cut_off() {
-    let Ok(life) = std::env::var(LIFE) else { return };
-    let life: Life = serde_json::from_str(&life).unwrap();
-    let unsynced = [Unsynced::Lost, Unsynced::Some, Unsynced::Kept][life.unsynced as usize];
-    let Life { cut_at, number: seed, .. } = life;
-    keevee_faults::arm(Plan { folder: life.folder.clone(), cut_at, unsynced, seed, lies: false });
+    let Some(life) = lives::told::<Life>() else { return };
+    lives::arm(life.folder.clone(), life.cut_at, life.unsynced, life.number, false);
     if life.raft {
         Pair::<RaftEngine<RocksLog>>::live(&life)
     } else {
@@ -492,29 +484,21 @@ impl Lives {
     /// Lives once. False if it came to its end.
     fn live(&mut self) -> bool {
         let log = self.temp.path().join("output");
-        let mut child = Process::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_replica_that_is_cut_off", "--ignored", "--nocapture"])
-            .env(LIFE, serde_json::to_string(&self.next).unwrap())
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
         let (mut phase, mut said) = ("start".to_owned(), Vec::new());
-        for line in BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap) {
+        let (life, acknowledged) = (self.next.clone(), &mut self.next.acknowledged);
+        let status = lives::run("a_replica_that_is_cut_off", &life, &log, |line| {
             if let Some((_, name)) = line.split_once("phase ") {
                 phase = name.to_owned();
             } else if let Some((_, told)) = line.split_once("acknowledged ") {
                 let (number, ballot) = told.split_once(' ').unwrap();
-                let before = self.next.acknowledged.1;
-                self.next.acknowledged = (number.parse().unwrap(), before.max(ballot.parse().unwrap()));
+                *acknowledged = (number.parse().unwrap(), acknowledged.1.max(ballot.parse().unwrap()));
             } else if line.ends_with("verified") {
                 phase = "leaving".to_owned();
             }
             said.push(line);
-        }
-        let status = child.wait().unwrap();
+        });
         self.next.number += 1;
-        let is_cut = status.signal() == Some(SIGKILL);
+        let is_cut = lives::is_cut(status);
         if !is_cut && !status.success() {
             panic!("{:?}\n{status:?}\n{said:#?}\n{}", self.next, fs::read_to_string(log).unwrap());
         }
