@@ -93,7 +93,7 @@ pub struct NewFolder {
 }
 
 impl NewFolder {
-    /// Begins a folder where there is none, or an empty one.
+    /// Begins a folder where there is nothing.
     pub fn begin(path: &Path, cluster_id: Uuid, node_id: NodeId) -> Result<NewFolder, FolderError> {
         if let Some(identity) = identity_file::read(path)? {
             return Err(FolderError::AlreadyFormatted { path: path.to_owned(), identity });
