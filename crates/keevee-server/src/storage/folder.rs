@@ -162,8 +162,9 @@ pub enum FolderError {
     /// A database or the journal is missing, empty or damaged. The node may have promised or accepted what it no
     /// longer knows, so it must not take part under its old store id.
     #[error(
-        "{}: {database}/ is unusable: {cause}; it must not vote as this store again: join a node with a new folder under a \
-         new number (`keevee server --join`) and give it this one's place (`keevee node replace`)",
+        "{}: {database}/ is unusable: {cause}; it must not vote as this store again, and `keevee init` must not format another one \
+         for its number: join a node with a new folder under a new number (`keevee server --join`) and give it this one's place \
+         (`keevee node replace`)",
         path.display()
     )]
     Unusable {
