@@ -335,9 +335,15 @@ impl Replica {
 
     /// True if the disk has kept a write waiting for longer than the longest timeout.
     pub(crate) fn is_stalled(&self) -> bool {
-        let oldest = self.pending.front();
-        let stalled = oldest.is_some_and(|pending| self.now - pending.since > self.timing.timeout_max);
-        stalled && !mutants::is_active(Mutant::StalledLeaderStays)
+        self.disk_silent_for() > self.timing.timeout_max
+    }
+
+    /// For how long the oldest write has waited for the disk.
+    pub(crate) fn disk_silent_for(&self) -> Duration {
+        if mutants::is_active(Mutant::StalledLeaderStays) {
+            return Duration::ZERO;
+        }
+        self.pending.front().map_or(Duration::ZERO, |pending| self.now - pending.since)
     }
 
     /// Everything up to here that this node accepted is on its disk.
