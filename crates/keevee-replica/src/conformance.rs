@@ -40,6 +40,7 @@ macro_rules! conformance {
             nothing_is_acknowledged_before_a_majority_has_synced
             a_replica_applies_only_what_is_on_its_own_disk
             past_its_bounds_a_shard_refuses_at_once
+            what_is_late_is_not_carried_out
             without_room_only_what_takes_none_is_taken
             a_write_that_is_proposed_and_not_chosen_is_unknown
             a_read_without_a_quorum_is_refused_in_time

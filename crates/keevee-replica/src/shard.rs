@@ -38,6 +38,7 @@ use self::quiescence::Quiescence;
 use self::snapshots::Snapshots;
 use crate::snapshot::SnapshotMessage;
 
+const TOO_LATE: Refusal = Refusal::Unavailable("its time was up before this node got to it");
 const NO_ROOM: &str = "the disks of its nodes are nearly full: make room, or remove what is not needed";
 
 /// What the replicas of a shard say to each other.
@@ -286,6 +287,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         for request in requests {
             if self.snapshots.is_adopting() {
                 self.refuse(request.ticket, Refusal::NotLeader(None));
+                continue;
+            }
+            if request.deadline <= now.monotonic {
+                self.refuse(request.ticket, TOO_LATE);
                 continue;
             }
             let is_read = request.command.is_read_only();
@@ -580,6 +585,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// Cuts waiting commands into entries, as many as may be on their way; and entries that are due without any. True if
     /// there was one.
     fn propose(&mut self, now: Now) -> bool {
+        self.drop_late(now.monotonic);
         let is_held_up = self.engine.is_changing_members();
         let has_work = !self.waiting.is_empty() || self.expiries.has_work() || self.cuts.is_waiting();
         if is_held_up || !has_work {
@@ -621,6 +627,14 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             self.cuts.proposed(index, cut);
         }
         has_proposed
+    }
+
+    /// Under overload what waits longest is answered to nobody: work for it would make those behind it late as well.
+    fn drop_late(&mut self, now: Duration) {
+        while let Some(late) = self.waiting.pop_front_if(|waiting| waiting.request.deadline <= now) {
+            self.waiting_bytes -= late.encoded.len();
+            self.refuse(late.request.ticket, TOO_LATE);
+        }
     }
 
     fn turn_away(&mut self, leader: Option<NodeId>) {

@@ -379,6 +379,10 @@ impl Executor {
             return Ok(());
         };
         let Submission { command, deadline, stale, answer } = submission;
+        if answer.is_closed() {
+            // Whoever asked has gone: nothing has happened, and nobody need know.
+            return Ok(());
+        }
         let deadline = deadline.saturating_duration_since(self.origin);
         let request = Request { ticket: self.tickets.issue(answer), command, deadline, stale };
         replica.submit(now, [request]).map_err(|failure| FatalError::Replica { shard, failure })

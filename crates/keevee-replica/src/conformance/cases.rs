@@ -184,6 +184,29 @@ pub fn past_its_bounds_a_shard_refuses_at_once<M: Maker>(maker: &M) {
     assert_eq!(tickets.iter().filter(refused).count(), 2);
 }
 
+pub fn what_is_late_is_not_carried_out<M: Maker>(maker: &M) {
+    let bounds = Bounds { unsynced_entries_max: 1, ..Bounds::default() };
+    let (mut cluster, leader) = Cluster::led(maker, 3, bounds);
+    cluster.node(leader).is_stalled = true;
+    cluster.submit(leader, put("a", "1"));
+    let waiting = cluster.submit(leader, put("b", "1"));
+    // It stands still, and nobody looks for what is late before it goes on.
+    cluster.now += Duration::from_secs(6);
+    let (now, deadline) = (cluster.now_of(leader), cluster.now);
+    let request = Request { ticket: 99, command: put("c", "1"), deadline, stale: false };
+    cluster.node(leader).shard.submit(now, [request]).expect("it goes on");
+    cluster.node(leader).is_stalled = false;
+    cluster.settle();
+    for ticket in [waiting, 99] {
+        let result = &cluster.replies[&ticket].result;
+        assert!(matches!(result, Err(Refusal::Unavailable(_))), "{result:?}");
+    }
+    let leader = cluster.wait_for_leader();
+    for key in ["b", "c"] {
+        assert_eq!(value_of(cluster.run(leader, get(key))), None, "{key}");
+    }
+}
+
 pub fn without_room_only_what_takes_none_is_taken<M: Maker>(maker: &M) {
     let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
     cluster.run(leader, put("a", "1")).expect("written");

@@ -31,6 +31,7 @@ mod joining;
 mod load;
 mod manager;
 mod members;
+mod overload;
 mod pauses;
 mod quiescence;
 mod recover;

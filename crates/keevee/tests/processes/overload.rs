@@ -1,0 +1,132 @@
+//! Far more requests than a cluster can serve for a while, from clients that try again: when it can again, it does.
+//!
+//! Clients that give up and try again keep a store busy with work for nobody, if it takes first what came first: it may stay so
+//! for good, long after what began it is over (Bronson et al., *Metastable Failures in Distributed Systems*, HotOS 2021). What
+//! is late is dropped unserved, so it does not.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use keevee_client::{Client, Endpoint, Write};
+use keevee_cluster::{TemporaryCluster, until};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::{PATIENCE, client_within, start};
+
+with_both_engines! {
+    goodput_returns_when_an_overload_ends
+}
+
+/// Requests that are due each second, whatever becomes of those before.
+const RATE: u64 = 1_000;
+/// How long one attempt waits, and how many attempts a request has.
+const ATTEMPT: Duration = Duration::from_millis(500);
+const ATTEMPTS: usize = 4;
+/// How a throttled node goes: it stands still, and runs.
+const STILL: Duration = Duration::from_millis(400);
+const RUNS: Duration = Duration::from_millis(1);
+/// How long that goes on.
+const THROTTLED: Duration = Duration::from_secs(10);
+/// When goodput must be back.
+const BACK: Duration = Duration::from_secs(10);
+const WINDOW: Duration = Duration::from_secs(1);
+/// What the queues of a node may have in memory, at most.
+const MEMORY_MAX_KIB: u64 = 512 << 10;
+
+/// Requests at a fixed rate, each tried again at once until it is answered or its attempts are used up.
+struct Storm {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Storm {
+    fn start(endpoints: Vec<Endpoint>) -> Storm {
+        let (stop, served) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let client = client_within(endpoints, ATTEMPT);
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&served));
+        let task = tokio::spawn(async move {
+            let mut due = interval(Duration::from_millis(10));
+            due.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            let mut number = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                due.tick().await;
+                for _ in 0..RATE / 100 {
+                    number += 1;
+                    tokio::spawn(ask(client.clone(), number, Arc::clone(&counted)));
+                }
+            }
+        });
+        Storm { stop, served, task }
+    }
+
+    /// True if nearly all that is due within a second is served.
+    async fn keeps_up(&self) -> bool {
+        let goal = self.served.load(Ordering::Relaxed) + RATE * 9 / 10;
+        until(WINDOW, async || (self.served.load(Ordering::Relaxed) >= goal).then_some(())).await.is_some()
+    }
+
+    async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("it ends");
+    }
+}
+
+async fn ask(client: Client, number: u64, served: Arc<AtomicU64>) {
+    let key = format!("key-{}", number % 1_000);
+    for _ in 0..ATTEMPTS {
+        let call = client.put(key.as_bytes(), number.to_string(), Write::default());
+        if let Ok(Ok(_)) = timeout(ATTEMPT, call).await {
+            served.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+    }
+}
+
+/// All nodes get a small part of the time, less than elections need to begin.
+async fn throttle(cluster: &mut TemporaryCluster) -> u64 {
+    let until = Instant::now() + THROTTLED;
+    let ids: Vec<u64> = cluster.nodes().iter().map(|node| node.id).collect();
+    let mut memory = 0;
+    while Instant::now() < until {
+        ids.iter().for_each(|id| cluster.pause(*id).expect("paused"));
+        memory = memory.max(resident_kib(cluster));
+        sleep(STILL).await;
+        ids.iter().for_each(|id| cluster.resume(*id).expect("awake"));
+        sleep(RUNS).await;
+    }
+    memory
+}
+
+/// The resident memory of the node that has most.
+fn resident_kib(cluster: &mut TemporaryCluster) -> u64 {
+    let of = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    cluster.nodes().iter_mut().filter_map(|node| of(node.pid()?)).max().unwrap_or(0)
+}
+
+async fn goodput_returns_when_an_overload_ends(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    let storm = Storm::start(cluster.endpoints());
+    let keeps_up = async || storm.keeps_up().await.then_some(());
+    assert!(
+        until(PATIENCE, keeps_up).await.is_some(),
+        "{RATE} requests a second are too many for this machine"
+    );
+    let before = storm.served.load(Ordering::Relaxed);
+    let memory = throttle(&mut cluster).await;
+    let served = storm.served.load(Ordering::Relaxed) - before;
+    let start = Instant::now();
+    let is_back = until(BACK, keeps_up).await.is_some();
+    println!("throttled: {served} requests served, {memory} KiB; back after {:?}", start.elapsed());
+    assert!(served < RATE * THROTTLED.as_secs() / 10, "{served} were served: no overload");
+    assert!(is_back, "goodput does not come back to 90% of {RATE}/s within {BACK:?}");
+    assert!(memory < MEMORY_MAX_KIB, "a node has {memory} KiB in memory");
+    storm.end().await;
+}
