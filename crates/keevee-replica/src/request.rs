@@ -115,7 +115,7 @@ impl Bounds {
         unchosen_entries_max: 64,
         unchosen_bytes_max: 64 << 20,
         log_bytes_max: 512 << 20,
-        snapshot_bytes_per_second: 16 << 20,
+        snapshot_bytes_per_second: 8 << 20,
         snapshot_chunk_bytes: 256 << 10,
     };
 }

@@ -174,7 +174,7 @@ impl Default for EngineConfig {
             flush_interval_ms: 10_000,
             value_cache_bytes: 64 << 20,
             log_bytes_max: 512 << 20,
-            snapshot_bytes_per_second: 16 << 20,
+            snapshot_bytes_per_second: 8 << 20,
         }
     }
 }
