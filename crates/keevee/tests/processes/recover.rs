@@ -14,11 +14,13 @@ use uuid::Uuid;
 use crate::joining::{Joiner, ask};
 use crate::load::{Load, all_there};
 use crate::members::{is_known, node, voters};
-use crate::{PATIENCE, client, client_of, get, program, put};
+use crate::snapshots::{fill, last_of, logs_begin_later, start_with_short_logs, taken_over};
+use crate::{PATIENCE, catches_up, client, client_of, get, program, put};
 
 with_both_engines! {
     one_folder_of_three_makes_a_cluster_that_grows_again
     whatever_pair_of_folders_is_left_has_all_that_was_acknowledged
+    what_came_as_a_snapshot_is_kept
     shards_are_gathered_from_several_folders_and_lost_ones_are_named
     what_is_damaged_or_in_use_is_not_taken
 }
@@ -197,6 +199,42 @@ async fn whatever_pair_of_folders_is_left_has_all_that_was_acknowledged(engine: 
         new.start(&[]);
         all_there(&there, &keys, Consistency::Linearizable).await;
         assert_eq!(get(&there, "after").await.as_deref(), Some("x"));
+    }
+}
+
+/// Its state is in another place of its folder than one that was there from the first, and its log begins later.
+async fn what_came_as_a_snapshot_is_kept(engine: &str) {
+    let mut cluster = start_with_short_logs(engine, "").await;
+    let mut written = fill(&mut cluster, "before", 20).await;
+    let last = last_of(&mut cluster, 3).await;
+    cluster.kill(3).await.expect("killed");
+    written.extend(fill(&mut cluster, "meanwhile", 100).await);
+    logs_begin_later(&mut cluster, last + 1, 3).await;
+    cluster.start_node(3).expect("started");
+    put(&client(cluster.endpoints()), "last", "x").await;
+    catches_up(&client_of(&mut cluster, 3), "last", "x").await;
+    assert_eq!(taken_over(&mut cluster, 3).await, 1);
+    // What is applied of it is on the disk before the log drops it.
+    let last = last_of(&mut cluster, 3).await;
+    written.extend(fill(&mut cluster, "after", 30).await);
+    logs_begin_later(&mut cluster, last + 1, 0).await;
+    cluster.kill_all().await.expect("killed");
+
+    let left = [1, 3].map(|id| folder(&mut cluster, id));
+    let left = left.each_ref().map(PathBuf::as_path);
+    for (folders, confirmed) in [(&left[..], None), (&left[1..], Some("--accept-loss"))] {
+        let mut new = new_node(1);
+        let config = new.config.to_str().expect("a path").to_owned();
+        let make: Vec<&str> = ["--config", &config, "--new-cluster"].into_iter().chain(confirmed).collect();
+        recovered(folders, &make).await;
+        new.start(&[]);
+        let there = client(vec![new.endpoint()]);
+        // The last ones may be on node 1 alone.
+        for (key, value) in written.iter().filter(|(key, _)| confirmed.is_none() || !key.starts_with("after"))
+        {
+            assert_eq!(get(&there, key).await.as_ref(), Some(value), "{key}");
+        }
+        put(&there, "last", "y").await;
     }
 }
 

@@ -16,7 +16,7 @@ with_both_engines! {
 }
 
 /// A cluster whose logs are short: with these lines in each `[engine]` section.
-async fn start_with_short_logs(engine: &str, lines: &str) -> TemporaryCluster {
+pub(crate) async fn start_with_short_logs(engine: &str, lines: &str) -> TemporaryCluster {
     let mut cluster = start(3, engine).await;
     cluster.stop(PATIENCE).await.expect("stopped");
     for node in cluster.nodes() {
@@ -30,7 +30,7 @@ async fn start_with_short_logs(engine: &str, lines: &str) -> TemporaryCluster {
 }
 
 /// Writes so many keys of 10 kB each; what they hold tells them apart.
-async fn fill(cluster: &mut TemporaryCluster, name: &str, keys: u64) -> Vec<(String, String)> {
+pub(crate) async fn fill(cluster: &mut TemporaryCluster, name: &str, keys: u64) -> Vec<(String, String)> {
     let client = client(cluster.endpoints());
     let mut written = Vec::new();
     for number in 0..keys {
@@ -42,7 +42,7 @@ async fn fill(cluster: &mut TemporaryCluster, name: &str, keys: u64) -> Vec<(Str
 }
 
 /// Waits until all other nodes have dropped the beginning of their logs.
-async fn logs_begin_later(cluster: &mut TemporaryCluster, than: u64, but: u64) {
+pub(crate) async fn logs_begin_later(cluster: &mut TemporaryCluster, than: u64, but: u64) {
     for id in (1..=3).filter(|id| *id != but) {
         let there = endpoint_of(cluster, id);
         let dropped = until(PATIENCE, async || {
@@ -55,7 +55,7 @@ async fn logs_begin_later(cluster: &mut TemporaryCluster, than: u64, but: u64) {
     }
 }
 
-async fn last_of(cluster: &mut TemporaryCluster, id: u64) -> u64 {
+pub(crate) async fn last_of(cluster: &mut TemporaryCluster, id: u64) -> u64 {
     let status = ask(&endpoint_of(cluster, id), "/v1/cluster/status").await.expect("a status");
     let shards = status["shards"].as_array().expect("shards");
     let data = shards.iter().find(|shard| shard["shard"] == 1).expect("the data shard");
@@ -63,7 +63,7 @@ async fn last_of(cluster: &mut TemporaryCluster, id: u64) -> u64 {
 }
 
 /// How many snapshots of the data shard a node went on from since its start.
-async fn taken_over(cluster: &mut TemporaryCluster, id: u64) -> u64 {
+pub(crate) async fn taken_over(cluster: &mut TemporaryCluster, id: u64) -> u64 {
     let endpoint = endpoint_of(cluster, id);
     let mut connection = Connection::open(&endpoint, PATIENCE).await.expect("connected");
     let (_, body) = connection.ask("/metrics").await.expect("an answer");
