@@ -141,6 +141,9 @@ pub struct PeerStatus {
     pub resp: Option<String>,
     /// True if it answers.
     pub reachable: bool,
+    /// True if it was drained: it gets no replicas until it is added again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
     /// How many entries it is behind the leader, as far as the asked node knows.
     pub lag: Option<u64>,
 }

@@ -73,6 +73,8 @@ pub struct ShardMap {
     pub slots: SlotTable,
     /// The numbers of nodes that were removed, which no other gets.
     pub removed: BTreeSet<NodeId>,
+    /// Nodes that gave up all they held, and get nothing until they are added again.
+    pub drained: BTreeSet<NodeId>,
 }
 
 /// A shard.

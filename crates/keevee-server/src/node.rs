@@ -188,6 +188,9 @@ pub struct PeerStatus {
     pub resp: Option<String>,
     /// True if it answers (always true of the node asked).
     pub reachable: bool,
+    /// True if it was drained: it gets no replicas until it is added again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
     /// How many entries it is behind, in the shard where that is most. A leader knows it of all members, a follower of
     /// itself and of the leader.
     pub lag: Option<u64>,
@@ -371,7 +374,7 @@ impl Node {
         unreachable!("the loop ends by its deadline")
     }
 
-    async fn read_here(
+    pub(crate) async fn read_here(
         &self,
         shard: ShardId,
         deadline: Instant,
@@ -595,15 +598,17 @@ impl Node {
     /// Every node of the cluster.
     pub async fn nodes(&self) -> Vec<PeerStatus> {
         let shards = self.shards().await.unwrap_or_default();
+        let map = self.parts.directory.map();
         let describe = |node: &NodeInfo| PeerStatus {
             id: node.id.0,
             http: node.http.clone(),
             peer: node.peer.clone(),
             resp: node.resp.clone(),
             reachable: self.is_reachable(node.id),
+            drained: map.drained.contains(&node.id),
             lag: shards.iter().filter_map(|(_, status)| self.lag(node.id, status)).max(),
         };
-        self.parts.directory.map().nodes.iter().map(describe).collect()
+        map.nodes.iter().map(describe).collect()
     }
 
     /// True if a node answers this one, or is this one.

@@ -228,6 +228,7 @@ impl Survey {
         map.nodes = vec![config.own_node(store)];
         // Nobody of the new cluster has heard of the nodes of before.
         map.removed.clear();
+        map.drained.clear();
         for info in &mut map.shards {
             info.members = vec![config.node_id()];
             info.next = None;

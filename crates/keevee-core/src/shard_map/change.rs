@@ -104,8 +104,8 @@ pub enum ChangeError {
     Changing(ShardId),
     /// No other node could hold the replica.
     #[error(
-        "no other node can take the replica of shard {shard} on node {node}: add a node first, or give the replica up \
-         with `--fewer-replicas`"
+        "no other node can take the replica of shard {shard} on node {node}: add a node first (one that was drained, \
+         with `keevee node add`), or give the replica up with `--fewer-replicas`"
     )]
     NowhereToGo {
         /// The shard.
@@ -113,6 +113,9 @@ pub enum ChangeError {
         /// Who holds it.
         node: NodeId,
     },
+    /// Nothing would change.
+    #[error("node {0} cannot take its own place: name another node")]
+    Itself(NodeId),
     /// The node has one replica already.
     #[error("node {node} holds a replica of shard {shard} already: name another node")]
     HoldsIt {
@@ -161,7 +164,15 @@ impl ShardMap {
         shards.extend(numbered.map(|(id, (spec, members))| spec.shard(id, members)));
         let data: Vec<_> = shards[1..].iter().map(|shard| (shard.id, shard.load_factor)).collect();
         let slots = SlotTable::compute(None, &data)?;
-        checked(ShardMap { epoch: 1, ttl_seconds: None, shards, nodes, slots, removed: BTreeSet::new() })
+        checked(ShardMap {
+            epoch: 1,
+            ttl_seconds: None,
+            shards,
+            nodes,
+            slots,
+            removed: BTreeSet::new(),
+            drained: BTreeSet::new(),
+        })
     }
 
     /// With one node more. It holds nothing until a shard is placed on it.
@@ -198,7 +209,7 @@ impl ShardMap {
     pub fn add_shard(&self, spec: &ShardSpec) -> Result<ShardMap, ChangeError> {
         let mut next = self.next();
         let id = ShardId(self.shards.last().map_or(0, |shard| shard.id.0) + 1);
-        let nodes = self.nodes.iter().map(|node| node.id);
+        let nodes = self.nodes.iter().map(|node| node.id).filter(|node| !self.drained.contains(node));
         let (replicas, leads) = loads(nodes, self.data_shards().map(|shard| &shard.members));
         let mut members = match &spec.placement {
             Placement::Pinned(nodes) => nodes.clone(),

@@ -62,6 +62,7 @@ pub fn encode(map: &ShardMap) -> Bytes {
         shards: map.shards.iter().map(shard).collect(),
         slots: map.slots.runs().into_iter().flat_map(pair).collect(),
         removed: map.removed.iter().map(|node| node.0).collect(),
+        drained: map.drained.iter().map(|node| node.0).collect(),
     };
     message.encode_to_vec().into()
 }
@@ -77,6 +78,7 @@ pub fn decode(bytes: Bytes) -> Result<ShardMap, ShardMapDecodeError> {
             nodes: each(message.nodes, node_from_proto)?,
             slots: slots_from_proto(&message.slots)?,
             removed: message.removed.into_iter().map(NodeId).collect(),
+            drained: message.drained.into_iter().map(NodeId).collect(),
         })
     })?;
     map.validate()?;

@@ -5,6 +5,8 @@
 //!
 //! It leaves out how a shard's replicas change (`keevee-replica`).
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::change::{ChangeError, checked};
@@ -28,6 +30,17 @@ pub struct Move {
     pub to: Option<NodeId>,
 }
 
+/// How a node gives up what it holds.
+#[derive(Clone, Debug, Default)]
+pub struct Leaving {
+    /// Who gets what it does not hold already; the rest goes to nodes that hold the fewest.
+    pub with: Option<NodeId>,
+    /// Replicas for which there is no other node are given up.
+    pub fewer_replicas: bool,
+    /// These do not answer, and get something only if nobody else can.
+    pub unreachable: BTreeSet<NodeId>,
+}
+
 impl ShardInfo {
     /// True of a node that holds a replica, or is about to.
     pub fn is_on(&self, node: NodeId) -> bool {
@@ -41,26 +54,28 @@ impl ShardInfo {
 }
 
 impl ShardMap {
-    /// Where the replicas of a node may go: to nodes that hold the fewest. With `fewer`, replicas for which there is no other
-    /// node are given up; the system shard's is so while it has many.
+    /// Where the replicas of a node may go. The system shard does without one for which there is no other node, while it has
+    /// many.
     ///
     /// # Errors
     ///
     /// There is no such node; a shard of it is changing already; or its replicas have nowhere to go.
-    pub fn moves_off(&self, node: NodeId, fewer: bool) -> Result<Vec<Move>, ChangeError> {
-        self.node(node).ok_or(ChangeError::UnknownNode(node))?;
+    pub fn moves_off(&self, node: NodeId, leaving: &Leaving) -> Result<Vec<Move>, ChangeError> {
+        for named in leaving.with.iter().chain([&node]) {
+            self.node(*named).ok_or(ChangeError::UnknownNode(*named))?;
+        }
+        if leaving.with == Some(node) {
+            return Err(ChangeError::Itself(node));
+        }
         let mut next = self.clone();
         let mut moves = Vec::new();
         let on = self.shards.iter().filter(|shard| shard.wanted().contains(&node));
         for shard in on {
-            let others = next.nodes.iter().map(|other| other.id);
-            let free = others.filter(|other| *other != node && !shard.is_on(*other));
-            // The system shard is nearly idle, and counts for nothing.
-            let (replicas, _) = loads(free, next.data_shards().map(|data| &data.members));
-            let to = place_replicas(&replicas, shard.id, 1).and_then(|nodes| nodes.first().copied());
+            let with = leaving.with.filter(|with| !shard.is_on(*with));
+            let to = with.or_else(|| next.place_one_more(shard, &leaving.unreachable));
             // It is on up to five nodes, of which three are enough.
             let is_many = shard.id == ShardId::SYSTEM && shard.members.len() > SYSTEM_MEMBERS_ENOUGH;
-            let is_spare = is_many || fewer && shard.members.len() > 1;
+            let is_spare = is_many || leaving.fewer_replicas && shard.members.len() > 1;
             if to.is_none() && !is_spare {
                 return Err(ChangeError::NowhereToGo { shard: shard.id, node });
             }
@@ -71,6 +86,20 @@ impl ShardMap {
             moves.push(one);
         }
         Ok(moves)
+    }
+
+    /// Who may get one more replica of a shard: of those that were not drained the one that holds the fewest.
+    fn place_one_more(&self, shard: &ShardInfo, unreachable: &BTreeSet<NodeId>) -> Option<NodeId> {
+        let nodes = self.nodes.iter().map(|node| node.id);
+        let free: BTreeSet<NodeId> =
+            nodes.filter(|node| !shard.is_on(*node) && !self.drained.contains(node)).collect();
+        let place = |free: &mut dyn Iterator<Item = NodeId>| {
+            // The system shard is nearly idle, and counts for nothing.
+            let (replicas, _) = loads(free, self.data_shards().map(|data| &data.members));
+            place_replicas(&replicas, shard.id, 1).and_then(|nodes| nodes.first().copied())
+        };
+        let reachable = place(&mut free.difference(unreachable).copied());
+        reachable.or_else(|| place(&mut free.iter().copied()))
     }
 
     /// Which replicas go to a node that has fewer than others, so that all hold equally many, to within one. Before that, data
@@ -120,22 +149,6 @@ impl ShardMap {
         }
     }
 
-    /// One node gets all that another holds.
-    ///
-    /// # Errors
-    ///
-    /// There is no such node, or it holds a replica of the same shard.
-    pub fn moves_between(&self, from: NodeId, to: NodeId) -> Result<Vec<Move>, ChangeError> {
-        self.node(from).ok_or(ChangeError::UnknownNode(from))?;
-        self.node(to).ok_or(ChangeError::UnknownNode(to))?;
-        let on = self.shards.iter().filter(|shard| shard.wanted().contains(&from));
-        on.map(|shard| match shard.is_on(to) {
-            true => Err(ChangeError::HoldsIt { shard: shard.id, node: to }),
-            false => Ok(Move { shard: shard.id, from: Some(from), to: Some(to) }),
-        })
-        .collect()
-    }
-
     /// With these moves under way.
     ///
     /// # Errors
@@ -175,6 +188,16 @@ impl ShardMap {
         checked(next)
     }
 
+    /// With a node to which nothing goes until it is added again, or with one that is.
+    #[must_use]
+    pub fn with_drained(mut self, node: NodeId, is_drained: bool) -> ShardMap {
+        match is_drained {
+            true => self.drained.insert(node),
+            false => self.drained.remove(&node),
+        };
+        self
+    }
+
     /// Without a node that holds nothing. Its number is not given again: whoever has not heard that it is gone would take
     /// another folder for it.
     pub fn remove_node(&self, node: NodeId) -> Result<ShardMap, ChangeError> {
@@ -184,6 +207,7 @@ impl ShardMap {
         }
         let mut next = self.next();
         next.nodes.retain(|info| info.id != node);
+        next.drained.remove(&node);
         next.removed.insert(node);
         checked(next)
     }
@@ -249,7 +273,7 @@ mod tests {
         let refused = map.remove_node(NodeId(2));
         assert!(matches!(refused, Err(ChangeError::StillHolds { node: NodeId(2), .. })), "{refused:?}");
         // The system shard is on all five.
-        let moves = map.moves_off(NodeId(2), false).unwrap();
+        let moves = map.moves_off(NodeId(2), &Leaving::default()).unwrap();
         assert_eq!(moves[0], Move { shard: ShardId::SYSTEM, from: Some(NodeId(2)), to: None });
         let map = done(&map, &moves);
         let held: Vec<usize> = [1, 3, 4, 5].map(|node| replicas(&map, node)).into();
@@ -264,13 +288,14 @@ mod tests {
     fn replicas_with_nowhere_to_go_stay() {
         let map = map(3, 1);
         let nowhere = Err(ChangeError::NowhereToGo { shard: ShardId::SYSTEM, node: NodeId(1) });
-        assert_eq!(map.moves_off(NodeId(1), false), nowhere);
+        assert_eq!(map.moves_off(NodeId(1), &Leaving::default()), nowhere);
     }
 
     #[test]
     fn one_node_takes_the_place_of_another() {
         let map = map(3, 2).add_node(node(4)).unwrap();
-        let moves = map.moves_between(NodeId(1), NodeId(4)).unwrap();
+        let with = Leaving { with: Some(NodeId(4)), ..Leaving::default() };
+        let moves = map.moves_off(NodeId(1), &with).unwrap();
         assert_eq!(moves.len(), 3, "with the system shard");
         let changing = map.move_replicas(&moves).unwrap();
         for shard in &changing.shards {
@@ -285,7 +310,52 @@ mod tests {
         }
         let map = done(&map, &moves);
         assert!(map.shards.iter().all(|shard| !shard.is_on(NodeId(1)) && shard.is_on(NodeId(4))));
-        assert!(map.moves_between(NodeId(2), NodeId(4)).is_err(), "it holds them");
+        let nowhere = Err(ChangeError::NowhereToGo { shard: ShardId::SYSTEM, node: NodeId(2) });
+        assert_eq!(map.with_drained(NodeId(1), true).moves_off(NodeId(2), &with), nowhere, "it holds them");
+    }
+
+    #[test]
+    fn what_the_replacement_holds_already_goes_elsewhere() {
+        let map = map(5, 5);
+        let with = Leaving { with: Some(NodeId(4)), ..Leaving::default() };
+        let moves = map.moves_off(NodeId(2), &with).unwrap();
+        for Move { shard, from, to } in &moves {
+            let held = map.shard(*shard).unwrap().is_on(NodeId(4));
+            assert_eq!(*from, Some(NodeId(2)));
+            assert_eq!(*to == Some(NodeId(4)), !held, "shard {shard}");
+        }
+        assert!(moves.iter().any(|one| one.to == Some(NodeId(4))), "{moves:?}");
+        let data = |one: &&Move| one.shard != ShardId::SYSTEM;
+        assert!(moves.iter().filter(data).any(|one| one.to.is_some_and(|to| to != NodeId(4))), "{moves:?}");
+        let itself = Leaving { with: Some(NodeId(2)), ..Leaving::default() };
+        assert_eq!(map.moves_off(NodeId(2), &itself), Err(ChangeError::Itself(NodeId(2))));
+    }
+
+    #[test]
+    fn nothing_goes_to_a_drained_node_or_to_one_that_does_not_answer() {
+        let map = map(5, 5);
+        let moves = map.moves_off(NodeId(2), &Leaving::default()).unwrap();
+        let map = done(&map, &moves).with_drained(NodeId(2), true);
+        let leaving = Leaving { unreachable: [NodeId(3)].into(), ..Leaving::default() };
+        let moves = map.moves_off(NodeId(4), &leaving).unwrap();
+        let mut targets = moves.iter().filter_map(|one| one.to);
+        assert!(targets.clone().count() > 0);
+        // Node 3 gets what nodes 1 and 5 hold already.
+        assert!(targets.all(|to| to != NodeId(2)), "{moves:?}");
+        for one in moves.iter().filter(|one| one.to == Some(NodeId(3))) {
+            let info = map.shard(one.shard).unwrap();
+            assert!(info.is_on(NodeId(1)) && info.is_on(NodeId(5)), "{one:?}");
+        }
+        let spec = ShardSpec {
+            name: None,
+            load_factor: 0,
+            consensus: Consensus::Paxos,
+            placement: Placement::Spread { replicas: 4 },
+        };
+        assert!(!map.add_shard(&spec).unwrap().shards[6].is_on(NodeId(2)));
+        let again = map.moves_onto(NodeId(2), 1).unwrap();
+        let map = done(&map, &again).with_drained(NodeId(2), false);
+        assert!(replicas(&map, 2) >= 2 && map.drained.is_empty(), "it is added again");
     }
 
     #[test]

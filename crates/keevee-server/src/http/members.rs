@@ -10,7 +10,7 @@ use keevee_core::ids::NodeId;
 use keevee_core::json::Object;
 use keevee_core::shard_map::ShardMap;
 use keevee_core::shard_map::change::ChangeError;
-use keevee_core::shard_map::members::Move;
+use keevee_core::shard_map::members::{Leaving, Move};
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
@@ -22,7 +22,7 @@ use super::{Api, Store};
 struct Asked {
     /// Only tell what would be done.
     dry_run: bool,
-    /// Of `drain`: give up replicas that no other node can take.
+    /// Of `drain` and `replace`: give up replicas that no other node can take.
     fewer_replicas: bool,
     /// Of `add`: shards with fewer replicas get one more on this node.
     replicas: Option<usize>,
@@ -49,18 +49,23 @@ pub(super) async fn change<S: Store>(
     if asked.with.is_some() != (change == "replace") {
         return Err(Problem::invalid("`with` names the node that takes the place of one that is replaced"));
     }
-    if asked.fewer_replicas && change != "drain" {
-        return Err(Problem::invalid("`fewer_replicas` is for `drain`"));
+    if asked.fewer_replicas && change != "drain" && change != "replace" {
+        return Err(Problem::invalid("`fewer_replicas` is for `drain` and `replace`"));
     }
     if asked.replicas.is_some() && change != "add" {
         return Err(Problem::invalid("`replicas` is for `add`"));
     }
     let node = NodeId(node);
+    let silent = api.store.nodes().await.into_iter().filter(|node| !node.reachable);
+    let leaving = Leaving {
+        with: asked.with,
+        fewer_replicas: asked.fewer_replicas,
+        unreachable: silent.map(|node| NodeId(node.id)).collect(),
+    };
     let plan = |map: &ShardMap| -> Result<Vec<Move>, ChangeError> {
-        match (&*change, asked.with) {
-            ("add", _) => map.moves_onto(node, asked.replicas.unwrap_or(1)),
-            ("drain", _) => map.moves_off(node, asked.fewer_replicas),
-            ("replace", Some(with)) => map.moves_between(node, with),
+        match &*change {
+            "add" => map.moves_onto(node, asked.replicas.unwrap_or(1)),
+            "drain" | "replace" => map.moves_off(node, &leaving),
             _ => map.remove_node(node).map(|_| Vec::new()),
         }
     };
@@ -73,7 +78,11 @@ pub(super) async fn change<S: Store>(
         match &*change {
             _ if asked.dry_run => Ok(map.clone()),
             "remove" => map.remove_node(node),
-            _ => map.move_replicas(&moves),
+            "add" => Ok(map.move_replicas(&moves)?.with_drained(node, false)),
+            _ => {
+                let next = map.move_replicas(&moves)?.with_drained(node, true);
+                Ok(asked.with.into_iter().fold(next, |next, with| next.with_drained(with, false)))
+            }
         }
     };
     let epoch = api.store.change_map(planned).await?.epoch;

@@ -179,7 +179,7 @@ impl Store for FakeStore {
 
     async fn nodes(&self) -> Vec<PeerStatus> {
         let (http, peer) = ("localhost:8001".into(), "localhost:9001".into());
-        vec![PeerStatus { id: 1, http, peer, resp: None, reachable: true, lag: None }]
+        vec![PeerStatus { id: 1, http, peer, resp: None, reachable: true, drained: false, lag: None }]
     }
 
     fn carp(&self) -> CarpView {

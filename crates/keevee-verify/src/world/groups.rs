@@ -167,6 +167,7 @@ fn map_of_one(plan: &Plan, consensus: Consensus) -> ShardMap {
         nodes: nodes(plan),
         slots,
         removed: BTreeSet::new(),
+        drained: BTreeSet::new(),
     }
 }
 

@@ -98,9 +98,12 @@ struct DrainArguments {
 struct ReplaceArguments {
     #[command(flatten)]
     change: ChangeArguments,
-    /// The node that takes its place
+    /// The node that takes its place; what that one holds already goes to others
     #[arg(long, value_name = "NODE")]
     with: u64,
+    /// Give up replicas that no other node can take
+    #[arg(long)]
+    fewer_replicas: bool,
 }
 
 /// What a node says of another.
@@ -109,6 +112,9 @@ struct Node {
     id: u64,
     http: String,
     peer: String,
+    reachable: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    drained: bool,
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
 }
@@ -132,8 +138,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Drain(DrainArguments { change: arguments, fewer_replicas }) => {
             change(&arguments, "drain", json!({ "fewer_replicas": fewer_replicas }), true).await
         }
-        Command::Replace(ReplaceArguments { change: arguments, with }) => {
-            change(&arguments, "replace", json!({ "with": with }), true).await
+        Command::Replace(ReplaceArguments { change: arguments, with, fewer_replicas }) => {
+            let mut asked = json!({ "with": with });
+            // A node of an older version does not know the word here.
+            if fewer_replicas {
+                asked["fewer_replicas"] = json!(true);
+            }
+            change(&arguments, "replace", asked, true).await
         }
         Command::Remove(DrainArguments { change: arguments, fewer_replicas }) => {
             if arguments.no_wait {
@@ -174,9 +185,18 @@ async fn show(client: &ClientArguments) -> Result<(), Failure> {
     let row = |node: &Node| {
         let held = held(&shards, node.id);
         let held = held.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        [node.id.to_string(), node.http.clone(), node.peer.clone(), held]
+        let state = match (node.reachable, node.drained) {
+            (true, false) => "up",
+            (true, true) => "drained",
+            (false, false) => "no answer",
+            (false, true) => "drained, no answer",
+        };
+        [node.id.to_string(), node.http.clone(), node.peer.clone(), state.to_owned(), held]
     };
-    print!("{}", table(["node", "http", "peer", "shards"], &nodes.iter().map(row).collect::<Vec<_>>()));
+    print!(
+        "{}",
+        table(["node", "http", "peer", "state", "shards"], &nodes.iter().map(row).collect::<Vec<_>>())
+    );
     for Shard { view, .. } in shards.iter().filter(|shard| shard.view.next.is_some()) {
         let next = view.next.as_deref().unwrap_or_default();
         println!("shard {}: nodes {} become {}", view.id, list(&view.members), list(next));
@@ -222,7 +242,7 @@ fn tell(node: u64, what: &str, planned: &Planned) {
         }
     }
     match what {
-        "remove" => println!("node {node} is removed: stop it, and delete its folder"),
+        "remove" => println!("node {node} is removed: it stops by itself if it runs; delete its folder"),
         _ if planned.moves.is_empty() => println!("nothing has to move"),
         _ => {}
     }
