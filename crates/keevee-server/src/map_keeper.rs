@@ -80,7 +80,16 @@ impl MapError {
 pub(crate) async fn read(node: &Node, consistency: Consistency) -> Result<Option<(ShardMap, u64)>, MapError> {
     let context = Context { consistency, ..Context::until(Instant::now() + TIMEOUT) };
     let command = Command::single(Action::Get { key: KEY.into() });
-    let outcome = node.execute_in(ShardId::SYSTEM, context, &command).await?;
+    map_of(node.execute_in(ShardId::SYSTEM, context, &command).await?)
+}
+
+/// As the replica here has it, which the map that this node knows may not say is one yet.
+async fn read_here(node: &Node) -> Result<Option<(ShardMap, u64)>, MapError> {
+    let command = Command::single(Action::Get { key: KEY.into() });
+    map_of(node.read_here(ShardId::SYSTEM, Instant::now() + TIMEOUT, command).await?)
+}
+
+fn map_of(outcome: Outcome) -> Result<Option<(ShardMap, u64)>, MapError> {
     let Outcome::Done(results) = outcome else { return Ok(None) };
     let [OperationResult::Value(Some(Versioned { version, value, .. }))] = &results[..] else {
         return Ok(None);
@@ -118,7 +127,7 @@ impl Node {
             }
         };
         let next = change(&map)?;
-        if next.nodes == map.nodes && next.shards == map.shards {
+        if next == (ShardMap { epoch: next.epoch, ..map.clone() }) {
             return Ok(map);
         }
         if !write(self, &next, Expect::Version(version)).await? {
@@ -147,11 +156,16 @@ impl MapKeeper {
         let (mut is_asked, mut leaderless) = (false, 0);
         loop {
             let look = self.node.directory().begin_look();
+            if let Err(error) = self.look_ahead().await {
+                return error;
+            }
             let is_here = self.node.hosts(ShardId::SYSTEM);
             // Somebody knows of a newer map: the replica here may not have it yet.
             let consistency =
                 if is_here && !is_asked { Consistency::Stale } else { Consistency::Linearizable };
-            match read(&self.node, consistency).await {
+            let found = read(&self.node, consistency).await;
+            let is_answered = found.is_ok();
+            match found {
                 Ok(Some((map, _))) => {
                     if let Err(error) = self.look_at(map).await {
                         return error;
@@ -161,9 +175,10 @@ impl MapKeeper {
                 Err(error) => tracing::debug!(%error, "the shard map can't be read now"),
             }
             self.node.directory().end_look(look);
-            let is_led = !is_here || self.node.directory().leader(ShardId::SYSTEM).is_some();
-            leaderless = if is_led { 0 } else { leaderless + 1 };
-            if leaderless >= LEADERLESS_LOOKS {
+            let is_led = self.node.directory().leader(ShardId::SYSTEM).is_some();
+            let (is_fine, patience) = if is_here { (is_led, LEADERLESS_LOOKS) } else { (is_answered, 1) };
+            leaderless = if is_fine { 0 } else { leaderless + 1 };
+            if leaderless >= patience {
                 leaderless = 0;
                 if let Err(error) = self.ask_others().await {
                     return error;
@@ -173,6 +188,18 @@ impl MapKeeper {
             let pause = if is_here { LOOK_HERE } else { ASK };
             is_asked = tokio::time::timeout(pause, self.changed.notified()).await.is_ok();
         }
+    }
+
+    /// A newcomer's replica of the system shard may decide already, and whoever the map says has one be gone.
+    async fn look_ahead(&self) -> Result<(), ServerError> {
+        let map = self.node.directory().map();
+        let system = map.shard(ShardId::SYSTEM);
+        let is_coming =
+            system.is_some_and(|shard| shard.is_on(self.own.id) && !shard.members.contains(&self.own.id));
+        if is_coming && let Ok(Some((map, _))) = read_here(&self.node).await {
+            return self.look_at(map).await;
+        }
+        Ok(())
     }
 
     /// The system shard is empty: its leader writes the map that all nodes began with.
@@ -194,17 +221,21 @@ impl MapKeeper {
         if map.epoch > known.epoch { self.take_in(map).await } else { Ok(()) }
     }
 
-    /// The replica here hears of no leader: perhaps it takes part no longer, and was away when the map said so. Any other node
-    /// tells its map to one that says who it is.
+    /// Nothing is heard of a leader: perhaps this node takes part no longer, and was away when the map said so. Any other
+    /// node tells its map to one that says who it is, or that it was removed.
     async fn ask_others(&self) -> Result<(), ServerError> {
         let map = self.node.directory().map();
         let joining = Joining::new(self.cluster.id, self.own.clone());
         for other in map.nodes.iter().filter(|other| other.id != self.own.id) {
             let asked = join::ask(&self.cluster.secret, &other.http, &joining);
-            if let Ok(Ok((StatusCode::OK, body))) = tokio::time::timeout(TIMEOUT, asked).await
-                && let Ok(map) = codec::decode(body)
-            {
-                return self.look_at(map).await;
+            match tokio::time::timeout(TIMEOUT, asked).await {
+                Ok(Ok((StatusCode::GONE, _))) => return Err(ServerError::Removed(self.own.id)),
+                Ok(Ok((StatusCode::OK, body))) => {
+                    if let Ok(map) = codec::decode(body) {
+                        return self.look_at(map).await;
+                    }
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -246,6 +277,9 @@ impl MapKeeper {
             nodes = map.nodes.len(),
             "a newer shard map"
         );
+        if map.removed.contains(&self.own.id) {
+            return Err(ServerError::Removed(self.own.id));
+        }
         let known = self.node.directory().map();
         // Those alone that this change is about: of the others the configuration may know more, if many move at once.
         for node in map.nodes.iter().filter(|node| known.node(node.id) != Some(node)) {

@@ -118,6 +118,12 @@ pub enum ServerError {
         /// The epoch of both maps.
         epoch: u64,
     },
+    /// The cluster knows this node no longer.
+    #[error(
+        "node {0} was removed from the cluster, by `keevee node remove`: delete its folder. To join again, it needs a new \
+         folder and another id"
+    )]
+    Removed(NodeId),
     /// The configuration's nodes and shards make no map.
     #[error("the first shard map: {0}")]
     FirstMap(#[from] ChangeError),
@@ -197,6 +203,9 @@ impl Server {
             // Of a folder of the first versions.
             None => config.first_map(&folder.first_members, &[])?,
         };
+        if map.removed.contains(&config.node_id()) {
+            return Err(ServerError::Removed(config.node_id()));
+        }
         let metrics = Arc::new(Metrics::new());
         let protocol = config.cluster.peer_transport;
         let peers = peer_config(config, &folder, &map);

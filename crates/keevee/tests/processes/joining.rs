@@ -64,7 +64,13 @@ impl Joiner {
         self.child = Some(child.expect("the program"));
     }
 
-    /// Waits until it refuses to start: what it says.
+    pub(crate) fn start_unless_running(&mut self, arguments: &[&str]) {
+        if self.child.is_none() {
+            self.start(arguments);
+        }
+    }
+
+    /// Waits until it refuses to go on: what it says.
     pub(crate) async fn refusal(&mut self) -> String {
         let mut child = self.child.take().expect("it was started");
         let ended = until(PATIENCE, async || child.try_wait().expect("a child")).await;

@@ -14,6 +14,8 @@ with_both_engines! {
     nodes_are_added_and_the_first_is_removed_under_load
     a_dead_node_is_replaced
     a_change_goes_on_though_every_node_is_killed_in_the_middle
+    newcomers_go_on_when_the_node_dies_through_which_they_joined
+    a_removed_node_stops_and_says_why
 }
 
 /// Runs `keevee node` with these arguments, at a node: what it prints.
@@ -137,4 +139,46 @@ async fn a_change_goes_on_though_every_node_is_killed_in_the_middle(engine: &str
     cluster.kill(2).await.expect("killed");
     assert_eq!(get(&client(vec![one, spare.endpoint()]), "key").await.as_deref(), Some("value"));
     spare.kill();
+}
+
+async fn newcomers_go_on_when_the_node_dies_through_which_they_joined(engine: &str) {
+    let mut cluster = start(1, engine).await;
+    let one = endpoint_of(&mut cluster, 1);
+    put(&client(cluster.endpoints()), "key", "value").await;
+    let mut joined = Vec::new();
+    for id in [2, 3] {
+        joined.push(joiner(&mut cluster, id));
+        is_known(&one, id).await;
+        node(&one, &["add", &id.to_string(), "--replicas", "3"]).await;
+    }
+    // Before they have asked it for the map that says that they take part.
+    cluster.kill(1).await.expect("killed");
+    let there = client(joined.iter().map(Joiner::endpoint).collect());
+    put(&there, "key", "after").await;
+    // The map can be changed as well.
+    let said = node(&joined[0].endpoint(), &["drain", "1", "--fewer-replicas"]).await;
+    assert!(said.contains("off node 1"), "{said}");
+    assert_eq!(get(&there, "key").await.as_deref(), Some("after"));
+    joined.iter_mut().for_each(Joiner::kill);
+}
+
+async fn a_removed_node_stops_and_says_why(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    let one = endpoint_of(&mut cluster, 1);
+    let (mut up, mut away) = (joiner(&mut cluster, 4), joiner(&mut cluster, 5));
+    for id in [4, 5] {
+        is_known(&one, id).await;
+        node(&one, &["add", &id.to_string()]).await;
+    }
+    away.kill();
+    for id in ["4", "5"] {
+        node(&one, &["remove", id]).await;
+    }
+    for joiner in [&mut up, &mut away] {
+        for _ in 0..2 {
+            joiner.start_unless_running(&[]);
+            let said = joiner.refusal().await;
+            assert!(said.contains("was removed from the cluster"), "{said}");
+        }
+    }
 }
