@@ -30,8 +30,12 @@ pub(super) fn read(survivor: &Survivor, shard: &ShardInfo) -> Result<Option<Hold
         return Err(corrupt("the log", format!("it is of {has}, the shard of {shall}")));
     }
     let mut holding = read_state(survivor, shard.id)?;
+    // The first members are in no hard state, and in the beginning of a log at most, which is dropped in time.
+    let first = own_map.filter(|own| own.changes == 0 && own.members.contains(&node));
+    let first = first.map(|own| (0, Members::of_voters(own.members.iter().copied())));
+    holding.members = first.into_iter().collect();
     match engine {
-        Consensus::Paxos => read_paxos(survivor, shard.id, own_map, &mut holding)?,
+        Consensus::Paxos => read_paxos(survivor, shard.id, &mut holding)?,
         Consensus::Raft => read_raft(survivor, shard.id, &mut holding)?,
     }
     check_log(survivor, shard.id, &holding)?;
@@ -67,22 +71,14 @@ fn read_state(survivor: &Survivor, shard: ShardId) -> Result<Holding, StorageErr
     Ok(Holding { applied: meta.applied, time: meta.time, keys, ..Holding::empty(node) })
 }
 
-fn read_paxos(
-    survivor: &Survivor,
-    shard: ShardId,
-    own_map: Option<&ShardInfo>,
-    holding: &mut Holding,
-) -> Result<(), StorageError> {
+fn read_paxos(survivor: &Survivor, shard: ShardId, holding: &mut Holding) -> Result<(), StorageError> {
     let state =
         survivor.log.hard_state(shard)?.map(records::decode_hard_state).transpose()?.unwrap_or_default();
     holding.promised = state.promised;
     holding.chosen = state.chosen.max(holding.applied);
-    // The first members are in no log.
-    let first = own_map.filter(|own| own.changes == 0 && own.members.contains(&holding.node));
-    holding.members = match state.configuration {
-        Some((index, configuration)) => vec![(index, records::members(&configuration))],
-        None => first.iter().map(|own| (0, Members::of_voters(own.members.iter().copied()))).collect(),
-    };
+    if let Some((index, configuration)) = state.configuration {
+        holding.members = vec![(index, records::members(&configuration))];
+    }
     for index in holding.applied + 1..=survivor.log.last(shard)? {
         let Some(bytes) = survivor.log.entry(shard, index)? else { continue };
         let entry = records::decode_entry(index, bytes)?;
@@ -122,7 +118,7 @@ fn read_raft(survivor: &Survivor, shard: ShardId, holding: &mut Holding) -> Resu
         if index == 0
             && let Payload::Members(members) = payload
         {
-            holding.members.push((0, members));
+            holding.members = vec![(0, members)];
         }
         if index > holding.applied {
             holding.entries.push(Accepted { index, ballot, time });
