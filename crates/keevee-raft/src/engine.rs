@@ -212,9 +212,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                 SimRuntime::spawn(task);
             }
             let reached = SimInstant::try_now().map_or(Duration::ZERO, SimInstant::elapsed_since_start);
-            SimRuntime::sleep(time.saturating_sub(reached)).await;
             // The runtime's clock moves only when nothing else is left to do.
-            SimRuntime::sleep(GRAIN).await;
+            SimRuntime::sleep(time.saturating_sub(reached) + GRAIN).await;
         });
         self.note_members();
         self.note_leadership();
