@@ -103,6 +103,23 @@ pub enum Mutant {
     /// A configuration that was not known to be chosen before a crash is an entry like others after it: the replica goes by
     /// the one before.
     ConfigurationForgotten,
+    /// A damaged record in the middle of the log is taken for a torn end, so that it and all behind it are dropped in silence.
+    DamageCutOff,
+    /// What a disk changed by itself is taken for what was written, and told to others.
+    ChecksumNotChecked,
+    /// A record is taken for the one that belongs where it lies, and a place without one is passed over, so that a write that landed
+    /// elsewhere takes away two.
+    MisdirectedTaken,
+    /// The folder is not synced when the log makes a file, so that a crash takes the file's name, and with it what was acknowledged.
+    DirectoryNotSynced,
+    /// A sync that fails is tried again, and succeeds without having anything to write: what the first one lost is acknowledged.
+    FailedSyncRetried,
+    /// A write that finds no room is passed over, and the node goes on once there is some: the log has a hole.
+    FullDiskAcknowledged,
+    /// A log that can't be read at a start is taken for one that is not there yet, so that the node begins anew.
+    ReadErrorTakenForEmpty,
+    /// A node that finds its folder damaged begins anew under its old identity, and votes without what it promised and accepted.
+    DamagedFolderFormatted,
 }
 
 /// True if the code is to go wrong in this way on this thread.
@@ -147,7 +164,7 @@ struct About {
 
 impl Mutant {
     /// Every mutant, in the order of the enum.
-    pub const ALL: [Mutant; 35] = [
+    pub const ALL: [Mutant; 43] = [
         Mutant::StaleReadRound,
         Mutant::BarrierSkipped,
         Mutant::BarrierNotApplied,
@@ -183,6 +200,14 @@ impl Mutant {
         Mutant::AcceptedBehindSnapshotDropped,
         Mutant::JointSkipped,
         Mutant::ConfigurationForgotten,
+        Mutant::DamageCutOff,
+        Mutant::ChecksumNotChecked,
+        Mutant::MisdirectedTaken,
+        Mutant::DirectoryNotSynced,
+        Mutant::FailedSyncRetried,
+        Mutant::FullDiskAcknowledged,
+        Mutant::ReadErrorTakenForEmpty,
+        Mutant::DamagedFolderFormatted,
     ];
 
     /// The mutant's name on a command line, like `stale-read-round`.
@@ -420,6 +445,54 @@ impl Mutant {
                 "20",
                 "camunda#57389",
                 "a start looks for members only in what is known to be chosen, not in the rest of the log",
+            ),
+            Mutant::DamageCutOff => about(
+                "damage-cut-off",
+                "12",
+                "nats-server#7549",
+                "a damaged record of the log is taken for the torn end: it and all behind it are dropped",
+            ),
+            Mutant::ChecksumNotChecked => about(
+                "checksum-not-checked",
+                "K4",
+                "Ganesan and others 2017",
+                "what is read from the disk is taken for what was written",
+            ),
+            Mutant::MisdirectedTaken => about(
+                "misdirected-taken",
+                "K5",
+                "no other store yet",
+                "a record counts wherever it lies, and one that is missing is passed over",
+            ),
+            Mutant::DirectoryNotSynced => about(
+                "directory-not-synced",
+                "7",
+                "etcd#6368, cockroach#114411, rocksdb#5287",
+                "the folder is not synced when the log makes a file",
+            ),
+            Mutant::FailedSyncRetried => about(
+                "failed-sync-retried",
+                "8",
+                "cockroach#37102",
+                "a failed sync is tried again, and the second one counts for what the first had to write",
+            ),
+            Mutant::FullDiskAcknowledged => about(
+                "full-disk-acknowledged",
+                "9",
+                "cockroach#32631",
+                "a write that finds no room is acknowledged, and later ones go on behind it",
+            ),
+            Mutant::ReadErrorTakenForEmpty => about(
+                "read-error-taken-for-empty",
+                "K6",
+                "no other store yet",
+                "a log that can't be read at a start is taken for an empty one",
+            ),
+            Mutant::DamagedFolderFormatted => about(
+                "damaged-folder-formatted",
+                "K7",
+                "no other store yet",
+                "a node that finds its folder damaged begins anew under its old identity",
             ),
         }
     }

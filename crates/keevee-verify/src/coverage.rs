@@ -92,6 +92,22 @@ counters! {
     LostPromises = "lost promises",
     /// A sync failed.
     FailedSyncs = "failed syncs",
+    /// A write found no room.
+    FullDisks = "full disks",
+    /// A read failed while a node ran.
+    FailedReads = "failed reads",
+    /// A node could not start, since its disk could not be read or had no room.
+    StartsRefused = "starts refused by disks",
+    /// A bit on a disk changed.
+    FlippedBits = "bits flipped",
+    /// A write landed where another record was.
+    Misdirected = "writes misdirected",
+    /// A crash lost a file that was just being made.
+    NamesLost = "names lost",
+    /// A node found its disk damaged, and did not start.
+    DamageFound = "damaged disks found",
+    /// Such a node's place went to a new one.
+    Replaced = "nodes replaced",
     /// A disk was slow.
     SlowDisks = "slow disks",
     /// A group elected while all its disks were slow.

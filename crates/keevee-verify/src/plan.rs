@@ -297,6 +297,33 @@ pub enum FaultKind {
         /// What of that write is found on the disk.
         unsynced: Unsynced,
     },
+    /// The process dies when its log next makes a file, whose name is lost.
+    CrashInNewFile {
+        /// Who.
+        node: Target,
+        /// What of that write is found on the disk.
+        unsynced: Unsynced,
+    },
+    /// What is on the disk changes, and the next start finds it: the node is lost, and replaced by another one. Nothing happens if
+    /// a majority would be lost.
+    DamageDisk {
+        /// Whose.
+        node: Target,
+        /// What changes.
+        damage: DiskDamage,
+    },
+    /// The log can't be read, and a node that tries it ends.
+    FailReads {
+        /// Whose.
+        node: Target,
+        /// True if the process dies first, and finds that at its start.
+        dies: bool,
+    },
+    /// No write finds room: the node stops with the first, and does not start before there is some.
+    FullDisk {
+        /// Whose.
+        node: Target,
+    },
     /// The network between nodes is cut in the middle of a change of members.
     CutInChange {
         /// How.
@@ -317,6 +344,17 @@ pub enum Unsynced {
     Kept,
     /// Those before a point, and the first half of the next.
     Torn,
+}
+
+/// How a disk changes what is on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum DiskDamage {
+    /// A bit of the log, while the process is down.
+    FlippedLog,
+    /// A bit of a value in a state, while the process is down.
+    FlippedState,
+    /// A write of the log lands where another record is, and the disk says that it is done. The process dies in the end.
+    Misdirected,
 }
 
 /// A cut of the network. Links are meant from one node to another.
@@ -380,6 +418,7 @@ impl Plan {
         let mut faults = Schedule::new(nodes, shards.count, &settings, random).draw(faulty_micros);
         add_changes(&mut faults, nodes, faulty_micros, Random::new(seed, CHANGES_STREAM));
         aim_at_changes(&mut faults, nodes, faulty_micros, Random::new(seed, AIMED_STREAM));
+        add_disk_faults(&mut faults, nodes, faulty_micros, Random::new(seed, DISKS_STREAM));
         let expiry = Random::new(seed, 5).percent(EXPIRY_PERCENT);
         let engine = EngineKind::Paxos;
         Plan {
@@ -419,6 +458,26 @@ impl Plan {
             }
         }
         self
+    }
+
+    /// True if what is on disks is struck.
+    pub(crate) fn has_disk_faults(&self) -> bool {
+        let strikes = |kind: &FaultKind| {
+            matches!(
+                kind,
+                FaultKind::DamageDisk { .. }
+                    | FaultKind::FailReads { .. }
+                    | FaultKind::FullDisk { .. }
+                    | FaultKind::CrashInNewFile { .. }
+            )
+        };
+        self.faults.iter().any(|fault| strikes(&fault.kind))
+    }
+
+    /// The highest number that a node may have: those that are lost are replaced by others.
+    pub fn nodes_max(&self) -> u64 {
+        let is_damage = |fault: &&Fault| matches!(fault.kind, FaultKind::DamageDisk { .. });
+        self.nodes + self.faults.iter().filter(is_damage).count() as u64
     }
 
     /// The same on another engine.
@@ -629,6 +688,43 @@ fn aim_at_changes(faults: &mut Vec<Fault>, nodes: u64, end: u64, mut random: Ran
     for mut fault in added {
         fault.number = faults.len() + 1;
         faults.push(fault);
+    }
+    faults.sort_by_key(|fault| fault.at);
+}
+
+/// How many of a hundred plans have faults that strike what is on disks.
+const DISKS_PERCENT: u64 = 30;
+/// As [`CHANGES_STREAM`].
+const DISKS_STREAM: u64 = 3_088;
+
+/// Adds faults that strike what is on disks, from a stream of its own.
+fn add_disk_faults(faults: &mut Vec<Fault>, nodes: u64, end: u64, mut random: Random) {
+    if !random.percent(DISKS_PERCENT) {
+        return;
+    }
+    for _ in 0..random.between(2, 6) {
+        let at = random.between(end / 20, end - SECOND);
+        let lasts = random.between(SECOND / 4, 4 * SECOND);
+        let node = match random.below(3) {
+            0 => Target::Leader,
+            1 => Target::Follower(random.between(1, nodes - 1)),
+            _ => Target::Node(random.between(1, nodes)),
+        };
+        let kind = match random.below(8) {
+            0 | 1 => FaultKind::DamageDisk { node, damage: DiskDamage::FlippedLog },
+            2 => FaultKind::DamageDisk { node, damage: DiskDamage::FlippedState },
+            3 | 4 => FaultKind::DamageDisk { node, damage: DiskDamage::Misdirected },
+            5 => FaultKind::FailReads { node, dies: random.percent(50) },
+            6 => FaultKind::FullDisk { node },
+            _ => {
+                let unsynced = random.pick(&[Unsynced::Lost, Unsynced::Some, Unsynced::Torn]);
+                FaultKind::CrashInNewFile { node, unsynced }
+            }
+        };
+        // A file is made now and then only.
+        let is_rare = matches!(kind, FaultKind::CrashInNewFile { .. });
+        let lasts = if is_rare { 3 * lasts } else { lasts }.min(end - at);
+        faults.push(Fault { number: faults.len() + 1, at, lasts, kind });
     }
     faults.sort_by_key(|fault| fault.at);
 }

@@ -12,10 +12,12 @@
 
 mod clients;
 mod clock;
+mod damage;
 mod disk;
 mod faults;
 mod groups;
 mod ingress;
+mod journal;
 mod members;
 mod network;
 mod node;
@@ -28,14 +30,12 @@ mod watched;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::rc::Rc;
 
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_replica::Role;
 
 use self::clients::Client;
 use self::clock::Clock;
-use self::disk::Disk;
 pub(crate) use self::disk::Written;
 use self::faults::Afflictions;
 use self::groups::{Group, Groups};
@@ -85,6 +85,7 @@ pub(crate) enum Event {
     FaultEnds { fault: usize },
     CrashInWrite { node: u64, life: u64, unsynced: Unsynced },
     Restart { node: u64 },
+    ReplaceNode { lost: u64 },
     Park { shard: ShardId },
     Look,
 }
@@ -110,6 +111,7 @@ impl Event {
             Event::Look => 0xf00,
             Event::Restart { node } => 0x1100 + node,
             Event::Park { shard } => 0x1200 + u64::from(shard.0),
+            Event::ReplaceNode { lost } => 0x1300 + lost,
             Event::GoesOn { node, .. } => 0x1000 + node,
         }
     }
@@ -164,6 +166,8 @@ pub(crate) struct World {
     violation: Option<Violation>,
     checked: Checked,
     raft_seen: raft::Seen,
+    /// The node whose disk was damaged last. No other one's is while shards need it.
+    damaged: Option<u64>,
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace,
 }
@@ -198,6 +202,7 @@ impl World {
             violation: None,
             checked: Checked::default(),
             raft_seen: raft::Seen::default(),
+            damaged: None,
             coverage: Coverage::default(),
             trace,
             plan,
@@ -205,11 +210,7 @@ impl World {
         for id in 1..=world.plan.nodes {
             let place = id as usize - 1;
             let clock = Clock::new(world.plan.clock_rates[place], world.plan.wall_offsets[place]);
-            let is_behind = world.plan.shards.behind.contains(&id);
-            let groups = &world.groups;
-            let map = Rc::clone(if is_behind { &groups.earlier_map } else { &groups.map });
-            let disk = Disk::new(groups.on(id).map(|group| (group.id, group.owned.clone())));
-            world.nodes.insert(id, Node::new(clock, disk, map, settings.sync_max));
+            world.add_node(id, clock);
             world.start(id);
         }
         for client in world.plan.clients.clone() {
@@ -253,6 +254,11 @@ impl World {
             requests: self.history.next_number() - 1,
             checked: Checked::default(),
         }
+    }
+
+    /// All nodes, lost ones too.
+    fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
     }
 
     fn at(&mut self, at: u64, event: Event) {
@@ -307,6 +313,7 @@ impl World {
             Event::FaultEnds { fault } => self.end_fault(fault),
             Event::CrashInWrite { node, life, unsynced } => self.crash_in_write(node, life, unsynced),
             Event::Restart { node } => self.start(node),
+            Event::ReplaceNode { lost } => self.replace_node(lost),
             Event::Park { shard } => self.park(shard),
             Event::GoesOn { node, life, shard } => self.go_on(node, life, shard),
             Event::Look => self.look(),
@@ -441,7 +448,8 @@ impl World {
     fn demand_service(&mut self) {
         self.stop_clients();
         for shard in self.groups.ids() {
-            (1..=self.plan.nodes).for_each(|node| self.visit(shard, node));
+            let serving = self.nodes.iter().filter(|(_, node)| !node.is_lost).map(|(id, _)| *id);
+            serving.collect::<Vec<_>>().into_iter().for_each(|node| self.visit(shard, node));
         }
         let patience = self.patience();
         let served = self.run_until(self.now + patience, |world| world.visitors_are_served());
@@ -455,7 +463,8 @@ impl World {
     fn demand_convergence(&mut self) {
         let patience = self.patience();
         let converged = self.run_until(self.now + patience, |world| {
-            world.nodes.values().all(Node::is_idle) && world.groups.iter().all(|group| world.lag(group) == 0)
+            world.nodes.values().all(|node| node.is_lost || node.is_idle())
+                && world.groups.iter().all(|group| world.lag(group) == 0)
         });
         if !converged && self.violation.is_none() {
             let what = format!("replicas lag, or owe answers, long after healing: {}", self.describe_nodes());

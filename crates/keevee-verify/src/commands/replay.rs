@@ -49,7 +49,7 @@ pub(crate) struct Cut {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let plan = arguments.cut.apply(Plan::draw(arguments.one.seed).on(arguments.one.engine))?;
     print(&plan.to_string());
-    let trace = if arguments.trace { printed_trace(plan.nodes) } else { Trace::silent() };
+    let trace = if arguments.trace { printed_trace(plan.nodes_max()) } else { Trace::silent() };
     let report = keevee_verify::run(plan, arguments.one.mutant, trace);
     let (events, virtual_seconds) = (report.events, seconds(report.virtual_micros));
     print(&format!("{events} events in {virtual_seconds}, {} requests\n", report.requests));

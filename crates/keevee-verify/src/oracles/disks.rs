@@ -21,7 +21,7 @@ type Kept = Result<(), (&'static str, Broken)>;
 
 impl Disks {
     pub(crate) fn new(plan: &Plan, members: &Members) -> Disks {
-        let nodes = plan.nodes;
+        let nodes = plan.nodes_max();
         match plan.engine {
             EngineKind::Paxos => {
                 Disks::Paxos { choices: Choices::new(nodes, members), durable: Durable::new(nodes) }

@@ -19,6 +19,7 @@ use keevee_core::shard_map::ShardMap;
 use keevee_replica::{Attempt, Attempts, Refusal};
 
 use super::clock::EPOCH_MICROS;
+use super::damage::stand_in;
 use super::ingress::{Owner, PATIENCE, Receipt, Submission, Told};
 use super::{Event, World};
 use crate::coverage::Counter;
@@ -292,7 +293,8 @@ impl World {
         let retries_left = client.plan.retries;
         client.current = Some(Current { request, attempt: 0, sent_at: now, attempts, retries_left });
         if !client.plan.faithful || client.node == 0 {
-            client.node = self.random.between(1, self.plan.nodes);
+            let node = self.random.between(1, self.plan.nodes);
+            client.node = stand_in(&self.nodes, node);
         }
         self.trace.note(now, || format!("client {number}: request {request} asks {}", describe(&command)));
         if let [one, other, ..] = &command.operations[..]
@@ -359,7 +361,7 @@ impl World {
             None => {
                 current.retries_left -= 1;
                 if !stays {
-                    client.node = self.random.between(1, nodes);
+                    client.node = stand_in(&self.nodes, self.random.between(1, nodes));
                 }
                 self.coverage.note(Counter::ClientRetries);
                 return self.send_request(number);

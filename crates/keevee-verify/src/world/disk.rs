@@ -3,7 +3,8 @@
 //! They keep to the contracts of [`keevee_replica::storage`] and are as forgetful as those allow: a write
 //! survives only once it is synced or flushed, and a submission of which half reached the disk is dropped
 //! when it is read back, as a database drops a batch whose checksum fails. All logs are one to the disk: what is
-//! submitted first, by whichever shard, is synced first.
+//! submitted first, by whichever shard, is synced first. Where a plan has faults that strike what is on the disk, the log
+//! has a journal (`journal.rs`), which says at each start what is there.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -22,8 +23,9 @@ use keevee_replica::storage::{
     LogRecord, LogStore, MemoryLog, MemorySource, MemoryState, MemoryTarget, StateStore, StorageError,
 };
 
+use super::journal::{Journal, flip_bit};
 use crate::oracles::Held;
-use crate::plan::Unsynced;
+use crate::plan::{DiskDamage, Unsynced};
 use crate::random::Random;
 
 /// What a node keeps when its process dies.
@@ -43,21 +45,93 @@ pub(crate) struct Damage {
     /// Submissions that are gone.
     pub(crate) lost: Vec<Submitted>,
     pub(crate) torn: bool,
+    /// True if a file that was being made is not there.
+    pub(crate) is_file_gone: bool,
 }
 
 impl Disk {
     /// An empty disk for the replicas of these shards, each with the slots that it owns.
-    pub(crate) fn new(shards: impl Iterator<Item = (ShardId, SlotSet)>) -> Disk {
+    pub(crate) fn new(shards: impl Iterator<Item = (ShardId, SlotSet)>, journal: Option<Journal>) -> Disk {
         let states = StatesDisk { states: BTreeMap::new(), death: Death::No };
-        let disk = Disk { log: Arc::default(), states: Rc::new(RefCell::new(states)) };
+        let log = LogDisk { journal, ..LogDisk::default() };
+        let disk = Disk { log: Arc::new(Mutex::new(log)), states: Rc::new(RefCell::new(states)) };
         shards.for_each(|(shard, owned)| disk.add(shard, owned));
         disk
+    }
+
+    /// At a start: reads all that is there.
+    ///
+    /// # Errors
+    ///
+    /// It can't be read or written, or it is damaged.
+    pub(crate) fn open(&self) -> Result<(), StorageError> {
+        lock(&self.log).open()?;
+        let is_damaged = self.states.borrow().states.values().any(|state| state.is_damaged);
+        if is_damaged && !is_active(Mutant::ChecksumNotChecked) {
+            return Err(StorageError::Corrupt { what: "the state", cause: "a wrong checksum".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// What is on the disk changes by itself, or will with the next write. False if there is nothing to change.
+    pub(crate) fn damage(&self, damage: DiskDamage, random: &mut Random) -> bool {
+        let mut log = lock(&self.log);
+        let Some(journal) = &mut log.journal else { return false };
+        match damage {
+            DiskDamage::FlippedLog => journal.flip(),
+            DiskDamage::FlippedState => self.states.borrow_mut().flip(random),
+            DiskDamage::Misdirected => {
+                journal.set_misdirecting(true);
+                true
+            }
+        }
+    }
+
+    /// The next write goes where it should, if none has gone elsewhere.
+    pub(crate) fn stop_misdirecting(&self) {
+        lock(&self.log).journal.iter_mut().for_each(|journal| journal.set_misdirecting(false));
+    }
+
+    /// Reads of the log fail from now on, or no longer.
+    pub(crate) fn set_unreadable(&self, is_unreadable: bool) {
+        lock(&self.log).is_unreadable = is_unreadable;
+    }
+
+    /// True while reads of the log fail.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        lock(&self.log).is_unreadable
+    }
+
+    /// No write finds room from now on, or each does.
+    pub(crate) fn set_full(&self, is_full: bool) {
+        lock(&self.log).is_full = is_full;
+    }
+
+    /// True while no write finds room.
+    pub(crate) fn is_full(&self) -> bool {
+        lock(&self.log).is_full
+    }
+
+    /// `log/` is slow to write out, so that the log makes a file, or no longer.
+    pub(crate) fn set_slow_to_write_out(&self, is_slow: bool) {
+        lock(&self.log).journal.iter_mut().for_each(|journal| journal.set_slow(is_slow));
+    }
+
+    /// True if the next sync makes a file.
+    pub(crate) fn would_make_file(&self) -> bool {
+        let log = lock(&self.log);
+        log.journal.as_ref().is_some_and(|journal| journal.would_make_segment(log.order.len()))
     }
 
     /// Makes room for a shard, unless there is something of it.
     pub(crate) fn add(&self, shard: ShardId, owned: SlotSet) {
         lock(&self.log).shards.entry(shard).or_default();
-        let new = || ShardState { memory: MemoryState::new(owned), version_before: 0, written: Vec::new() };
+        let new = || ShardState {
+            memory: MemoryState::new(owned),
+            version_before: 0,
+            written: Vec::new(),
+            is_damaged: false,
+        };
         self.states.borrow_mut().states.entry(shard).or_insert_with(new);
     }
 
@@ -95,6 +169,19 @@ impl Disk {
         lock(&self.log).sync_next()
     }
 
+    /// Of mutants: as [`Disk::sync_next`], but the disk has nothing of it.
+    pub(crate) fn sync_nothing(&self) -> Option<(ShardId, u64, Vec<LogRecord>)> {
+        let mut log = lock(&self.log);
+        let (shard, token, records) = log.next()?;
+        log.journal.iter_mut().for_each(|journal| journal.append_nowhere((shard, records.clone())));
+        Some((shard, token, records))
+    }
+
+    /// True if a write went elsewhere since the last call.
+    pub(crate) fn take_misdirected(&self) -> bool {
+        std::mem::take(&mut lock(&self.log).has_misdirected)
+    }
+
     /// What a shard has submitted since the last call, and how often entries of any were read.
     pub(crate) fn take_submitted(&self, shard: ShardId) -> (Vec<LogRecord>, u64) {
         let mut log = lock(&self.log);
@@ -125,6 +212,11 @@ struct LogDisk {
     order: VecDeque<ShardId>,
     /// How often entries were read.
     reads: u64,
+    /// Where the records lie, if that matters.
+    journal: Option<Journal>,
+    has_misdirected: bool,
+    is_unreadable: bool,
+    is_full: bool,
 }
 
 #[derive(Default)]
@@ -139,9 +231,33 @@ impl LogDisk {
         self.shards.get_mut(&shard).expect("a replica has a log on its disk")
     }
 
-    fn sync_next(&mut self) -> Option<(ShardId, u64, Vec<LogRecord>)> {
+    fn open(&mut self) -> Result<(), StorageError> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let refuse = |what, cause: &str| Err(StorageError::Io { what, cause: cause.to_owned() });
+        let mut logs = match self.is_unreadable {
+            true if is_active(Mutant::ReadErrorTakenForEmpty) => BTreeMap::new(),
+            true => return refuse("reading the journal", "input/output error"),
+            false if self.is_full => return refuse("writing the log", "no space left on device"),
+            false => journal.open()?,
+        };
+        for (shard, log) in &mut self.shards {
+            log.memory = logs.remove(shard).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// The oldest submission that waits is synced, as far as the process knows.
+    fn next(&mut self) -> Option<(ShardId, u64, Vec<LogRecord>)> {
         let shard = self.order.pop_front()?;
         let (token, records) = self.shard(shard).memory.sync_next()?;
+        Some((shard, token, records))
+    }
+
+    fn sync_next(&mut self) -> Option<(ShardId, u64, Vec<LogRecord>)> {
+        let (shard, token, records) = self.next()?;
+        if let Some(journal) = &mut self.journal {
+            self.has_misdirected |= journal.append((shard, records.clone()));
+        }
         Some((shard, token, records))
     }
 
@@ -156,9 +272,15 @@ impl LogDisk {
         damage.found.extend((0..found).filter_map(|_| self.sync_next()).map(submission));
         let mut crashed: BTreeMap<ShardId, MemoryLog> =
             self.shards.iter().map(|(shard, log)| (*shard, log.memory.crashed())).collect();
-        damage.lost.extend(std::iter::from_fn(|| self.sync_next()).map(submission));
+        damage.lost.extend(std::iter::from_fn(|| self.next()).map(submission));
+        if let Some(journal) = &mut self.journal
+            && unsynced != Unsynced::Kept
+        {
+            damage.is_file_gone = journal.lose_names() || journal.would_make_segment(in_flight - found);
+        }
         if let (Unsynced::Torn, Some((shard, torn))) = (unsynced, damage.lost.first()) {
             damage.torn = true;
+            self.journal.iter_mut().for_each(|journal| journal.append_torn((*shard, torn.clone())));
             if is_active(Mutant::TornBatchKept)
                 && let Some(log) = crashed.get_mut(shard)
             {
@@ -208,6 +330,9 @@ impl LogStore for SharedLog {
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
         let mut disk = lock(&self.disk);
         disk.reads += 1;
+        if disk.is_unreadable && !is_active(Mutant::ReadErrorTakenForEmpty) {
+            return Err(StorageError::Io { what: "reading the log", cause: "input/output error".to_owned() });
+        }
         disk.shard(self.shard).memory.read(from, to, bytes_max)
     }
 
@@ -255,6 +380,8 @@ struct ShardState {
     version_before: u64,
     /// Written since the world last looked.
     written: Vec<Written>,
+    /// True if some of it is not what was written.
+    is_damaged: bool,
 }
 
 /// How a process dies in the middle of applying.
@@ -279,6 +406,19 @@ impl StatesDisk {
             }
         }
         Ok(())
+    }
+
+    /// A bit of a value changes. False if there is no value, or nothing of it to change.
+    fn flip(&mut self, random: &mut Random) -> bool {
+        let places = |state: &ShardState| state.memory.values().map(|(place, _)| place.clone()).collect();
+        let places = self.states.iter().map(|(shard, state)| (*shard, places(state)));
+        let places: Vec<(ShardId, Vec<(Namespace, Bytes)>)> =
+            places.filter(|(_, places): &(_, Vec<_>)| !places.is_empty()).collect();
+        let Some(which) = (places.len() as u64).checked_sub(1) else { return false };
+        let (shard, places) = &places[random.between(0, which) as usize];
+        let place = places[random.below(places.len() as u64) as usize].clone();
+        let state = self.states.get_mut(shard).expect("it was found there");
+        state.flip(place, random).is_ok()
     }
 
     fn crash(&mut self, random: &mut Random) {
@@ -395,6 +535,19 @@ impl StateStore for SharedState {
 }
 
 impl ShardState {
+    fn flip(&mut self, place: (Namespace, Bytes), random: &mut Random) -> Result<(), StorageError> {
+        let value = self.memory.get(place.0, &place.1)?.map(|mut value| {
+            flip_bit(&mut value.value, random);
+            value
+        });
+        let mut write_set = WriteSet::of_meta(self.memory.meta()?);
+        write_set.values.insert(place, value);
+        self.memory.write(write_set)?;
+        self.memory.flush();
+        self.is_damaged = true;
+        Ok(())
+    }
+
     fn write(&mut self, write_set: WriteSet) -> Result<(), StorageError> {
         let meta = self.memory.meta()?;
         if meta.applied != write_set.meta.applied {

@@ -8,7 +8,7 @@ use super::members::Change;
 use super::{Event, PeerMessage, World};
 use crate::coverage::Counter;
 use crate::oracles::Leader;
-use crate::plan::{EngineKind, Fault, FaultKind, Shape, Target, Unsynced};
+use crate::plan::{DiskDamage, EngineKind, Fault, FaultKind, Shape, Target, Unsynced};
 
 /// The faults in force, each with the node that it struck.
 #[derive(Default)]
@@ -73,7 +73,11 @@ impl Afflictions {
                     | FaultKind::CrashInWrite { .. }
                     | FaultKind::CrashInApply { .. }
                     | FaultKind::CrashInChange { .. }
+                    | FaultKind::CrashInNewFile { .. }
                     | FaultKind::FailSync { .. }
+                    | FaultKind::FullDisk { .. }
+                    | FaultKind::FailReads { .. }
+                    | FaultKind::DamageDisk { damage: DiskDamage::Misdirected, .. }
             )
         })
     }
@@ -109,7 +113,7 @@ impl World {
                 if self.nodes.values().any(|node| node.process.is_some()) {
                     self.coverage.note(Counter::CrashesOfAll);
                 }
-                for id in 1..=self.plan.nodes {
+                for id in self.ids() {
                     self.crash(id, *unsynced, false);
                 }
             }
@@ -119,7 +123,21 @@ impl World {
             FaultKind::CrashInChange { unsynced, .. } => {
                 self.node_mut(node).crashes_in_change = Some(*unsynced)
             }
+            FaultKind::CrashInNewFile { unsynced, .. } => {
+                let struck = self.node_mut(node);
+                struck.disk.set_slow_to_write_out(true);
+                struck.crashes_in_new_file = Some(*unsynced);
+            }
             FaultKind::CrashInApply { .. } => self.node_mut(node).disk.set_dying(true),
+            FaultKind::DamageDisk { damage, .. } => self.damage_disk(node, *damage),
+            FaultKind::FailReads { dies, .. } => {
+                self.node_mut(node).disk.set_unreadable(true);
+                if *dies {
+                    self.crash(node, Unsynced::Some, false);
+                    self.start(node);
+                }
+            }
+            FaultKind::FullDisk { .. } => self.node_mut(node).disk.set_full(true),
             FaultKind::FailSync { .. } => self.node_mut(node).sync_fails = true,
             FaultKind::Pause { .. } => {
                 self.node_mut(node).pauses += 1;
@@ -182,7 +200,22 @@ impl World {
                 self.node_mut(node).crashes_in_change = None;
                 self.start(node);
             }
-            FaultKind::CrashAll { .. } => (1..=self.plan.nodes).for_each(|id| self.start(id)),
+            FaultKind::CrashInNewFile { .. } => {
+                let struck = self.node_mut(node);
+                struck.disk.set_slow_to_write_out(false);
+                struck.crashes_in_new_file = None;
+                self.start(node);
+            }
+            FaultKind::DamageDisk { damage, .. } => self.end_damage(node, damage),
+            FaultKind::FailReads { .. } => {
+                self.node_mut(node).disk.set_unreadable(false);
+                self.start(node);
+            }
+            FaultKind::FullDisk { .. } => {
+                self.node_mut(node).disk.set_full(false);
+                self.start(node);
+            }
+            FaultKind::CrashAll { .. } => self.ids().into_iter().for_each(|id| self.start(id)),
             FaultKind::Pause { .. } => self.wake(node),
             FaultKind::Stall { .. } => {
                 let struck = self.node_mut(node);
@@ -202,7 +235,7 @@ impl World {
         self.healed = true;
         let in_force: Vec<usize> = self.afflictions.0.keys().copied().collect();
         in_force.into_iter().for_each(|place| self.end_fault(place));
-        (1..=self.plan.nodes).for_each(|id| self.start(id));
+        self.ids().into_iter().for_each(|id| self.start(id));
         let shards: Vec<ShardId> = self.groups.ids().collect();
         shards.into_iter().for_each(|shard| self.park(shard));
         self.changed();
@@ -246,17 +279,18 @@ impl World {
         }
     }
 
-    fn node_mut(&mut self, id: u64) -> &mut super::Node {
+    pub(super) fn node_mut(&mut self, id: u64) -> &mut super::Node {
         self.nodes.get_mut(&id).expect("faults strike nodes of the plan")
     }
 
     fn resolve(&mut self, shard: ShardId, target: Target) -> u64 {
         let nodes = self.plan.nodes;
-        match target {
+        let node = match target {
             Target::Node(node) => node,
             Target::Leader => self.leader_or(shard, 1),
             Target::Follower(places) => (self.leader_or(shard, 1) + places - 1) % nodes + 1,
-        }
+        };
+        self.stand_in(node)
     }
 
     fn leader_or(&self, shard: ShardId, other: u64) -> u64 {
@@ -286,7 +320,7 @@ impl World {
 
     fn reset(&mut self, id: u64) {
         self.note_if_up(id, Counter::Resets);
-        for other in (1..=self.plan.nodes).filter(|other| *other != id) {
+        for other in self.ids().into_iter().filter(|other| *other != id) {
             self.send(id, other, PeerMessage::Reset);
             self.send(other, id, PeerMessage::Reset);
         }
@@ -375,8 +409,8 @@ impl World {
     }
 
     fn links(&self, lost: impl Fn(u64, u64) -> bool) -> BTreeSet<(u64, u64)> {
-        let nodes = 1..=self.plan.nodes;
-        let links = nodes.clone().flat_map(|from| nodes.clone().map(move |to| (from, to)));
+        let nodes = self.nodes.keys();
+        let links = nodes.clone().flat_map(|from| nodes.clone().map(move |to| (*from, *to)));
         links.filter(|(from, to)| from != to && lost(*from, *to)).collect()
     }
 
@@ -399,6 +433,10 @@ fn target_of(kind: &FaultKind) -> Option<Target> {
         | FaultKind::CrashInWrite { node, .. }
         | FaultKind::CrashInApply { node }
         | FaultKind::CrashInChange { node, .. }
+        | FaultKind::CrashInNewFile { node, .. }
+        | FaultKind::DamageDisk { node, .. }
+        | FaultKind::FailReads { node, .. }
+        | FaultKind::FullDisk { node }
         | FaultKind::Pause { node }
         | FaultKind::Stall { node }
         | FaultKind::FailSync { node }

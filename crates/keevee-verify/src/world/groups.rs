@@ -97,6 +97,13 @@ impl Groups {
         group.members = members;
     }
 
+    /// A node that is new.
+    pub(crate) fn add_node(&mut self, id: u64) {
+        for map in [&mut self.map, &mut self.earlier_map] {
+            Rc::make_mut(map).nodes.push(node(id));
+        }
+    }
+
     pub(crate) fn ids(&self) -> impl Iterator<Item = ShardId> + use<> {
         (1..=self.groups.len() as u32).map(ShardId)
     }
@@ -172,11 +179,12 @@ fn map_of_one(plan: &Plan, consensus: Consensus) -> ShardMap {
 }
 
 fn nodes(plan: &Plan) -> Vec<NodeInfo> {
-    let node = |id: u64| {
-        let (peer, http) = (format!("node-{id}:7001"), format!("node-{id}:8001"));
-        NodeInfo { id: NodeId(id), store: StoreId(Uuid::from_u128(id.into())), peer, http, resp: None }
-    };
     (1..=plan.nodes).map(node).collect()
+}
+
+fn node(id: u64) -> NodeInfo {
+    let (peer, http) = (format!("node-{id}:7001"), format!("node-{id}:8001"));
+    NodeInfo { id: NodeId(id), store: StoreId(Uuid::from_u128(id.into())), peer, http, resp: None }
 }
 
 fn table(in_force: Option<&SlotTable>, map: &ShardMap) -> SlotTable {

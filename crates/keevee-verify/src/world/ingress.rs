@@ -201,7 +201,7 @@ impl World {
         let submitted = replica.submit(now, vec![Request { ticket, command, deadline, stale: false }]);
         process.tickets.insert(ticket, owner);
         if let Err(failure) = submitted {
-            self.break_rule(REPLICA, format!("node {id}, shard {shard}: {failure}"));
+            self.end_by(id, shard, &failure);
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_replica::Members;
 
+use super::damage::REPLACING;
 use super::groups::with_members;
 use super::{Event, Liveness, World};
 use crate::coverage::Counter;
@@ -26,13 +27,15 @@ pub(crate) struct Change {
 impl World {
     /// Members of a shard shall go, if there are enough, and other nodes come, if there are any. One change at a time.
     pub(crate) fn change_members(&mut self, shard: ShardId, change: Change) {
-        if self.is_changing_members(shard) {
+        // Nobody takes a node away while another one is lost.
+        if self.is_changing_members(shard) || self.is_short_of_a_node() {
             return;
         }
         let Change { leaves, joins, count, lingers } = change;
         let nodes = self.plan.nodes;
         let before = &self.groups[shard].members;
-        let others = (1..=nodes).filter(|id| joins && !before.contains(id));
+        let serving = self.nodes.iter().filter(|(_, node)| !node.is_lost).map(|(id, _)| *id);
+        let others = serving.filter(|id| joins && !before.contains(id));
         let newcomers: Vec<u64> = others.take(count as usize).collect();
         let mut members = before.clone();
         for leaver in (0..count).map(|place| (leaves + place - 1) % nodes + 1) {
@@ -44,8 +47,14 @@ impl World {
         if members == *before {
             return;
         }
+        self.want_members(shard, members, lingers);
+    }
+
+    /// A change of members begins: who gets a replica opens one.
+    pub(crate) fn want_members(&mut self, shard: ShardId, members: BTreeSet<u64>, lingers: u64) {
         self.trace.note(self.now, || format!("the members of shard {shard} shall be {members:?}"));
         let group = &mut self.groups[shard];
+        let newcomers: Vec<u64> = members.difference(&group.members).copied().collect();
         group.hosts.extend(&members);
         group.members = members;
         group.is_changing = true;
@@ -130,12 +139,14 @@ impl World {
 
     /// After healing: every change comes to its end.
     pub(crate) fn demand_members(&mut self) {
-        let is_changing = |world: &World| world.groups.ids().any(|shard| world.is_changing_members(shard));
+        let is_changing = |world: &World| {
+            world.is_short_of_a_node() || world.groups.ids().any(|shard| world.is_changing_members(shard))
+        };
         if !is_changing(self) {
             return;
         }
         // Each step waits for the one before, and may wait for a leader; a newcomer may have to fetch all there is.
-        let patience = 4 * self.plan.settling() + self.patience();
+        let patience = REPLACING + 4 * self.plan.settling() + self.patience();
         let is_done = self.run_until(self.now + patience, |world| !is_changing(world));
         if !is_done && self.violation.is_none() {
             let what = format!("members do not become what they shall be: {}", self.describe_nodes());

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::shard_map::ShardMap;
+use keevee_mutants::{Mutant, is_active};
 use keevee_replica::storage::{LogRecord, LogStore};
 use keevee_replica::{Bounds, Effects, Neighbours, Refusal, ReplicaMessage, Reply, Shard};
 
@@ -49,6 +50,12 @@ pub(crate) struct Node {
     pub(crate) crashes_in_write: Option<Unsynced>,
     /// No write of a configuration is finished.
     pub(crate) crashes_in_change: Option<Unsynced>,
+    /// No write that makes a file is finished.
+    pub(crate) crashes_in_new_file: Option<Unsynced>,
+    /// True once its disk was found damaged: it is not started any more.
+    pub(crate) is_lost: bool,
+    /// Who has its place, then.
+    pub(crate) replaced_by: Option<u64>,
     /// Submissions that the sync under way covers; what comes meanwhile waits for the next one.
     syncing: usize,
 }
@@ -88,6 +95,9 @@ impl Node {
             sync_fails: false,
             crashes_in_write: None,
             crashes_in_change: None,
+            crashes_in_new_file: None,
+            is_lost: false,
+            replaced_by: None,
             syncing: 0,
         }
     }
@@ -147,11 +157,14 @@ impl World {
     /// Starts a node's process on what its disk holds.
     pub(crate) fn start(&mut self, id: u64) {
         let (seed, boot) = (self.random.next(), self.random.next());
-        if self.nodes[&id].process.is_some() {
+        if self.nodes[&id].process.is_some() || self.nodes[&id].is_lost {
             return;
         }
         self.changed();
         self.trace.at(self.now, id, || "START".to_owned());
+        if !self.open_disk(id) {
+            return;
+        }
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.life += 1;
         let life = node.life;
@@ -229,6 +242,7 @@ impl World {
         node.life += 1;
         let in_flight = std::mem::take(&mut node.syncing);
         node.crashes_in_write = None;
+        node.crashes_in_new_file = None;
         (node.sync_fails, node.sync_is_late) = (false, false);
         let damage = node.disk.crash(unsynced, in_flight, &mut self.random);
         self.coverage.note(Counter::Crashes);
@@ -237,6 +251,9 @@ impl World {
         }
         if damage.torn {
             self.coverage.note(Counter::TornWrites);
+        }
+        if damage.is_file_gone {
+            self.coverage.note(Counter::NamesLost);
         }
         let (found, lost) = (damage.found.len(), damage.lost.len());
         self.trace.at(self.now, id, || format!("CRASH: {lost} writes lost, {found} found"));
@@ -263,15 +280,19 @@ impl World {
         let span = node.clock.true_span(tick);
         let missed = process.neighbours.missed(now.monotonic);
         let groups = &self.groups;
+        let mut failed = None;
         for replica in process.touch_all().filter(|replica| groups[replica.id()].hosts.contains(&id)) {
             missed.iter().for_each(|node| replica.missed(now.monotonic, *node));
-            replica.tick(now.monotonic).expect("a simulated disk is always readable");
+            failed = replica.tick(now.monotonic).err().map(|failure| (replica.id(), failure)).or(failed);
+        }
+        if let Some((shard, failure)) = failed {
+            return self.end_by(id, shard, &failure);
         }
         // Without shards that quiesce nobody asks who is alive, and without keys that expire nobody asks for clocks.
         let asks = self.plan.shards.idle.is_some() || self.plan.expiry;
         if asks && process.neighbours.is_beat_due(now.monotonic) {
             let alive = PeerMessage::Alive { boot: process.boot, wall_micros: now.wall_micros };
-            let others = (1..=self.plan.nodes).filter(|other| *other != id);
+            let others = self.ids().into_iter().filter(|other| *other != id);
             others.for_each(|other| self.send(id, other, alive.clone()));
         }
         self.after(span, Event::Tick { node: id, life });
@@ -279,6 +300,7 @@ impl World {
     }
 
     pub(crate) fn keep_house(&mut self, id: u64, life: u64) {
+        let ids = self.ids();
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life) else { return };
         let Some(process) = &mut node.process else { return };
         let wall = node.clock.read(self.now);
@@ -286,8 +308,8 @@ impl World {
         let is_clock_off = process.is_clock_off;
         let idle = self.plan.shards.idle.map(Duration::from_micros);
         let rested = process.resting();
-        let nodes = (1..=self.plan.nodes).map(NodeId);
-        let alive: Vec<NodeId> = nodes.filter(|node| process.neighbours.is_alive(*node)).collect();
+        let alive: Vec<NodeId> =
+            ids.into_iter().map(NodeId).filter(|node| process.neighbours.is_alive(*node)).collect();
         for replica in process.touch_all() {
             if is_clock_off {
                 replica.mind_clock(wall, true);
@@ -331,16 +353,28 @@ impl World {
             node.sync_is_late = true;
             return;
         }
-        if node.sync_fails {
-            self.coverage.note(Counter::FailedSyncs);
-            self.trace.at(self.now, id, || "SYNC FAILED".to_owned());
-            // What a failed sync left on the disk nobody knows; the node stops, as the server does.
-            return self.crash(id, Unsynced::Some, false);
+        let is_full = node.disk.is_full();
+        let fails = node.sync_fails || is_full;
+        if fails {
+            let counter = if is_full { Counter::FullDisks } else { Counter::FailedSyncs };
+            self.coverage.note(counter);
+            let mutant = if is_full { Mutant::FullDiskAcknowledged } else { Mutant::FailedSyncRetried };
+            if !is_active(mutant) {
+                self.trace.at(self.now, id, || format!("SYNC FAILED: {}", counter.name()));
+                // What a failed sync left on the disk nobody knows; the node stops, as the server does.
+                return self.crash(id, Unsynced::Some, false);
+            }
+            node.sync_fails = false;
         }
         let count = std::mem::take(&mut node.syncing);
-        let submissions: Vec<_> = (0..count).filter_map(|_| node.disk.sync_next()).collect();
+        let next = || if fails { node.disk.sync_nothing() } else { node.disk.sync_next() };
+        let submissions: Vec<_> = (0..count).filter_map(|_| next()).collect();
+        if node.disk.take_misdirected() {
+            self.coverage.note(Counter::Misdirected);
+            self.trace.at(self.now, id, || "WRITTEN ELSEWHERE".to_owned());
+        }
         self.trace.at(self.now, id, || format!("synced {count}"));
-        for (shard, _, records) in &submissions {
+        for (shard, _, records) in submissions.iter().filter(|_| !fails) {
             self.note_synced(id, *shard, records);
         }
         let Some(node) = self.nodes.get_mut(&id) else { return };
@@ -413,7 +447,7 @@ impl World {
         match advanced {
             Ok(effects) => Some(effects),
             Err(failure) => {
-                self.break_rule(REPLICA, format!("node {id}, shard {shard}: {failure}"));
+                self.end_by(id, shard, &failure);
                 None
             }
         }
@@ -450,6 +484,9 @@ impl World {
 
     /// Opens a replica in a process that runs.
     pub(super) fn insert_replica(&mut self, id: u64, shard: ShardId, seed: u64, boot: u64) {
+        if self.nodes[&id].disk.is_unreadable() {
+            return self.end_by(id, shard, &"its log can't be read");
+        }
         match self.open(id, shard, seed, boot) {
             Ok(replica) => {
                 let process = self.nodes.get_mut(&id).and_then(|node| node.process.as_mut());
@@ -494,6 +531,7 @@ impl World {
         let changes = |shard, records: &_| self.groups[shard].oracles.disks.change_members(records);
         let crash = if weighs { node.crashes_in_write.take() } else { None };
         let crash = crash.or(node.crashes_in_change.filter(|_| node.disk.any_waiting(changes)));
+        let crash = crash.or(node.crashes_in_new_file.filter(|_| node.disk.would_make_file()));
         let life = node.life;
         let span = self.random.between(node.sync_min, node.sync_max);
         self.after(span, Event::Synced { node: id, life });

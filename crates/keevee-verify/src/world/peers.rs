@@ -10,7 +10,7 @@ use super::network::Way;
 use super::watched::Message;
 use super::{Event, World, paxos, raft};
 use crate::coverage::Counter;
-use crate::oracles::{Fetches, REPLICA};
+use crate::oracles::Fetches;
 
 /// A command for another node: carry this out, you lead.
 #[derive(Clone)]
@@ -177,9 +177,7 @@ impl World {
                 let Some(replica) = process.touch(shard) else { return };
                 match replica.receive(now.monotonic, sender, *message) {
                     Ok(is_plausible) => assert!(is_plausible, "replicas here are correct"),
-                    Err(failure) => {
-                        return self.break_rule(REPLICA, format!("node {to}, shard {shard}: {failure}"));
-                    }
+                    Err(failure) => return self.end_by(to, shard, &failure),
                 }
             }
             PeerMessage::Alive { boot, wall_micros } => {
