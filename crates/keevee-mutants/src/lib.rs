@@ -120,6 +120,12 @@ pub enum Mutant {
     ReadErrorTakenForEmpty,
     /// A node that finds its folder damaged begins anew under its old identity, and votes without what it promised and accepted.
     DamagedFolderFormatted,
+    /// What is chosen is applied before the own log has it on disk, so that a crash leaves a state ahead of its log.
+    AppliedBeforeSync,
+    /// A leader sends what it proposes itself, and leaves a follower at an older ballot with what it lacks from before.
+    LaggardLeftBehind,
+    /// A leader that wakes from a pause takes the refusals of those that have another one for answers, and serves reads.
+    RefusalCounted,
 }
 
 /// True if the code is to go wrong in this way on this thread.
@@ -164,7 +170,7 @@ struct About {
 
 impl Mutant {
     /// Every mutant, in the order of the enum.
-    pub const ALL: [Mutant; 43] = [
+    pub const ALL: [Mutant; 46] = [
         Mutant::StaleReadRound,
         Mutant::BarrierSkipped,
         Mutant::BarrierNotApplied,
@@ -208,6 +214,9 @@ impl Mutant {
         Mutant::FullDiskAcknowledged,
         Mutant::ReadErrorTakenForEmpty,
         Mutant::DamagedFolderFormatted,
+        Mutant::AppliedBeforeSync,
+        Mutant::LaggardLeftBehind,
+        Mutant::RefusalCounted,
     ];
 
     /// The mutant's name on a command line, like `stale-read-round`.
@@ -493,6 +502,24 @@ impl Mutant {
                 "K7",
                 "no other store yet",
                 "a node that finds its folder damaged begins anew under its old identity",
+            ),
+            Mutant::AppliedBeforeSync => about(
+                "applied-before-sync",
+                "P11",
+                "no other store yet",
+                "what is chosen is applied before this node's own disk has it",
+            ),
+            Mutant::LaggardLeftBehind => about(
+                "laggard-left-behind",
+                "P12",
+                "no other store yet",
+                "a leader sends a follower nothing from before its own ballot",
+            ),
+            Mutant::RefusalCounted => about(
+                "refusal-counted",
+                "P13",
+                "no other store yet",
+                "a follower's refusal counts as its answer, and the leader goes on",
             ),
         }
     }

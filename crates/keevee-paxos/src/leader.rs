@@ -189,6 +189,8 @@ impl Replica {
             let ballot = leading.ballot;
             let Some(follower) = leading.followers.get_mut(&to) else { return };
             let Some(next) = follower.next else { return };
+            let begins = if mutants::is_active(Mutant::LaggardLeftBehind) { leading.barrier } else { 0 };
+            let next = next.max(begins);
             let in_flight: usize = follower.in_flight.iter().map(|(_, bytes)| bytes).sum();
             if next > last || next < first || in_flight >= window_max {
                 return;
@@ -407,9 +409,11 @@ impl Replica {
             return;
         }
         let (now, span) = (self.now, self.timing.timeout_min);
-        let Role::Leading(leading) = &self.role else { return self.candidate_refused(from) };
-        if !leading.followers.contains_key(&from) {
-            return;
+        let Role::Leading(leading) = &mut self.role else { return self.candidate_refused(from) };
+        let Some(follower) = leading.followers.get_mut(&from) else { return };
+        if mutants::is_active(Mutant::RefusalCounted) {
+            (follower.answered, follower.answered_at) = (leading.sent_at, Some(now));
+            return self.confirm_round();
         }
         // The first refusal ends this leadership one way or the other, so `from` is the only node to leave out.
         let (id, quorum) = (self.id, &self.quorum);

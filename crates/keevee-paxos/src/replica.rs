@@ -453,7 +453,9 @@ impl Replica {
 
     /// Hands out what is chosen and synced, one page at a time: the next follows when this one is applied.
     fn deliver(&mut self) {
-        let through = self.chosen.min(self.synced_through());
+        let is_early = mutants::is_active(Mutant::AppliedBeforeSync);
+        let synced = if is_early { Index::MAX } else { self.synced_through() };
+        let through = self.chosen.min(synced);
         if self.delivered > self.applied || self.delivered >= through {
             return;
         }
