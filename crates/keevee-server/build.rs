@@ -29,7 +29,7 @@ const QUIET_FIELDS: [(&str, &str); 10] = [
 /// What travels as JSON too; the rest is gRPC's alone.
 const JSON_FILES: [&str; 2] = ["peer.proto", "raft.proto"];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors =
         protox::compile(["proto/peer.proto", "proto/raft.proto", "proto/peer_service.proto"], ["proto"])?;

@@ -39,6 +39,12 @@ pub struct Config {
     /// How large and how long requests may be.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// What clients of HTTP and gRPC may hold, and for how long.
+    #[serde(default)]
+    pub http: HttpConfig,
+    /// What whoever connects to the port for peers may hold, and for how long.
+    #[serde(default)]
+    pub peers: PeersConfig,
     /// How the Redis protocol is spoken.
     #[serde(default)]
     pub resp: RespConfig,
@@ -62,6 +68,8 @@ pub struct RespConfig {
     /// A client that takes none of its replies for so long, or sends nothing of a large request that it has begun, is cut
     /// off; in milliseconds.
     pub stalled_ms: u64,
+    /// A request must have arrived so long after its first bytes; in milliseconds. Between requests there is no limit.
+    pub request_ms: u64,
 }
 
 /// The largest request has more than half of it, and the answer to a transaction with its replies all of it.
@@ -75,7 +83,52 @@ impl Default for RespConfig {
             requests_bytes_max: 256 << 20,
             replies_bytes_max: 256 << 20,
             stalled_ms: 60_000,
+            request_ms: 60_000,
         }
+    }
+}
+
+/// What clients of HTTP and gRPC may hold, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Connections open at once; more are refused at once.
+    pub connections_max: usize,
+    /// A request's head, and the first bytes of HTTP/2, must have arrived so long after they began; in milliseconds.
+    pub head_ms: u64,
+    /// A body, and each message of a stream, must have arrived so long after it began; in milliseconds.
+    pub body_ms: u64,
+    /// A connection without a request for so long is closed; in milliseconds.
+    pub idle_ms: u64,
+    /// A client that takes nothing of an answer for so long is cut off; in milliseconds.
+    pub stalled_ms: u64,
+}
+
+impl Default for HttpConfig {
+    fn default() -> HttpConfig {
+        HttpConfig {
+            connections_max: 10_000,
+            head_ms: 10_000,
+            body_ms: 30_000,
+            idle_ms: 75_000,
+            stalled_ms: 60_000,
+        }
+    }
+}
+
+/// What whoever connects to the port for peers may hold, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeersConfig {
+    /// Connections open at once; more are closed at once. Each peer has three, and a few more over HTTP.
+    pub connections_max: usize,
+    /// The cluster's secret, and who calls, must have arrived so long after a connection was made; in milliseconds.
+    pub handshake_ms: u64,
+}
+
+impl Default for PeersConfig {
+    fn default() -> PeersConfig {
+        PeersConfig { connections_max: 1024, handshake_ms: 10_000 }
     }
 }
 
@@ -377,8 +430,19 @@ impl Config {
         if request_timeout_ms == 0 || waiting_commands_max == 0 {
             return Err("[limits] request_timeout_ms and waiting_commands_max must be at least 1".to_owned());
         }
-        if self.resp.connections_max == 0 || self.resp.stalled_ms == 0 {
-            return Err("[resp] connections_max and stalled_ms must be at least 1".to_owned());
+        let HttpConfig { connections_max, head_ms, body_ms, idle_ms, stalled_ms } = self.http;
+        if connections_max == 0 || [head_ms, body_ms, stalled_ms].contains(&0) {
+            let names = "connections_max, head_ms, body_ms and stalled_ms";
+            return Err(format!("[http] {names} must be at least 1"));
+        }
+        if idle_ms < head_ms {
+            return Err("[http] idle_ms must be at least head_ms: a head may take so long".to_owned());
+        }
+        if self.peers.connections_max == 0 || self.peers.handshake_ms == 0 {
+            return Err("[peers] connections_max and handshake_ms must be at least 1".to_owned());
+        }
+        if self.resp.connections_max == 0 || self.resp.stalled_ms == 0 || self.resp.request_ms == 0 {
+            return Err("[resp] connections_max, stalled_ms and request_ms must be at least 1".to_owned());
         }
         if self.resp.requests_bytes_max.min(self.resp.replies_bytes_max) < RESP_BYTES_MIN {
             return Err(format!(
@@ -474,6 +538,11 @@ mod tests {
             (format!("{GOOD}\n[limits]\nvalue_bytes_max = 0"), "value_bytes_max must be at least 1"),
             (format!("{GOOD}\n[limits]\nrequest_timeout_ms = 0"), "must be at least 1"),
             (format!("{GOOD}\n[limits]\nwaiting_commands_max = 0"), "must be at least 1"),
+            (format!("{GOOD}\n[http]\nhead_ms = 0"), "[http] connections_max, head_ms"),
+            (format!("{GOOD}\n[http]\nstalled_ms = 0"), "[http] connections_max, head_ms"),
+            (format!("{GOOD}\n[http]\nidle_ms = 9999"), "idle_ms must be at least head_ms"),
+            (format!("{GOOD}\n[peers]\nhandshake_ms = 0"), "[peers] connections_max and handshake_ms"),
+            (format!("{GOOD}\n[resp]\nrequest_ms = 0"), "[resp] connections_max, stalled_ms and request_ms"),
         ];
         for (text, expected) in wrong {
             let error = parse(&text).unwrap_err();

@@ -30,7 +30,8 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::config::{
-    ClusterConfig, Config, EngineConfig, LimitsConfig, LogConfig, MemberConfig, NodeConfig, RespConfig,
+    ClusterConfig, Config, EngineConfig, HttpConfig, LimitsConfig, LogConfig, MemberConfig, NodeConfig,
+    PeersConfig, RespConfig,
 };
 use crate::node::Node;
 use crate::server::{Listeners, Server, ServerError};
@@ -104,6 +105,8 @@ impl EmbeddedCluster {
                 members: members.clone(),
                 engine: EngineConfig::default(),
                 limits: LimitsConfig::default(),
+                http: HttpConfig::default(),
+                peers: PeersConfig::default(),
                 resp: RespConfig::default(),
                 log: LogConfig::default(),
             };

@@ -42,7 +42,6 @@ use self::failure::Failure;
 use self::health::Health;
 use self::messages::{Messages, Patience};
 use crate::http::conditions;
-use crate::http::kv::BODY_TIMEOUT;
 use crate::http::problem::Problem;
 use crate::http::query::TIMEOUT_MAX;
 use crate::http::{Api, Store};
@@ -71,7 +70,7 @@ pub(crate) fn is_grpc<B>(request: &Request<B>) -> bool {
 impl<S: Store> Grpc<S> {
     /// Beside the HTTP interface of the same node.
     pub(crate) fn new(api: Api<S>, stopping: watch::Receiver<bool>) -> Grpc<S> {
-        let health = Health::new(api.store.clone(), stopping.clone());
+        let health = Health::new(api.store.clone(), api.settings.body_timeout, stopping.clone());
         Grpc { api, health, stopping }
     }
 
@@ -108,7 +107,8 @@ impl<S: Store> Grpc<S> {
         let (head, body) = request.into_parts();
         let outcome = async {
             let timeout = timeout(&head.headers)?;
-            let patience = Patience::Refuse { timeout: timeout.unwrap_or(BODY_TIMEOUT).min(BODY_TIMEOUT) };
+            let longest = self.api.settings.body_timeout;
+            let patience = Patience::Refuse { timeout: timeout.unwrap_or(longest).min(longest) };
             let mut messages = Messages::new(body, &self.api, patience);
             let absent = || Problem::invalid("the request has no message");
             let message = messages.next().await?.ok_or_else(absent)?;

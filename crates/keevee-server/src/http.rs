@@ -27,10 +27,12 @@
 //! What is wrong with a request is found before anything is proposed, in the order path, query, headers,
 //! body. This module leaves out what the operations mean (`keevee-core`) and who carries them out.
 
+mod activity;
 mod batch;
 pub(crate) mod body;
 pub(crate) mod cluster;
 pub(crate) mod conditions;
+mod heads;
 pub(crate) mod kv;
 mod members;
 mod path;
@@ -38,6 +40,7 @@ pub mod problem;
 pub(crate) mod query;
 mod ranges;
 pub(crate) mod server;
+mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -62,6 +65,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub use server::serve;
+pub(crate) use server::{Bounds, serve_within};
 
 use self::problem::Problem;
 use crate::cut::{CutBody, CutFailure};
@@ -180,6 +184,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long a request may take that does not say so itself.
     pub timeout: Duration,
+    /// A body that has not arrived after this time never will.
+    pub body_timeout: Duration,
     /// The address of the peer listener, to be named to those who look for it here.
     pub peer_address: String,
     /// The cluster, which a new node must name.

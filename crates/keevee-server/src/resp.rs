@@ -50,6 +50,8 @@ pub(crate) struct Resp {
     redirect: Redirect,
     timeout: Duration,
     stalled: Duration,
+    /// How long a request may take to arrive, from its first bytes.
+    request_patience: Duration,
     connections_max: usize,
     /// A permit for each byte.
     room: Arc<Semaphore>,
@@ -94,6 +96,7 @@ impl Resp {
             redirect: config.resp.redirect,
             timeout: Duration::from_millis(config.limits.request_timeout_ms),
             stalled: Duration::from_millis(config.resp.stalled_ms),
+            request_patience: Duration::from_millis(config.resp.request_ms),
             connections_max: config.resp.connections_max,
             room: Arc::new(Semaphore::new(config.resp.requests_bytes_max.min(u32::MAX as usize))),
             replies_room: Arc::new(Semaphore::new(replies_bytes_max)),

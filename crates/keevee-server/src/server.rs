@@ -43,7 +43,7 @@ use crate::directory::Directory;
 use crate::engine::ShardEngine;
 use crate::executor::{Executor, FatalError, Job, Jobs, OpenReplica, Replica, Tickets};
 use crate::forward::Forwarder;
-use crate::http::{Api, Settings, serve};
+use crate::http::{self, Api, Settings, serve_within};
 use crate::inbox::Inbox;
 use crate::map_keeper::MapKeeper;
 use crate::member_keeper;
@@ -62,7 +62,7 @@ use crate::storage::flush_states;
 use crate::storage::{DataFolder, FolderError, FolderLock, Journal, OpenFolder};
 use crate::transport::refusals::Refusals;
 use crate::transport::{
-    self, BODY_BYTES_MAX_DEFAULT, Peer, PeerConfig, PeerConfigError, PeerTransport, Transport,
+    self, BODY_BYTES_MAX_DEFAULT, Peer, PeerBounds, PeerConfig, PeerConfigError, PeerTransport, Transport,
 };
 
 /// How long a stopping leader waits for another one.
@@ -140,6 +140,7 @@ pub struct Server {
     node: Node,
     api: Api<Node>,
     http: TcpListener,
+    http_bounds: http::Bounds,
     resp: Option<(TcpListener, Arc<Resp>)>,
     transport: Arc<dyn PeerTransport>,
     keeper: MapKeeper,
@@ -288,6 +289,7 @@ impl Server {
         let settings = Settings {
             limits: config.limits(),
             timeout: Duration::from_millis(config.limits.request_timeout_ms),
+            body_timeout: Duration::from_millis(config.http.body_ms),
             peer_address: config.node.peer.clone(),
             cluster_id: config.cluster.id,
             authorization,
@@ -301,6 +303,7 @@ impl Server {
             node,
             api,
             http: listeners.http,
+            http_bounds: http::Bounds::from(&config.http),
             resp,
             transport,
             keeper,
@@ -318,7 +321,8 @@ impl Server {
     /// Serves until `shutdown` is ready, then hands leadership over, answers what is in flight, flushes and
     /// returns; or returns the reason why the node had to stop.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Server { node, api, http, resp, transport, keeper, seeker, mut workers, lock } = self;
+        let Server { node, api, http, http_bounds, resp, transport, keeper, seeker, mut workers, lock } =
+            self;
         let mut keeping = Box::pin(async {
             tokio::select! {
                 error = keeper.run() => error,
@@ -328,7 +332,7 @@ impl Server {
         });
         let (stop, mut stopped) = watch::channel(false);
         let mut stopped_too = stopped.clone();
-        let http = serve(http, api, async move {
+        let http = serve_within(http_bounds, http, api, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         });
         let mut serving = tokio::spawn(async move {
@@ -421,6 +425,10 @@ fn peer_config(config: &Config, folder: &OpenFolder, map: &ShardMap) -> PeerConf
         store_id: folder.identity.store_id.to_string(),
         peers: map.nodes.iter().map(peer).collect(),
         body_bytes_max: BODY_BYTES_MAX_DEFAULT,
+        bounds: PeerBounds {
+            connections_max: config.peers.connections_max,
+            handshake_timeout: Duration::from_millis(config.peers.handshake_ms),
+        },
     }
 }
 

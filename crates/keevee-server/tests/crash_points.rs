@@ -18,7 +18,8 @@ use keevee_core::error::ErrorKind;
 use keevee_core::ids::NodeId;
 use keevee_core::shard_map::Consensus;
 use keevee_server::config::{
-    ClusterConfig, Config, EngineConfig, LimitsConfig, LogConfig, MemberConfig, NodeConfig, RespConfig,
+    ClusterConfig, Config, EngineConfig, HttpConfig, LimitsConfig, LogConfig, MemberConfig, NodeConfig,
+    PeersConfig, RespConfig,
 };
 use keevee_server::node::{Context, Node};
 use keevee_server::server::{Listeners, Server};
@@ -159,6 +160,8 @@ fn configure(life: &Life) -> Config {
             ..EngineConfig::default()
         },
         limits: LimitsConfig::default(),
+        http: HttpConfig::default(),
+        peers: PeersConfig::default(),
         resp: RespConfig::default(),
         log: LogConfig::default(),
     }

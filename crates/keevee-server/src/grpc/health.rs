@@ -18,7 +18,6 @@ use tower_service::Service;
 use super::failure::Failure;
 use super::stops;
 use crate::http::Store;
-use crate::http::kv::BODY_TIMEOUT;
 use crate::http::problem::Problem;
 
 /// The node as a whole, and its one service.
@@ -30,7 +29,10 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Health<S>(HealthServer<Readiness<S>>);
+pub(super) struct Health<S> {
+    server: HealthServer<Readiness<S>>,
+    body_timeout: Duration,
+}
 
 struct Readiness<S> {
     store: S,
@@ -38,18 +40,18 @@ struct Readiness<S> {
 }
 
 impl<S: Store> Health<S> {
-    pub(super) fn new(store: S, stopping: watch::Receiver<bool>) -> Health<S> {
+    pub(super) fn new(store: S, body_timeout: Duration, stopping: watch::Receiver<bool>) -> Health<S> {
         let server = HealthServer::new(Readiness { store, stopping });
-        Health(server.max_decoding_message_size(MESSAGE_BYTES_MAX))
+        Health { server: server.max_decoding_message_size(MESSAGE_BYTES_MAX), body_timeout }
     }
 
     pub(super) async fn handle(&self, request: Request<Incoming>) -> Response {
         // The answer to a watch begins at once, so this bounds the time in which the request arrives.
-        match timeout(BODY_TIMEOUT, self.0.clone().call(request)).await {
+        match timeout(self.body_timeout, self.server.clone().call(request)).await {
             Ok(Ok(response)) => response.map(Body::new),
             Ok(Err(never)) => match never {},
             Err(_) => {
-                let detail = format!("the message did not arrive within {BODY_TIMEOUT:?}");
+                let detail = format!("the message did not arrive within {:?}", self.body_timeout);
                 Failure::from(Problem::invalid(detail)).into_response()
             }
         }

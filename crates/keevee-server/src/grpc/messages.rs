@@ -15,7 +15,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::Api;
 use crate::http::body::BodyError;
-use crate::http::kv::BODY_TIMEOUT;
 use crate::http::problem::Problem;
 
 /// Whether it is compressed, and its length.
@@ -69,7 +68,7 @@ where
     pub(super) fn new<S>(body: B, api: &Api<S>, patience: Patience) -> Messages<B> {
         let (begun, limit) = match patience {
             Patience::Refuse { timeout } => (Some(Instant::now()), timeout),
-            Patience::Wait => (None, BODY_TIMEOUT),
+            Patience::Wait => (None, api.settings.body_timeout),
         };
         Messages {
             body,

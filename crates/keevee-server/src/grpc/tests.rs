@@ -67,6 +67,7 @@ impl Server {
         let settings = Settings {
             limits: Limits { value_bytes_max: VALUE_BYTES_MAX, ..Limits::default() },
             timeout: Duration::from_secs(5),
+            body_timeout: Duration::from_secs(30),
             peer_address: "localhost:9001".into(),
             cluster_id: uuid::Uuid::from_u128(7),
             authorization: HeaderValue::from_static("Bearer sesame"),

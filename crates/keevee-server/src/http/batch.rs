@@ -47,7 +47,7 @@ async fn execute<S: Store>(
     let request_id = conditions::request_id(headers)?;
     let max = api.settings.limits.command_bytes_max * 4 / 3 + OVERHEAD_BYTES_MAX;
     let _room = kv::room(api, &body, max)?;
-    let text = kv::read_in_time(&mut body, max, &options).await?;
+    let text = kv::read_in_time(api, &mut body, max, &options).await?;
     let batch: json::Batch = serde_json::from_slice(&text)
         .map_err(|error| Problem::invalid(format!("the body is no batch: {error}")))?;
     let mut command = batch.command().map_err(|error| Problem::invalid(error.to_string()))?;

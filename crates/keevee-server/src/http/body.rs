@@ -12,7 +12,7 @@ use super::problem::Problem;
 
 /// Of a body that nobody wants, no more than this is read…
 const DISCARD_BYTES_MAX: usize = 64 << 20;
-/// …for no longer than this.
+/// …for no longer than this, or than a body may take at all.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a body was not read.
@@ -74,7 +74,7 @@ where
 
 /// Reads on and forgets, within bounds, while the answer is already on its way: were the connection
 /// closed under a client that still sends, the client would see that and not the answer.
-pub(super) async fn discard<B>(mut body: B)
+pub(super) async fn discard<B>(mut body: B, body_timeout: Duration)
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -87,7 +87,7 @@ where
         }
     };
     // What does not end in time is cut off, as what is too long.
-    let _ = timeout(DISCARD_TIMEOUT, read_on).await;
+    let _ = timeout(DISCARD_TIMEOUT.min(body_timeout), read_on).await;
 }
 
 /// The next frame of data; trailers are of no interest.

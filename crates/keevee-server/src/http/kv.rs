@@ -1,6 +1,6 @@
 //! `/kv/{key}`: get, put, delete. The hot path. And `/v1/kv/{key}/increment`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -22,8 +22,6 @@ use crate::node::Context;
 
 const PREFIX: &str = "/kv/";
 const INCREMENT: (&str, &str) = ("/v1/kv/", "/increment");
-/// A body that has not arrived after this time never will.
-pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// True if the path is that of a key.
 pub(super) fn is_kv(uri: &Uri) -> bool {
@@ -51,7 +49,7 @@ pub(super) async fn handle_increment<S: Store>(api: &Api<S>, request: Request<Bo
     let result = increment(api, &head, &mut body).await;
     let error = result.as_ref().err().map(|problem| problem.kind);
     api.metrics.request(Protocol::Http, Operation::Execute, error, started.elapsed());
-    discard_if_refused(&head, body, error);
+    discard_if_refused(api, &head, body, error);
     result.unwrap_or_else(Problem::into_response)
 }
 
@@ -67,7 +65,7 @@ async fn increment<S: Store>(
     let options = with_headers(options, &head.headers)?;
     // It might be meant to say by how much.
     let no_body = |_| Problem::invalid("the body must be empty: `?by=` says how much is added, 1 without it");
-    read_in_time(body, 0, &options).await.map_err(no_body)?;
+    read_in_time(api, body, 0, &options).await.map_err(no_body)?;
     let preconditions = conditions::of_write(&head.headers, &key)?;
     let request_id = conditions::request_id(&head.headers)?;
     let command = Command { request_id, preconditions, ..Command::single(Action::Increment { key, by }) };
@@ -98,18 +96,18 @@ where
     };
     let error = result.as_ref().err().map(|problem| problem.kind);
     api.metrics.request(Protocol::Http, operation, error, started.elapsed());
-    discard_if_refused(&head, body, error);
+    discard_if_refused(api, &head, body, error);
     result.unwrap_or_else(Problem::into_response)
 }
 
 /// A client that waits for permission to send the body gets the answer instead.
-fn discard_if_refused<B>(head: &request::Parts, body: B, error: Option<ErrorKind>)
+fn discard_if_refused<S, B>(api: &Api<S>, head: &request::Parts, body: B, error: Option<ErrorKind>)
 where
     B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: std::fmt::Display,
 {
     if error.is_some() && !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
-        tokio::spawn(body::discard(body));
+        tokio::spawn(body::discard(body, api.settings.body_timeout));
     }
 }
 
@@ -154,13 +152,13 @@ where
     // Held until the answer: so long the value is in memory.
     let _room = room(api, body, body_bytes_max)?;
     let value = match value {
-        None => read_in_time(body, body_bytes_max, &options).await?,
+        None => read_in_time(api, body, body_bytes_max, &options).await?,
         Some(value) if value.len() > max => {
             return Err(Invalid::ValueTooLarge { bytes: value.len(), max }.into());
         }
         Some(value) => {
             let in_path = |_| Problem::invalid("the value is in the path, so the body must be empty");
-            read_in_time(body, body_bytes_max, &options).await.map_err(in_path)?;
+            read_in_time(api, body, body_bytes_max, &options).await.map_err(in_path)?;
             value
         }
     };
@@ -245,12 +243,18 @@ where
 }
 
 /// Reads a body within the time that the request itself set, if it did.
-pub(super) async fn read_in_time<B>(body: &mut B, max: usize, options: &Options) -> Result<Bytes, Problem>
+pub(super) async fn read_in_time<S, B>(
+    api: &Api<S>,
+    body: &mut B,
+    max: usize,
+    options: &Options,
+) -> Result<Bytes, Problem>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let limit = options.timeout.map_or(BODY_TIMEOUT, |timeout| timeout.min(BODY_TIMEOUT));
+    let longest = api.settings.body_timeout;
+    let limit = options.timeout.map_or(longest, |timeout| timeout.min(longest));
     match tokio::time::timeout(limit, body::read(body, max)).await {
         Ok(read) => Ok(read?),
         Err(_) => {

@@ -5,18 +5,16 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::Response;
-use bytes::Bytes;
+use axum::response::{IntoResponse, Response};
+use http::header::CONNECTION;
 use http::{HeaderValue, Request, Version};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -24,15 +22,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower_service::Service;
 
+use super::activity::{Activity, OpenBody};
 use super::conditions::EPOCH;
+use super::problem::Problem;
+use super::socket::Socket;
 use super::{Api, Store, kv, router};
+use crate::config::HttpConfig;
 use crate::grpc::{self, Grpc};
 use crate::transport::throttle::Throttle;
 
-/// A connection on which no request's head arrives for so long is closed.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// Connections open at once; more are closed at once.
-const CONNECTIONS_MAX: usize = 10_000;
 /// Requests in flight get this long to finish once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept (no file descriptor is free, mostly), something must end first.
@@ -48,21 +46,51 @@ const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 const SEND_BYTES_MAX: usize = 256 << 10;
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: u32 = 64 << 10;
+/// The same over HTTP/1, with room for what a body is read through.
+const PLAIN_BUFFER_BYTES_MAX: usize = 128 << 10;
+/// Lines of a request's head over HTTP/1.
+const HEAD_LINES_MAX: usize = 100;
+/// Requests of HTTP/2 that a client took back before they were looked at, and requests that broke the protocol: with more the
+/// connection is closed. It costs a client nothing to take back, so that is how one could ask for more than it may have under
+/// way at once (CVE-2023-44487).
+const TAKEN_BACK_MAX: usize = 20;
+const BROKEN_MAX: usize = 100;
+/// What a connection is told that finds no room, if it can be told at once.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 53\r\n\
+    retry-after: 1\r\nconnection: close\r\n\r\ntoo many connections: try again, or ask another node\n";
 /// A client of HTTP/2 that is silent for so long is asked whether it is there…
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// …and has so long to say so.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How much strangers may hold here, and for how long.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
+    /// Connections open at once.
     pub(crate) connections_max: usize,
+    /// From a head's first byte to its last.
     pub(crate) head_timeout: Duration,
+    /// Without a request.
+    pub(crate) idle_timeout: Duration,
+    /// Without taking anything of an answer.
+    pub(crate) stalled_timeout: Duration,
+}
+
+impl From<&HttpConfig> for Bounds {
+    fn from(config: &HttpConfig) -> Bounds {
+        Bounds {
+            connections_max: config.connections_max,
+            head_timeout: Duration::from_millis(config.head_ms),
+            idle_timeout: Duration::from_millis(config.idle_ms),
+            stalled_timeout: Duration::from_millis(config.stalled_ms),
+        }
+    }
 }
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds { connections_max: CONNECTIONS_MAX, head_timeout: HEAD_TIMEOUT }
+        Bounds::from(&HttpConfig::default())
     }
 }
 
@@ -70,17 +98,6 @@ impl Default for Bounds {
 /// every request in flight is answered, or after ten seconds.
 pub async fn serve<S: Store>(listener: TcpListener, api: Api<S>, shutdown: impl Future<Output = ()>) {
     serve_within(Bounds::default(), listener, api, shutdown).await;
-}
-
-/// As [`serve`], with no more connections than these.
-#[cfg(test)]
-pub(super) async fn serve_up_to<S: Store>(
-    connections_max: usize,
-    listener: TcpListener,
-    api: Api<S>,
-    shutdown: impl Future<Output = ()>,
-) {
-    serve_within(Bounds { connections_max, ..Bounds::default() }, listener, api, shutdown).await;
 }
 
 /// As [`serve`], within other bounds.
@@ -101,9 +118,10 @@ pub(crate) async fn serve_within<S: Store>(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if stop.receiver_count() <= bounds.connections_max => {
                     let service = Arc::clone(&service);
-                    tokio::spawn(serve_connection(stream, service, bounds.head_timeout, stopping.clone()));
+                    tokio::spawn(serve_connection(stream, service, bounds, stopping.clone()));
                 }
-                Ok(_) => {
+                Ok((stream, _)) => {
+                    let _ = stream.try_write(TOO_MANY);
                     if let Some(suppressed) = complaints.permit(Instant::now()) {
                         let connections_max = bounds.connections_max;
                         tracing::warn!(connections_max, suppressed, "too many connections: the newest are closed");
@@ -128,37 +146,46 @@ pub(crate) async fn serve_within<S: Store>(
 async fn serve_connection<S: Store>(
     stream: TcpStream,
     services: Arc<Services<S>>,
-    head_timeout: Duration,
+    bounds: Bounds,
     mut stopping: watch::Receiver<()>,
 ) {
     // Only costs time where it fails.
     let _ = stream.set_nodelay(true);
-    let activity = Arc::new(Activity::default());
+    let Bounds { head_timeout, idle_timeout, stalled_timeout, .. } = bounds;
+    let activity = Arc::new(Activity::new(stalled_timeout));
+    let socket = Socket::new(stream, Arc::clone(&activity), head_timeout);
     let service = service_fn(|request| {
         let (services, activity) = (Arc::clone(&services), Arc::clone(&activity));
         async move { Ok::<_, Infallible>(services.respond(&activity, request).await) }
     });
-    let builder = connection_builder(head_timeout);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let builder = connection_builder(idle_timeout);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
     let end = tokio::select! {
         end = &mut connection => end,
         _ = stopping.changed() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-        () = activity.ceases(head_timeout) => {
+        () = activity.ceases(idle_timeout) => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(head_timeout, connection).await.unwrap_or(Ok(()))
         }
+        () = activity.stalls() => return tracing::debug!("a client takes nothing of its answer: it is cut off"),
     };
     if let Err(error) = end {
         tracing::debug!(%error, "a connection broke");
     }
 }
 
-fn connection_builder(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
+fn connection_builder(idle_timeout: Duration) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(head_timeout);
+    // It runs from the end of the request before. The time of a head alone is the socket's to tell.
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle_timeout)
+        .max_headers(HEAD_LINES_MAX)
+        .max_buf_size(PLAIN_BUFFER_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -167,6 +194,8 @@ fn connection_builder(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BYTES_MAX)
         .max_header_list_size(HEAD_BYTES_MAX)
+        .max_pending_accept_reset_streams(TAKEN_BACK_MAX)
+        .max_local_error_reset_streams(BROKEN_MAX)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     builder
@@ -181,16 +210,16 @@ struct Services<S> {
 
 impl<S: Store> Services<S> {
     /// Every response says which shard map the node has, so that a caller with an older one gets it.
-    async fn respond(&self, activity: &Activity, request: Request<Incoming>) -> Response {
+    async fn respond(&self, activity: &Arc<Activity>, request: Request<Incoming>) -> Response {
         let mut response = self.respond_by_protocol(activity, request).await;
         response.headers_mut().insert(EPOCH, HeaderValue::from(self.api.store.epoch()));
         response
     }
 
-    async fn respond_by_protocol(&self, activity: &Activity, request: Request<Incoming>) -> Response {
+    async fn respond_by_protocol(&self, activity: &Arc<Activity>, request: Request<Incoming>) -> Response {
         if request.version() != Version::HTTP_2 {
-            activity.times_itself.store(true, Ordering::Relaxed);
-            return self.respond_plainly(request).await;
+            let has_two_lengths = activity.begin_plain();
+            return if has_two_lengths { two_lengths() } else { self.respond_plainly(request).await };
         }
         let open = activity.begin();
         // Boxed, so that a request of HTTP/1 does not carry the room for this.
@@ -199,7 +228,7 @@ impl<S: Store> Services<S> {
         } else {
             Box::pin(self.respond_plainly(request)).await
         };
-        response.map(|body| Body::new(OpenBody { body, _open: open }))
+        response.map(|body| Body::new(OpenBody::new(body, open)))
     }
 
     /// Requests for keys go past the router: they are nearly all there are.
@@ -214,63 +243,11 @@ impl<S: Store> Services<S> {
     }
 }
 
-/// Whether anything goes on on a connection. HTTP/1 has a timeout of hyper's own for each head; HTTP/2 has none,
-/// and neither has a connection that does not say which it is.
-#[derive(Default)]
-struct Activity {
-    /// It is HTTP/1.
-    times_itself: AtomicBool,
-    /// Requests of HTTP/2 so far.
-    begun: AtomicUsize,
-    /// Held by each request of HTTP/2 until its answer is written.
-    open: Arc<()>,
-}
-
-impl Activity {
-    fn begin(&self) -> Arc<()> {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        Arc::clone(&self.open)
-    }
-
-    /// Resolves once there was no request for so long, or up to twice as long.
-    async fn ceases(&self, timeout: Duration) {
-        let mut seen = 0;
-        loop {
-            tokio::time::sleep(timeout).await;
-            if self.times_itself.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
-            }
-            let begun = self.begun.load(Ordering::Relaxed);
-            if begun == seen && Arc::strong_count(&self.open) == 1 {
-                return;
-            }
-            seen = begun;
-        }
-    }
-}
-
-/// The body of an answer of HTTP/2, which tells when it was written.
-struct OpenBody {
-    body: Body,
-    _open: Arc<()>,
-}
-
-impl hyper::body::Body for OpenBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+/// Whoever is between the client and this node may believe the other length, and take a part of the body for a request
+/// (RFC 9112, section 6.3).
+fn two_lengths() -> Response {
+    let detail = "the head has `content-length` and `transfer-encoding`: send one of them";
+    let mut response = Problem::invalid(detail).into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }

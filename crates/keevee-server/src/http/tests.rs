@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::node::Consistency;
 
+mod hostile;
 mod ranges;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -249,12 +250,18 @@ impl Server {
     }
 
     async fn start_up_to(connections_max: usize) -> Server {
+        let bounds = Bounds { connections_max, ..Bounds::default() };
+        Server::start_within(bounds, Duration::from_secs(30)).await
+    }
+
+    async fn start_within(bounds: Bounds, body_timeout: Duration) -> Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (store, metrics) = (FakeStore::default(), Arc::new(Metrics::new()));
         let settings = Settings {
             limits: Limits { value_bytes_max: VALUE_BYTES_MAX, ..Limits::default() },
             timeout: Duration::from_secs(5),
+            body_timeout,
             peer_address: "localhost:9001".into(),
             cluster_id: uuid::Uuid::from_u128(7),
             authorization: HeaderValue::from_static("Bearer sesame"),
@@ -262,7 +269,7 @@ impl Server {
         let api = Api::new(store.clone(), settings, metrics.clone());
         let body_room = api.body_room.clone();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(server::serve_up_to(connections_max, listener, api, async {
+        let task = tokio::spawn(serve_within(bounds, listener, api, async {
             stopped.await.ok();
         }));
         Server { store, metrics, address, body_room, stop: Some(stop), task }
@@ -515,7 +522,7 @@ async fn bodies_have_bounded_room() {
 }
 
 #[tokio::test]
-async fn connections_past_the_bound_are_closed_at_once() {
+async fn connections_past_the_bound_are_told_so_and_closed_at_once() {
     let server = Server::start_up_to(1).await;
     let mut first = TcpStream::connect(server.address).await.unwrap();
     let mut buffer = [0; 4096];
@@ -524,7 +531,11 @@ async fn connections_past_the_bound_are_closed_at_once() {
         first.write_all(b"GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
         assert_ne!(timeout(DEADLINE, first.read(&mut buffer)).await.unwrap().unwrap(), 0);
         let mut second = TcpStream::connect(server.address).await.unwrap();
-        assert_eq!(timeout(DEADLINE, second.read(&mut buffer)).await.unwrap().unwrap(), 0);
+        let mut refusal = String::new();
+        timeout(DEADLINE, second.read_to_string(&mut refusal)).await.unwrap().unwrap();
+        let (head, text) = refusal.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 ") && text.contains("too many connections"), "{refusal}");
+        assert!(head.contains(&format!("content-length: {}\r\n", text.len())), "{refusal}");
     }
 }
 
@@ -649,6 +660,7 @@ async fn the_router_serves_keys_too() {
     let settings = Settings {
         limits: Limits::default(),
         timeout: Duration::from_secs(5),
+        body_timeout: Duration::from_secs(30),
         peer_address: "localhost:9001".into(),
         cluster_id: uuid::Uuid::from_u128(7),
         authorization: HeaderValue::from_static("Bearer sesame"),

@@ -1,7 +1,7 @@
 //! One connection: reads what has come, has it carried out, writes the replies; then reads on.
 //!
 //! Nothing is read while replies wait to be written, so a client that does not take its replies is not read from, and
-//! after a while cut off. What a connection holds is bounded: a little for each, more only while there is room that all
+//! after a while cut off; nor may a request that has begun take for ever. What a connection holds is bounded: a little for each, more only while there is room that all
 //! of them share. Idle, it holds no buffer at all.
 
 use std::cell::RefCell;
@@ -52,6 +52,8 @@ pub(super) struct Connection {
     replies: BytesMut,
     /// The shared room that the buffer has.
     room: Option<OwnedSemaphorePermit>,
+    /// Since when a part of a request is here, and nothing more to do than wait for the rest.
+    begun: Option<Instant>,
     /// How many values are read at once, since nobody knows their sizes before.
     reads_at_once: usize,
 }
@@ -67,6 +69,7 @@ impl Connection {
             buffer: BytesMut::new(),
             replies: BytesMut::new(),
             room: None,
+            begun: None,
             reads_at_once: READS_MAX,
         }
     }
@@ -121,13 +124,25 @@ impl Connection {
         if self.parser.is_idle(&self.buffer) {
             self.buffer = BytesMut::new();
             self.room = None;
+            self.begun = None;
+        } else {
+            self.begun.get_or_insert_with(Instant::now);
         }
         loop {
             let is_ready = poll_fn(|context| self.stream.poll_read_ready(context));
-            if self.room.is_some() {
-                // It holds what others may need.
-                let is_ready = Box::pin(tokio::time::timeout(resp.stalled, is_ready)).await;
-                is_ready.map_err(|_| RespEnd::Stalled)?.map_err(|_| RespEnd::Closed)?;
+            if let Some(begun) = self.begun {
+                let holds_room = self.room.is_some();
+                let left = resp.request_patience.saturating_sub(begun.elapsed());
+                // Shared room is what others may need.
+                let patience = if holds_room { left.min(resp.stalled) } else { left };
+                let is_ready = Box::pin(tokio::time::timeout(patience, is_ready));
+                tokio::select! {
+                    biased;
+                    () = stopped.as_mut(), if !holds_room => return Err(RespEnd::Closed),
+                    is_ready = is_ready => {
+                        is_ready.map_err(|_| RespEnd::Stalled)?.map_err(|_| RespEnd::Closed)?;
+                    }
+                }
             } else {
                 tokio::select! {
                     biased;
@@ -239,7 +254,10 @@ impl Connection {
     fn gather(&mut self, group: &mut Group<'_>, resp: &Resp) -> Next {
         while !group.is_full() {
             let request = match self.parser.parse(&mut self.buffer) {
-                Ok(Some(request)) => request,
+                Ok(Some(request)) => {
+                    self.begun = None;
+                    request
+                }
                 Ok(None) => return Next::Nothing,
                 Err(error) => return Next::End(Some(Reply::error(error)), RespEnd::Protocol),
             };

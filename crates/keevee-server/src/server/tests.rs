@@ -148,6 +148,7 @@ async fn messages_for_a_shard_that_is_not_held_are_dropped_and_counted() {
         store_id: other.to_string(),
         peers: [peer(1, identity.store_id, &config.node.peer)].into_iter().collect(),
         body_bytes_max: BODY_BYTES_MAX_DEFAULT,
+        bounds: PeerBounds::default(),
     };
     let two = transport::open(config.cluster.peer_transport, two, &Arc::new(Metrics::new())).unwrap();
     two.start(Arc::new(Silent), second);

@@ -6,6 +6,7 @@
 use std::hint::black_box;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use http::HeaderValue;
 use keevee_core::ids::NodeId;
@@ -16,6 +17,22 @@ use crate::metrics::RefusalReason;
 
 /// A limit for the bodies of peers that fits the default limits of values, as base64 and with room.
 pub const BODY_BYTES_MAX_DEFAULT: usize = 64 << 20;
+
+/// What somebody who connects to the port for peers may hold there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerBounds {
+    /// Connections open at once; more are closed at once. Each peer has two lanes and its forwards.
+    pub connections_max: usize,
+    /// A connection on which the secret has not arrived after this time is closed, and a call that has not said who calls is
+    /// ended.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for PeerBounds {
+    fn default() -> PeerBounds {
+        PeerBounds { connections_max: 1024, handshake_timeout: Duration::from_secs(10) }
+    }
+}
 
 /// What a node must know to speak with its peers.
 #[derive(Clone)]
@@ -32,6 +49,8 @@ pub struct PeerConfig {
     pub peers: Peers,
     /// The largest body taken from a peer: [`BODY_BYTES_MAX_DEFAULT`], or more where larger values are allowed.
     pub body_bytes_max: usize,
+    /// What strangers may hold.
+    pub bounds: PeerBounds,
 }
 
 /// The nodes that are listened to. Clones share what is added.
@@ -75,7 +94,7 @@ pub struct Peer {
 /// Written by hand: the secret stays out of logs.
 impl std::fmt::Debug for PeerConfig {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let PeerConfig { cluster_id, secret: _, node, store_id, peers, body_bytes_max } = self;
+        let PeerConfig { cluster_id, secret: _, node, store_id, peers, body_bytes_max, bounds } = self;
         formatter
             .debug_struct("PeerConfig")
             .field("cluster_id", cluster_id)
@@ -83,6 +102,8 @@ impl std::fmt::Debug for PeerConfig {
             .field("store_id", store_id)
             .field("peers", peers)
             .field("body_bytes_max", body_bytes_max)
+            .field("bounds", bounds)
+            .field("bounds", bounds)
             .finish_non_exhaustive()
     }
 }
@@ -215,6 +236,7 @@ mod tests {
             // As in production: this node is among them.
             peers: (1..=3).map(peer).collect(),
             body_bytes_max: BODY_BYTES_MAX_DEFAULT,
+            bounds: PeerBounds::default(),
         }
     }
 

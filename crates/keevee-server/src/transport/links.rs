@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::identity::PeerConfig;
 use super::lane::Lanes;
-use super::listener::{self, Bounds, Caller, Inbound};
+use super::listener::{self, Caller, Inbound};
 use super::refusals::Refusals;
 use super::remote::{ByNode, Remote, remotes};
 use super::tasks::Tasks;
@@ -146,7 +146,6 @@ impl<P: Protocol> PeerTransport for Links<P> {
                 config: self.config.clone(),
                 remotes: self.remotes.clone(),
                 handler,
-                bounds: Bounds::default(),
                 refusals: Arc::new(Refusals::new(&self.metrics)),
                 stop: self.tasks.stop.clone(),
             })

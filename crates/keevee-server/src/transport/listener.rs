@@ -28,24 +28,9 @@ pub(super) struct Inbound {
     pub(super) authorization: HeaderValue,
     pub(super) remotes: ByNode<Remote>,
     pub(super) handler: Handler,
-    pub(super) bounds: Bounds,
     pub(super) refusals: Arc<Refusals>,
     /// Sent once: connections end as soon as what is under way on them is answered.
     pub(super) stop: watch::Sender<()>,
-}
-
-/// What somebody without the secret may hold here.
-pub(super) struct Bounds {
-    /// Connections open at once; more are closed at once. Each peer has two lanes and its forwards.
-    pub(super) connections_max: usize,
-    /// A connection on which the secret has not arrived after this time is closed.
-    pub(super) secret_timeout: Duration,
-}
-
-impl Default for Bounds {
-    fn default() -> Bounds {
-        Bounds { connections_max: 1024, secret_timeout: Duration::from_secs(10) }
-    }
 }
 
 impl Inbound {
@@ -111,7 +96,7 @@ pub(super) async fn run<F>(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, address)) if connections.len() < inbound.bounds.connections_max => {
+                Ok((stream, address)) if connections.len() < inbound.config.bounds.connections_max => {
                     // Only costs time where it fails.
                     let _ = stream.set_nodelay(true);
                     connections.spawn(serve(stream, Caller::new(address), inbound.clone()));

@@ -5,9 +5,12 @@ mod grpc;
 mod http_json;
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use keevee_paxos::{Ballot, Entry, Value};
+use bytes::Bytes;
+use keevee_core::error::ErrorKind;
+use keevee_paxos::{Ballot, Entry, Message, Value};
+use keevee_replica::ChainHash;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -114,6 +117,7 @@ fn config(node: u64, addresses: &[SocketAddr]) -> PeerConfig {
         store_id: format!("store-{node}"),
         peers: addresses.iter().enumerate().map(peer).collect(),
         body_bytes_max: 4 << 20,
+        bounds: PeerBounds::default(),
     }
 }
 

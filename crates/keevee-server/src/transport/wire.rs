@@ -5,6 +5,8 @@
 //! `kinds!` (where it is posted as JSON), and in both directions below. Reading never panics, whatever a peer
 //! sent: it ends in a [`WireError`]. Sockets are not known here.
 
+// By its path, so that the fuzz targets can read this file from elsewhere.
+#[path = "wire/raft.rs"]
 mod raft;
 
 use std::collections::BTreeSet;

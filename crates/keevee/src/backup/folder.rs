@@ -89,6 +89,26 @@ impl Manifest {
         Manifest { format: FORMAT, cluster, time, taken: rfc3339(time), shards, map }
     }
 
+    /// Reads and checks the text of the file at `path`.
+    pub(crate) fn parse(text: &[u8], path: PathBuf) -> Result<Manifest, FolderError> {
+        let bad = |cause: String| FolderError::BadManifest { path: path.clone(), cause };
+        let value: Value = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
+        match value["format"].as_u64() {
+            None => return Err(bad("it names no format".to_owned())),
+            Some(found) if found != u64::from(FORMAT) => {
+                return Err(FolderError::UnknownFormat { path, found });
+            }
+            Some(_) => {}
+        }
+        // Of the text: a value has lost names that came twice.
+        let manifest: Manifest = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
+        let ids: Vec<ShardId> = manifest.shards.iter().map(|shard| shard.id).collect();
+        if !ids.is_sorted_by(|one, next| one < next) || ids.first().is_none_or(|id| *id == ShardId::SYSTEM) {
+            return Err(bad("its shards are none, out of order, or named twice".to_owned()));
+        }
+        Ok(manifest)
+    }
+
     pub(crate) fn keys(&self) -> u64 {
         self.shards.iter().map(|shard| shard.keys).fold(0, u64::saturating_add)
     }
@@ -318,19 +338,7 @@ fn read_manifest(folder: &Path) -> Result<Manifest, FolderError> {
     let mut text = Vec::new();
     let read = File::open(&path).and_then(|file| file.take(MANIFEST_BYTES_MAX).read_to_end(&mut text));
     read.map_err(at(&path))?;
-    let value: Value = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-    match value["format"].as_u64() {
-        None => return Err(bad("it names no format".to_owned())),
-        Some(found) if found != u64::from(FORMAT) => return Err(FolderError::UnknownFormat { path, found }),
-        Some(_) => {}
-    }
-    // Of the text: a value has lost names that came twice.
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-    let ids: Vec<ShardId> = manifest.shards.iter().map(|shard| shard.id).collect();
-    if !ids.is_sorted_by(|one, next| one < next) || ids.first().is_none_or(|id| *id == ShardId::SYSTEM) {
-        return Err(bad("its shards are none, out of order, or named twice".to_owned()));
-    }
-    Ok(manifest)
+    Manifest::parse(&text, path.clone())
 }
 
 /// The keys of a shard's file. They count only once [`Records::finish`] has found the file whole.

@@ -30,6 +30,7 @@ impl Body for Frames {
 }
 
 const ROOM: usize = 1000;
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn messages(frames: &[&[u8]], patience: Patience) -> Messages<Frames> {
     let frames = frames.iter().map(|frame| Bytes::copy_from_slice(frame)).collect();

@@ -94,7 +94,8 @@ async fn a_body_that_does_not_arrive_ends_with_the_calls_time() {
 
 #[tokio::test]
 async fn idle_connections_are_closed_whatever_they_speak() {
-    let bounds = Bounds { head_timeout: Duration::from_millis(50), ..Bounds::default() };
+    let short = Duration::from_millis(50);
+    let bounds = Bounds { head_timeout: short, idle_timeout: short, ..Bounds::default() };
     let server = Server::start_within(bounds).await;
     // A watch is not idle, though nothing is said for long.
     let mut client = HealthClient::new(server.channel().await);
@@ -110,6 +111,70 @@ async fn idle_connections_are_closed_whatever_they_speak() {
     }
     server.store.set_ready(false);
     within(watched.message()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_has_begun_must_go_on_sooner_than_who_is_idle_must_speak() {
+    let bounds = Bounds { head_timeout: Duration::from_millis(50), ..Bounds::default() };
+    let server = Server::start_within(bounds).await;
+    let mut client = server.client().await;
+    client.put(put("k", "v")).await.unwrap();
+    for beginning in [&b"P"[..], &PREFACE[..10], b"GET /kv/k HTTP/1.1\r\n"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(beginning).await.unwrap();
+        let _ = within(stream.read_to_end(&mut Vec::new())).await;
+    }
+    // It was idle meanwhile.
+    client.put(put("k", "v")).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_takes_back_what_was_never_looked_at_is_cut_off() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.put(put("k", "v")).await.unwrap();
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let mut bytes = [PREFACE, &NO_SETTINGS].concat();
+    for number in 0..200_u32 {
+        let id = (2 * number + 1).to_be_bytes();
+        // GET / over http, all of it from HPACK's static table; then RST_STREAM with CANCEL.
+        bytes.extend([&[0, 0, 3, 1, 5], &id[..], &[0x82, 0x84, 0x86]].concat());
+        bytes.extend([&[0, 0, 4, 3, 0], &id[..], &[0, 0, 0, 8]].concat());
+    }
+    stream.write_all(&bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = within(stream.read_to_end(&mut answer)).await;
+    let (mut rest, mut goodbyes) = (&answer[..], Vec::new());
+    while let Some((head, payload)) = rest.split_at_checked(9) {
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let (payload, next) = payload.split_at(length);
+        if head[3] == 7 {
+            goodbyes.push(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+        }
+        rest = next;
+    }
+    // ENHANCE_YOUR_CALM
+    assert_eq!(goodbyes, [11]);
+    client.put(put("k", "v")).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_never_taken_ends_its_connection_and_no_other() {
+    let bounds = Bounds { stalled_timeout: Duration::from_millis(200), ..Bounds::default() };
+    let server = Server::start_within(bounds).await;
+    let mut client = server.client().await;
+    client.put(put("k", &"v".repeat(VALUE_BYTES_MAX))).await.unwrap();
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(1000);
+    let (mut requests, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get("http://localhost/kv/k").body(Full::new(Bytes::new())).unwrap();
+    let response = within(requests.send_request(request)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    // The client answers all pings, and reads nothing of the body.
+    let _ = within(connection).await.unwrap();
+    assert_eq!(client.get(get("k")).await.unwrap().into_inner().value.len(), VALUE_BYTES_MAX);
 }
 
 #[tokio::test]

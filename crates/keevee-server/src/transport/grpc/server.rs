@@ -35,6 +35,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// A peer makes one call per connection.
 const CALLS_MAX: u32 = 4;
+/// Calls that a peer took back before they were looked at, and calls that broke the protocol.
+const RESETS_MAX: usize = 20;
 /// Metadata takes no more than this.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// So many forwards of one peer may be under way; further ones are not read meanwhile.
@@ -58,13 +60,15 @@ pub(in crate::transport) async fn serve(stream: TcpStream, caller: Caller, inbou
         .max_frame_size(FRAME_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_concurrent_streams(CALLS_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(RESETS_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     let mut stopping = inbound.stop.subscribe();
     let end = tokio::select! {
         end = work.until(connection.as_mut()) => end,
-        () = caller.stays_without_secret(inbound.bounds.secret_timeout) => {
+        () = caller.stays_without_secret(inbound.config.bounds.handshake_timeout) => {
             return tracing::debug!("a connection is closed: the secret did not arrive");
         }
         _ = stopping.changed() => {
@@ -135,7 +139,10 @@ impl Peer for Calls {
     ) -> Result<tonic::Response<Self::ConverseStream>, Status> {
         let (inbound, caller) = (self.inbound.clone(), self.caller.clone());
         let mut incoming = request.into_inner();
-        let first = incoming.message().await.map_err(|status| note_fault(&inbound, &caller, status))?;
+        let timeout = inbound.config.bounds.handshake_timeout;
+        let first = tokio::time::timeout(timeout, incoming.message()).await;
+        let first = first.map_err(|_| note_malformed(&inbound, &caller, &"no handshake came in time"))?;
+        let first = first.map_err(|status| note_fault(&inbound, &caller, status))?;
         let (from, envelope) = shake_hands(&inbound, &caller, first)?;
         let stop = inbound.stop.subscribe();
         let conversation = Conversation {

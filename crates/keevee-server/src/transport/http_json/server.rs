@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -24,6 +25,9 @@ use crate::transport::identity::{Refusal, check_secret};
 use crate::transport::listener::{Caller, Inbound};
 use crate::transport::wire::{self, FORWARD_PATH, HELLO_PATH, WireError};
 
+/// A peer's body that has not arrived after this time never will: whoever sends it is dead, or cut off.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Answers what comes on a connection until it ends.
 pub(in crate::transport) async fn serve(stream: TcpStream, caller: Caller, inbound: Arc<Inbound>) {
     let service = service_fn(async |request| {
@@ -38,7 +42,7 @@ pub(in crate::transport) async fn serve(stream: TcpStream, caller: Caller, inbou
     let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     let end = tokio::select! {
         end = connection.as_mut() => end,
-        () = caller.stays_without_secret(inbound.bounds.secret_timeout) => {
+        () = caller.stays_without_secret(inbound.config.bounds.handshake_timeout) => {
             return tracing::debug!("a connection is closed: the secret did not arrive");
         }
         _ = stopping.changed() => {
@@ -101,7 +105,10 @@ async fn handle(
     if head.method != Method::POST {
         return Err(Rejection(RefusalReason::Malformed, Problem::method_not_allowed("POST")));
     }
-    let body = body::read(&mut body, inbound.config.body_bytes_max).await?;
+    let read = body::read(&mut body, inbound.config.body_bytes_max);
+    let body = tokio::time::timeout(BODY_TIMEOUT, read)
+        .await
+        .unwrap_or_else(|_| Err(BodyError::Broken(format!("it did not arrive within {BODY_TIMEOUT:?}"))))?;
     match path {
         HELLO_PATH => {
             let node = inbound.heard(&wire::read_hello(&body)?)?;

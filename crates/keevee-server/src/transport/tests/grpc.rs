@@ -14,7 +14,8 @@ use tower_service::Service;
 use super::*;
 use crate::transport::grpc::caller::Calls;
 use crate::transport::grpc::server;
-use crate::transport::listener::{self, Bounds, Inbound};
+use crate::transport::identity::PeerBounds;
+use crate::transport::listener::{self, Inbound};
 use crate::transport::refusals::Refusals;
 use crate::transport::wire::proto::peer_client::PeerClient;
 use crate::transport::wire::proto::peer_server::{Peer as PeerService, PeerServer};
@@ -244,7 +245,8 @@ async fn an_entry_as_large_as_a_body_may_be_arrives() {
 #[tokio::test]
 async fn without_the_secret_no_connection_lasts() {
     let (mut listeners, addresses) = listeners(2).await;
-    let config = config(1, &addresses);
+    let bounds = PeerBounds { connections_max: 8, handshake_timeout: Duration::from_millis(300) };
+    let config = PeerConfig { bounds, ..config(1, &addresses) };
     let remotes = crate::transport::remote::ByNode::default();
     for remote in crate::transport::remote::remotes(&config).unwrap() {
         remotes.insert(remote.id, remote);
@@ -255,7 +257,6 @@ async fn without_the_secret_no_connection_lasts() {
         remotes,
         config,
         handler: Recorder::new(),
-        bounds: Bounds { connections_max: 8, secret_timeout: Duration::from_millis(300) },
         refusals: Arc::new(Refusals::new(&Metrics::new())),
     };
     let task = tokio::spawn(listener::run(listeners.remove(0), Arc::new(inbound), server::serve));
@@ -264,6 +265,9 @@ async fn without_the_secret_no_connection_lasts() {
         // Closed by the node, for nothing but its silence.
         send_raw(addresses[0], start).await;
     }
+    // Nor does a call of who has it and does not say who calls.
+    let status = call(addresses[0], Some(SECRET), Vec::new()).await.unwrap_err();
+    assert!(status.message().contains("no handshake came in time"), "{status:?}");
     // By now the member has been idle for longer, and its call goes on.
     assert!(timeout(Duration::from_millis(50), answers.message()).await.is_err());
     task.abort();

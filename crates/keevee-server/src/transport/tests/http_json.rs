@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::transport::http_json::server;
-use crate::transport::listener::{self, Bounds, Inbound};
+use crate::transport::identity::PeerBounds;
+use crate::transport::listener::{self, Inbound};
 use crate::transport::refusals::Refusals;
 
 #[tokio::test]
@@ -62,14 +63,14 @@ async fn strangers_are_refused() {
 #[tokio::test]
 async fn without_the_secret_no_connection_lasts() {
     let (mut listeners, addresses) = listeners(1).await;
-    let config = config(1, &addresses);
+    let bounds = PeerBounds { connections_max: 2, handshake_timeout: Duration::from_millis(300) };
+    let config = PeerConfig { bounds, ..config(1, &addresses) };
     let inbound = Inbound {
         stop: watch::Sender::new(()),
         authorization: config.authorization().unwrap(),
         config,
         remotes: Default::default(),
         handler: Recorder::new(),
-        bounds: Bounds { connections_max: 2, secret_timeout: Duration::from_millis(300) },
         refusals: Arc::new(Refusals::new(&Metrics::new())),
     };
     let task = tokio::spawn(listener::run(listeners.remove(0), Arc::new(inbound), server::serve));

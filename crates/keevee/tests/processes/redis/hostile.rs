@@ -304,6 +304,29 @@ async fn who_never_reads_is_not_read_from_and_then_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_never_ends_a_request_is_cut_off_and_who_is_idle_is_not() {
+    let mut cluster = start_with("[resp]\nrequest_ms = 500").await;
+    let address = address(&mut cluster, 1);
+    let mut other = connect(&mut cluster, 1).await;
+    assert_eq!(other.ask(&["SET", "a", "1"]).await, Reply::ok());
+    // At its beginning, in a small request, and in a large one: a byte now and then.
+    for first in ["", "PING\r\n*2\r\n$3\r\nGET\r\n$70000\r\n", "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1000000\r\n"] {
+        let mut slow = TcpStream::connect(&address).await.expect("a connection");
+        slow.write_all(first.as_bytes()).await.expect("sent");
+        let cut_off = async {
+            while slow.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, cut_off).await.expect("it is cut off");
+    }
+    // It was silent for longer.
+    assert_eq!(other.ask(&["GET", "a"]).await, bulk("1"));
+    let stalled = "keevee_resp_connections_ended_total{reason=\"stalled\"}";
+    assert_eq!(metric(&mut cluster, 1, stalled).await, 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_values_go_in_and_out() {
     let mut cluster = start(3, "paxos").await;
     let mut resp = connect(&mut cluster, 3).await;
