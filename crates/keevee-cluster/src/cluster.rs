@@ -19,6 +19,9 @@ use crate::{process, watch};
 /// How long a node that runs takes at most to say how it is.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// The file that a node leaves in its data folder when it ends since it was removed from its cluster.
+pub const REMOVED: &str = "removed";
+
 /// A cluster of nodes on this machine.
 #[derive(Debug)]
 pub struct Cluster {
@@ -80,6 +83,11 @@ impl Node {
     /// Its data folder.
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
+    }
+
+    /// True if the cluster knows it no longer: it found out and ended, or its folder was deleted after that.
+    pub fn is_removed(&self) -> bool {
+        self.data().join(REMOVED).exists() || !self.folder.exists()
     }
 
     /// Variables that its process gets from its next start on, beside this program's own, for as long as this program
@@ -231,8 +239,8 @@ impl Cluster {
 
     /// Starts the nodes that do not run: returns their ids.
     pub fn start(&mut self) -> Result<Vec<u64>, ClusterError> {
-        let mut resting: Vec<&mut Node> =
-            self.nodes.iter_mut().filter_map(|node| node.pid().is_none().then_some(node)).collect();
+        let mut resting: Vec<&mut Node> = self.nodes.iter_mut().filter(|node| !node.is_removed()).collect();
+        resting.retain_mut(|node| node.pid().is_none());
         // Before any of them runs.
         for node in &resting {
             ports::check(node.id, &node.addresses())?;
@@ -280,6 +288,9 @@ impl Cluster {
         for id in running {
             let node = self.node(*id)?;
             if node.pid().is_none() {
+                if node.is_removed() {
+                    continue;
+                }
                 return Err(node.ended());
             }
             if !node.is_ready().await {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::cluster::Node;
 use crate::error::ClusterError;
-use crate::plan::{Choices, Layout, Plan};
+use crate::plan::{Choices, Layout, NODES_MAX, Plan};
 use crate::ports::{self, Addresses};
 
 /// Which shards the cluster began with, as `keevee init` was told: what they are now, the nodes know.
@@ -196,7 +196,10 @@ struct MemberTable {}
 
 /// A cluster as it is in a folder.
 pub(crate) struct Existing {
+    /// Without those that were removed.
     pub(crate) nodes: Vec<Node>,
+    /// With how many it began.
+    pub(crate) first_nodes: usize,
     pub(crate) consensus: String,
     pub(crate) peer_transport: String,
     /// What `keevee init` was told of its shards.
@@ -205,16 +208,19 @@ pub(crate) struct Existing {
 
 /// The cluster in a folder; `None` if there is none.
 pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
-    if !folder.join("node1").join("keevee.toml").exists() {
+    let has = |id: &u64| folder.join(format!("node{id}")).join("keevee.toml").exists();
+    // Node 1 comes last when a cluster is made, and may have been removed since.
+    let is_unfinished = folder.join(".new").exists();
+    let ids: Vec<u64> = (1..=NODES_MAX).filter(has).collect();
+    if ids.is_empty() || !ids.contains(&1) && is_unfinished {
         return Ok(None);
     }
     // The manager may be asked from anywhere, and nodes are found by absolute path.
     let folder = fs::canonicalize(folder).map_err(ClusterError::file("open", folder))?;
     let (mut consensus, mut peer_transport) = (consensus_default(), peer_transport_default());
     let mut nodes = Vec::new();
-    let mut members = 1;
-    while nodes.len() < members {
-        let id = nodes.len() as u64 + 1;
+    let mut first_nodes = 0;
+    for id in ids {
         let folder = folder.join(format!("node{id}"));
         let config = folder.join("keevee.toml");
         let text = fs::read_to_string(&config).map_err(ClusterError::file("read", &config))?;
@@ -223,11 +229,14 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
         if file.node.id != id {
             return Err(damaged(format!("it is node {}'s, in node {id}'s place", file.node.id)));
         }
-        members = file.member.len();
+        first_nodes = file.member.len();
         consensus = file.engine.consensus;
         peer_transport = file.cluster.peer_transport;
         let NodeTable { http, peer, resp, .. } = file.node;
-        nodes.push(Node::new(id, folder, Addresses { http, peer, resp }));
+        let node = Node::new(id, folder, Addresses { http, peer, resp });
+        if !node.is_removed() {
+            nodes.push(node);
+        }
     }
     let path = folder.join(LAYOUT_FILE);
     let layout = match fs::read_to_string(&path) {
@@ -236,12 +245,13 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
         Err(error) if error.kind() == ErrorKind::NotFound => Layout::default().init_arguments().join(" "),
         Err(error) => return Err(ClusterError::file("read", path)(error)),
     };
-    Ok(Some(Existing { nodes, consensus, peer_transport, layout }))
+    Ok(Some(Existing { nodes, first_nodes, consensus, peer_transport, layout }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::REMOVED;
 
     #[tokio::test]
     async fn a_cluster_that_cannot_be_made_leaves_nothing() {
@@ -287,12 +297,44 @@ mod tests {
         }
         let existing = read(folder.path()).expect("a cluster").expect("a cluster");
         let nodes = &existing.nodes;
-        assert_eq!(nodes.len(), 2);
+        assert_eq!((nodes.len(), existing.first_nodes), (2, 2));
         assert_eq!((nodes[1].id, nodes[1].addresses()), (2, of(2)));
         assert_eq!((existing.consensus.as_str(), existing.peer_transport.as_str()), ("raft", "http-json"));
         assert_eq!(existing.layout, "--shards 1", "as before there were others");
         fs::write(folder.path().join(LAYOUT_FILE), "--shards 16\n").expect("written");
         let existing = read(folder.path()).expect("a cluster").expect("a cluster");
         assert_eq!(existing.layout, "--shards 16");
+    }
+
+    #[test]
+    fn nodes_that_were_removed_are_left_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let addresses =
+            [1, 2, 3].map(|id| Addresses { http: address(8000 + id), peer: address(9000 + id), resp: None });
+        let cluster =
+            ClusterTable { id: Uuid::new_v4(), secret: secret(), peer_transport: "grpc".to_owned() };
+        for id in 1..=3 {
+            let node = folder.path().join(format!("node{id}"));
+            fs::create_dir_all(node.join("data")).expect("a folder");
+            let text = render(&cluster, &EngineTable::default(), id, &addresses);
+            write_private(&node.join("keevee.toml"), &text).expect("written");
+        }
+        let ids = || {
+            let existing = read(folder.path()).expect("a cluster").expect("a cluster");
+            assert_eq!(existing.first_nodes, 3);
+            existing.nodes.iter().map(|node| node.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(), [1, 2, 3]);
+        fs::write(folder.path().join("node2/data").join(REMOVED), "").expect("written");
+        assert_eq!(ids(), [1, 3]);
+        // Its owner did as it was told.
+        fs::remove_dir_all(folder.path().join("node1")).expect("removed");
+        assert_eq!(ids(), [3]);
+        fs::create_dir(folder.path().join(".new")).expect("a folder");
+        assert!(
+            read(folder.path()).expect("a folder").is_none(),
+            "of one that was never finished node 1 is not there yet"
+        );
     }
 }

@@ -24,7 +24,7 @@ mod temporary;
 mod wait;
 mod watch;
 
-pub use cluster::{Cluster, Ending, Node};
+pub use cluster::{Cluster, Ending, Node, REMOVED};
 pub use config::{Config, ConfigError};
 pub use error::ClusterError;
 pub use plan::{Choices, Layout, NODES_MAX, Plan};

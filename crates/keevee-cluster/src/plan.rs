@@ -197,7 +197,7 @@ impl Plan {
             has,
             wanted,
         };
-        let Existing { nodes, consensus, peer_transport, layout } = existing;
+        let Existing { nodes, first_nodes, consensus, peer_transport, layout } = existing;
         for (name, wanted, has) in [
             ("the consensus", &self.choices.consensus, consensus),
             ("the peer transport", &self.choices.peer_transport, peer_transport),
@@ -206,7 +206,7 @@ impl Plan {
                 return Err(differs(format!("{name} {has}"), wanted.clone()));
             }
         }
-        let count = nodes.len() as u64;
+        let count = *first_nodes as u64;
         if let Some(wanted) = self.nodes.filter(|wanted| *wanted != count) {
             return Err(differs(format!("{count} nodes"), wanted.to_string()));
         }
@@ -220,13 +220,16 @@ impl Plan {
             }
         }
         let Some(first) = nodes.first() else { return Ok(()) };
-        let ports = |address: SocketAddr| format!("ports from {}", address.port());
+        // Node 1 may be gone.
+        let base = |address: SocketAddr| u64::from(address.port()) + 1 - first.id;
+        let ports = |address: SocketAddr| format!("ports from {}", base(address));
         for (name, wanted, has) in [
             ("HTTP", self.http_port, Some(first.http)),
             ("peer", self.peer_port, Some(first.peer)),
             ("RESP", self.resp_port, first.resp),
         ] {
-            let differs_from = |wanted: &u16| *wanted > 0 && has.is_none_or(|has| has.port() != *wanted);
+            let differs_from =
+                |wanted: &u16| *wanted > 0 && has.is_none_or(|has| base(has) != u64::from(*wanted));
             if let Some(wanted) = wanted.filter(differs_from) {
                 let has = has.map_or_else(|| "no ports".to_owned(), ports);
                 return Err(differs(format!("{name} {has}"), wanted.to_string()));
@@ -328,6 +331,7 @@ mod tests {
         };
         let existing = Existing {
             nodes: vec![node(1), node(2)],
+            first_nodes: 2,
             consensus: "raft".to_owned(),
             peer_transport: "http-json".to_owned(),
             layout: "--shards 4".to_owned(),

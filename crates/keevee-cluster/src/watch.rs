@@ -118,6 +118,7 @@ impl Cluster {
         for (node, watched) in self.nodes.iter_mut().zip(watched) {
             let is_running = node.pid().is_some();
             match watched.due {
+                _ if node.is_removed() => watched.due = None,
                 // Another program was faster.
                 Some(_) if is_running => watched.is_up(now),
                 Some(due) if due > now => {}

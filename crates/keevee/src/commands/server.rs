@@ -8,7 +8,7 @@ use keevee_client::Endpoint;
 use keevee_cluster::process;
 use keevee_server::config::{self, Config, NodeConfig};
 use keevee_server::join;
-use keevee_server::server::{self, Listeners, Server};
+use keevee_server::server::{self, Listeners, Server, ServerError};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
@@ -82,15 +82,23 @@ fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
 }
 
 async fn serve(config: Config, join: Option<&Endpoint>) -> Result<(), Failure> {
+    let data = config.node.data.clone();
+    let ended = |error: ServerError| {
+        if let ServerError::Removed(_) = error {
+            // For who starts nodes; without it they hear it from the node.
+            let _ = std::fs::write(data.join(keevee_cluster::REMOVED), "");
+        }
+        Failure::other(error)
+    };
     let Some(member) = join else {
-        return server::run(config, stop_requested()).await.map_err(Failure::other);
+        return server::run(config, stop_requested()).await.map_err(ended);
     };
     // Before the cluster hears of the node: at an address that is taken, another one would answer for it.
     let NodeConfig { http, peer, resp, .. } = &config.node;
     let listeners = Listeners::bind(http, peer, resp.as_deref()).await.map_err(Failure::other)?;
     join::join(&config, member.authority()).await.map_err(Failure::other)?;
-    let server = Server::start_on(&config, listeners).await.map_err(Failure::other)?;
-    server.run(stop_requested()).await.map_err(Failure::other)
+    let server = Server::start_on(&config, listeners).await.map_err(&ended)?;
+    server.run(stop_requested()).await.map_err(ended)
 }
 
 /// Connections and files of the store are file descriptors, and by default a process may have 1024 of them.
