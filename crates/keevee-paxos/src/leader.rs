@@ -452,15 +452,20 @@ impl Replica {
     /// A disk that has said nothing for the shortest timeout is about to stall. If another one had the same in half the time,
     /// its node leads at once, instead of an election after this one has fallen silent; if all are slow, nobody is better.
     fn leave_a_slow_disk(&mut self) {
-        let (now, silent, last) = (self.now, self.disk_silent_for(), self.log.last());
+        // Of what is no entry nobody else has written the same.
+        let (now, silent, last) = (self.now, self.entries_unsynced_for(), self.log.last());
+        let (timeout, voters) = (self.timing.timeout_min, self.quorum.members());
         let Role::Leading(leading) = &self.role else { return };
-        if silent <= self.timing.timeout_min || leading.transfer.is_some() {
+        if silent <= timeout || leading.transfer.is_some() {
             return;
         }
+        let may_lead = |node: &NodeId| {
+            *node != self.id && voters.contains(node) && leading.answered_within(*node, now, timeout)
+        };
         let is_faster =
             |follower: &Follower| follower.acknowledged == last && now - follower.progress_at >= silent / 2;
-        let mut others = leading.followers.iter().filter(|(node, _)| **node != self.id);
-        let successor = others.find(|(_, follower)| is_faster(follower)).map(|(node, _)| *node);
+        let mut successors = leading.followers.iter().filter(|(node, one)| may_lead(node) && is_faster(one));
+        let successor = successors.next().map(|(node, _)| *node);
         if successor.is_some() {
             self.transfer(successor);
         }

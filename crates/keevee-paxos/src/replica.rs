@@ -335,15 +335,18 @@ impl Replica {
 
     /// True if the disk has kept a write waiting for longer than the longest timeout.
     pub(crate) fn is_stalled(&self) -> bool {
-        self.disk_silent_for() > self.timing.timeout_max
+        self.disk_silent_for(|_| true) > self.timing.timeout_max
     }
 
-    /// For how long the oldest write has waited for the disk.
-    pub(crate) fn disk_silent_for(&self) -> Duration {
-        if mutants::is_active(Mutant::StalledLeaderStays) {
-            return Duration::ZERO;
-        }
-        self.pending.front().map_or(Duration::ZERO, |pending| self.now - pending.since)
+    /// For how long the oldest write has waited for the disk, if it is of entries.
+    pub(crate) fn entries_unsynced_for(&self) -> Duration {
+        self.disk_silent_for(|pending| pending.lowest.is_some())
+    }
+
+    fn disk_silent_for(&self, counts: impl Fn(&Pending) -> bool) -> Duration {
+        let oldest = self.pending.front().filter(|pending| counts(pending));
+        let silent = oldest.map_or(Duration::ZERO, |pending| self.now - pending.since);
+        if mutants::is_active(Mutant::StalledLeaderStays) { Duration::ZERO } else { silent }
     }
 
     /// Everything up to here that this node accepted is on its disk.
