@@ -17,7 +17,7 @@ use keevee_replica::storage::StorageError;
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::storage::{FolderError, Identity, NewFolder, Survivor};
+use crate::storage::{DataFolder, FolderError, Identity, NewFolder, Survivor};
 use plan::{Holding, Kept};
 
 mod holding;
@@ -183,7 +183,7 @@ pub struct Made {
 impl Survey {
     /// Opens folders of nodes that are stopped, and reads all that they have. It takes as long as that takes, and changes nothing.
     pub fn take(paths: &[PathBuf]) -> Result<Survey, RecoverError> {
-        let folders = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+        let folders = paths.iter().map(|path| open(&data_folder(path))).collect::<Result<Vec<_>, _>>()?;
         let cluster = check_belong_together(&folders)?;
         check_maps(&folders)?;
         let map = newest_map(&folders)?;
@@ -238,6 +238,13 @@ impl Survey {
         }
         map
     }
+}
+
+/// Where a node's configuration is, its data folder mostly is as well: either may be named.
+fn data_folder(path: &Path) -> PathBuf {
+    let within = path.join("data");
+    let is_formatted = |path| matches!(DataFolder::identity(path), Ok(Some(_)));
+    if !is_formatted(path) && is_formatted(&within) { within } else { path.to_owned() }
 }
 
 /// A damaged folder is left out. What an operator can mend is an error: left out, it could be the one with the last writes.
