@@ -71,11 +71,15 @@ impl ShardMap {
         let mut moves = Vec::new();
         let on = self.shards.iter().filter(|shard| shard.wanted().contains(&node));
         for shard in on {
-            let with = leaving.with.filter(|with| !shard.is_on(*with));
-            let to = with.or_else(|| next.place_one_more(shard, &leaving.unreachable));
+            let with = leaving.with.filter(|with| !shard.wanted().contains(with));
+            let rest = shard.wanted().len() - 1;
+            // A newcomer of which there are enough without it is only left out.
+            let is_one_more = !shard.members.contains(&node) && rest >= shard.members.len();
+            let place = || next.place_one_more(shard, &leaving.unreachable);
+            let to = if is_one_more { with } else { with.or_else(place) };
             // It is on up to five nodes, of which three are enough.
-            let is_many = shard.id == ShardId::SYSTEM && shard.members.len() > SYSTEM_MEMBERS_ENOUGH;
-            let is_spare = is_many || leaving.fewer_replicas && shard.members.len() > 1;
+            let is_many = shard.id == ShardId::SYSTEM && rest >= SYSTEM_MEMBERS_ENOUGH;
+            let is_spare = is_one_more || is_many || leaving.fewer_replicas && rest > 0;
             if to.is_none() && !is_spare {
                 return Err(ChangeError::NowhereToGo { shard: shard.id, node });
             }
@@ -88,11 +92,17 @@ impl ShardMap {
         Ok(moves)
     }
 
-    /// Who may get one more replica of a shard: of those that were not drained the one that holds the fewest.
+    /// Who may get one more replica of a shard: whoever is about to give one up, else of those that were not drained the one that
+    /// holds the fewest.
     fn place_one_more(&self, shard: &ShardInfo, unreachable: &BTreeSet<NodeId>) -> Option<NodeId> {
+        let is_free = |node: &NodeId| !shard.wanted().contains(node);
+        let mut stayers = shard.members.iter().copied().filter(is_free);
+        if let Some(stays) = stayers.find(|node| !unreachable.contains(node)) {
+            return Some(stays);
+        }
         let nodes = self.nodes.iter().map(|node| node.id);
         let free: BTreeSet<NodeId> =
-            nodes.filter(|node| !shard.is_on(*node) && !self.drained.contains(node)).collect();
+            nodes.filter(|node| is_free(node) && !self.drained.contains(node)).collect();
         let place = |free: &mut dyn Iterator<Item = NodeId>| {
             // The system shard is nearly idle, and counts for nothing.
             let (replicas, _) = loads(free, self.data_shards().map(|data| &data.members));
@@ -108,17 +118,18 @@ impl ShardMap {
     ///
     /// # Errors
     ///
-    /// There is no such node.
+    /// There is no such node, or the members of a shard that it does not hold are changing already.
     pub fn moves_onto(&self, node: NodeId, replicas_min: usize) -> Result<Vec<Move>, ChangeError> {
         self.node(node).ok_or(ChangeError::UnknownNode(node))?;
+        // What is under way leaves open who holds how much.
+        if let Some(shard) = self.shards.iter().find(|shard| shard.next.is_some() && !shard.is_on(node)) {
+            return Err(ChangeError::Changing(shard.id));
+        }
         let mut next = self.clone();
         let mut moves = Vec::new();
         let system = next.shards.first().filter(|system| {
             let count = system.members.len();
-            system.next.is_none()
-                && !system.is_on(node)
-                && count < SYSTEM_MEMBERS_MAX
-                && count < next.nodes.len()
+            !system.is_on(node) && count < SYSTEM_MEMBERS_MAX && count < next.nodes.len()
         });
         moves.extend(system.map(|system| Move { shard: system.id, from: None, to: Some(node) }));
         let has_too_few = |shard: &&ShardInfo| {
@@ -167,7 +178,7 @@ impl ShardMap {
             if let Some(node) = from.filter(|node| !info.wanted().contains(node)) {
                 return Err(ChangeError::HoldsNone { shard, node });
             }
-            if let Some(node) = to.filter(|node| info.is_on(*node)) {
+            if let Some(node) = to.filter(|node| info.wanted().contains(node)) {
                 return Err(ChangeError::HoldsIt { shard, node });
             }
             let kept = info.wanted().iter().copied().filter(|member| Some(*member) != from);
@@ -227,10 +238,14 @@ mod tests {
         NodeInfo { id: NodeId(id), store: StoreId(Uuid::from_u128(id.into())), peer, http, resp: None }
     }
 
+    fn spec(replicas: usize) -> ShardSpec {
+        let placement = Placement::Spread { replicas };
+        ShardSpec { name: None, load_factor: 1, consensus: Consensus::Paxos, placement }
+    }
+
     fn map(nodes: u64, shards: usize) -> ShardMap {
-        let placement = Placement::Spread { replicas: 3 };
-        let spec = ShardSpec { name: None, load_factor: 1, consensus: Consensus::Paxos, placement };
-        ShardMap::bootstrap((1..=nodes).map(node).collect(), Consensus::Paxos, &vec![spec; shards]).unwrap()
+        ShardMap::bootstrap((1..=nodes).map(node).collect(), Consensus::Paxos, &vec![spec(3); shards])
+            .unwrap()
     }
 
     fn done(map: &ShardMap, moves: &[Move]) -> ShardMap {
@@ -356,6 +371,39 @@ mod tests {
         let again = map.moves_onto(NodeId(2), 1).unwrap();
         let map = done(&map, &again).with_drained(NodeId(2), false);
         assert!(replicas(&map, 2) >= 2 && map.drained.is_empty(), "it is added again");
+    }
+
+    #[test]
+    fn without_a_lost_newcomer_who_was_to_go_stays() {
+        let map = map(3, 1).add_node(node(4)).unwrap();
+        let lost = Leaving { unreachable: [NodeId(4)].into(), ..Leaving::default() };
+        let with = Leaving { with: Some(NodeId(4)), ..Leaving::default() };
+        let changing = map.move_replicas(&map.moves_off(NodeId(2), &with).unwrap()).unwrap();
+        assert!(
+            matches!(changing.moves_onto(NodeId(3), 1), Ok(moves) if moves.is_empty()),
+            "it holds all of them"
+        );
+        let later = changing.add_node(node(5)).unwrap().moves_onto(NodeId(5), 1);
+        assert_eq!(later, Err(ChangeError::Changing(ShardId::SYSTEM)));
+        let back = changing.moves_off(NodeId(4), &lost).unwrap();
+        assert!(back.iter().all(|one| one.to == Some(NodeId(2))), "{back:?}");
+        let map = done(&changing, &back);
+        assert!(map.shards.iter().all(|shard| !shard.is_on(NodeId(4)) && shard.members.len() == 3));
+        // One more is only left out, also where there is but one.
+        for mut map in [map, ShardMap::bootstrap(vec![node(1)], Consensus::Paxos, &[spec(1)]).unwrap()] {
+            if map.node(NodeId(4)).is_none() {
+                map = map.add_node(node(4)).unwrap();
+            }
+            let more = map.moves_onto(NodeId(4), 4).unwrap();
+            assert!(more.iter().all(|one| one.from.is_none()) && more.len() == 2, "{more:?}");
+            let changing = map.move_replicas(&more).unwrap();
+            let out = changing.moves_off(NodeId(4), &lost).unwrap();
+            assert!(out.iter().all(|one| one.to.is_none()) && out.len() == 2, "{out:?}");
+            let after = done(&changing, &out);
+            let members =
+                |map: &ShardMap| map.shards.iter().map(|shard| shard.members.clone()).collect::<Vec<_>>();
+            assert_eq!(members(&after), members(&map));
+        }
     }
 
     #[test]

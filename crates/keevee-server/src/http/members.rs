@@ -3,9 +3,12 @@
 //! An answer says which replicas move, and that the shard map says so; not that they have. `GET /v1/cluster/shards` shows
 //! what is still under way (`next`). It leaves out which moves there are ([`keevee_core::shard_map::members`]).
 
+use std::time::{Duration, Instant};
+
 use axum::Json;
 use axum::extract::{Path, State};
 use bytes::Bytes;
+use keevee_core::error::ErrorKind;
 use keevee_core::ids::NodeId;
 use keevee_core::json::Object;
 use keevee_core::shard_map::ShardMap;
@@ -15,6 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 use super::{Api, Store};
+
+/// How long a node that shall get something may take to be heard of, and how often it is looked.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a caller may say besides.
 #[derive(Debug, Default, Deserialize)]
@@ -42,7 +49,7 @@ pub(super) struct Planned {
 /// `POST /v1/cluster/nodes/:node/:change`
 pub(super) async fn change<S: Store>(
     State(api): State<Api<S>>,
-    Path((node, change)): Path<(u64, String)>,
+    Path((node, change)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Json<Planned>, Problem> {
     let asked = asked(&body)?;
@@ -55,7 +62,10 @@ pub(super) async fn change<S: Store>(
     if asked.replicas.is_some() && change != "add" {
         return Err(Problem::invalid("`replicas` is for `add`"));
     }
-    let node = NodeId(node);
+    let node = node.parse().map(NodeId).map_err(|_| Problem::invalid(format!("`{node}` is no node's id")))?;
+    if let Some(newcomer) = if change == "add" { Some(node) } else { asked.with } {
+        check_answers(&api.store, newcomer).await?;
+    }
     let silent = api.store.nodes().await.into_iter().filter(|node| !node.reachable);
     let leaving = Leaving {
         with: asked.with,
@@ -78,15 +88,32 @@ pub(super) async fn change<S: Store>(
         match &*change {
             _ if asked.dry_run => Ok(map.clone()),
             "remove" => map.remove_node(node),
-            "add" => Ok(map.move_replicas(&moves)?.with_drained(node, false)),
-            _ => {
-                let next = map.move_replicas(&moves)?.with_drained(node, true);
-                Ok(asked.with.into_iter().fold(next, |next, with| next.with_drained(with, false)))
+            what => {
+                let next = map.move_replicas(&moves)?.with_drained(node, what != "add");
+                // Whoever gets something has a part again.
+                Ok(moves.iter().filter_map(|one| one.to).fold(next, |next, to| next.with_drained(to, false)))
             }
         }
     };
     let epoch = api.store.change_map(planned).await?.epoch;
     Ok(Json(Planned { moves, epoch, dry_run: asked.dry_run }))
+}
+
+/// A change that waits for a node that is not there would wait for ever. One that has just joined may not have been heard of.
+async fn check_answers<S: Store>(store: &S, id: NodeId) -> Result<(), Problem> {
+    let until = Instant::now() + ANSWER_PATIENCE;
+    loop {
+        match store.nodes().await.into_iter().find(|node| node.id == id.0) {
+            // The map that is about to be changed knows better than this node's copy.
+            None => return Ok(()),
+            Some(node) if node.reachable => return Ok(()),
+            Some(_) if Instant::now() >= until => {
+                let detail = format!("node {id} does not answer: start it, or name another node");
+                return Err(Problem::new(ErrorKind::Unavailable, detail));
+            }
+            Some(_) => tokio::time::sleep(ANSWER_PAUSE).await,
+        }
+    }
 }
 
 fn asked(body: &Bytes) -> Result<Asked, Problem> {
