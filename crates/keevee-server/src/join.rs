@@ -9,6 +9,8 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use keevee_core::ids::NodeId;
+use keevee_core::shard_map::change::ChangeError;
 use keevee_core::shard_map::{ShardMap, codec};
 use tokio::net::TcpStream;
 
@@ -86,6 +88,10 @@ async fn ask_until_answered(secret: &str, address: &str, joining: &Joining) -> R
                 Ok(map) => return Ok(map),
                 Err(error) => error.to_string(),
             },
+            Ok(Ok((StatusCode::GONE, _))) => {
+                let detail = ChangeError::Removed(NodeId(joining.id)).to_string();
+                return Err(JoinError::Refused { address: address.to_owned(), detail });
+            }
             Ok(Ok((status, body))) => {
                 let detail = String::from_utf8_lossy(&body).into_owned();
                 // It is starting, another change came first, or nobody knows.

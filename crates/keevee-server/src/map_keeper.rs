@@ -229,8 +229,8 @@ impl MapKeeper {
         for other in map.nodes.iter().filter(|other| other.id != self.own.id) {
             let asked = join::ask(&self.cluster.secret, &other.http, &joining);
             match tokio::time::timeout(TIMEOUT, asked).await {
-                Ok(Ok((StatusCode::GONE, _))) => return Err(ServerError::Removed(self.own.id)),
-                Ok(Ok((StatusCode::OK, body))) => {
+                Ok(Ok((StatusCode::OK | StatusCode::GONE, body))) => {
+                    // Whoever has taken that address since may answer anything.
                     if let Ok(map) = codec::decode(body) {
                         return self.look_at(map).await;
                     }

@@ -14,7 +14,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId, StoreId};
 use keevee_core::json::Object;
-use keevee_core::shard_map::change::{Placement, ShardSpec};
+use keevee_core::shard_map::change::{ChangeError, Placement, ShardSpec};
 use keevee_core::shard_map::view::{CarpView, ShardView};
 use keevee_core::shard_map::{Consensus, NodeInfo, ShardMap, codec};
 use keevee_core::slot_table::Run;
@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::problem::Problem;
 use super::{Api, Settings, Store, conditions, kv, query};
+use crate::map_keeper::MapError;
 use crate::node::{Explained, NodeStatus, PeerStatus};
 use crate::transport::check_secret;
 
@@ -136,7 +137,8 @@ impl Joining {
     }
 }
 
-/// `POST /v1/cluster/nodes`: answered by the shard map with the node in it, as nodes keep it.
+/// `POST /v1/cluster/nodes`: answered by the shard map with the node in it, as nodes keep it; by 410 and the map that says so
+/// if the node was removed.
 pub(super) async fn add_node<S: Store>(
     State(api): State<Api<S>>,
     headers: HeaderMap,
@@ -164,8 +166,17 @@ pub(super) async fn add_node<S: Store>(
         }
     }
     let node = NodeInfo { id: NodeId(id), store: StoreId(store_id), peer, http, resp };
-    let map = api.store.change_map(move |map| map.set_node(node)).await?;
-    Ok(([(CONTENT_TYPE, "application/x-protobuf")], codec::encode(&map)).into_response())
+    let mut known = None;
+    let changed = api.store.change_map(|map| {
+        known = Some(map.clone());
+        map.set_node(node)
+    });
+    let (status, map) = match (changed.await, known) {
+        // The map is the proof.
+        (Err(MapError::Change(ChangeError::Removed(_))), Some(known)) => (StatusCode::GONE, known),
+        (changed, _) => (StatusCode::OK, changed?),
+    };
+    Ok((status, [(CONTENT_TYPE, "application/x-protobuf")], codec::encode(&map)).into_response())
 }
 
 /// True if two addresses lead to one place, by whatever names. Of one that can't be looked up from here nothing is known.

@@ -9,7 +9,6 @@ use http::{HeaderValue, StatusCode};
 use keevee_core::command::{OperationError, OperationResult, Outcome};
 use keevee_core::error::ErrorKind;
 use keevee_core::limits::Invalid;
-use keevee_core::shard_map::change::ChangeError;
 
 use crate::cut::CutFailure;
 use crate::map_keeper::MapError;
@@ -169,7 +168,6 @@ impl From<MapError> for Problem {
         match error {
             // Of two changes at once; a change of a key gets 412, as it named the version itself.
             MapError::Raced => problem.with_status(StatusCode::CONFLICT),
-            MapError::Change(ChangeError::Removed(_)) => problem.with_status(StatusCode::GONE),
             _ => problem,
         }
     }
