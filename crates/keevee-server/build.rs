@@ -30,7 +30,7 @@ const QUIET_FIELDS: [(&str, &str); 10] = [
 const JSON_FILES: [&str; 2] = ["peer.proto", "raft.proto"];
 
 pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto");
+    watch("proto")?;
     let descriptors =
         protox::compile(["proto/peer.proto", "proto/raft.proto", "proto/peer_service.proto"], ["proto"])?;
     let mut config = prost_build::Config::new();
@@ -61,9 +61,15 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// The messages are in `keevee-core`, which has the file too.
 fn public_client() -> Result<(), Box<dyn std::error::Error>> {
     let folder = "../keevee-core/proto";
-    println!("cargo:rerun-if-changed={folder}/kv.proto");
+    watch(&format!("{folder}/kv.proto"))?;
     let descriptors = protox::compile(["kv.proto"], [folder])?;
     let builder = tonic_prost_build::configure().build_server(false);
     builder.extern_path(".keevee.v1", "::keevee_core::kv").compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// By its absolute path: the fuzz targets run this from another package, of which a relative one would be taken to be.
+fn watch(path: &str) -> std::io::Result<()> {
+    println!("cargo:rerun-if-changed={}", std::fs::canonicalize(path)?.display());
     Ok(())
 }
