@@ -228,14 +228,12 @@ impl MapKeeper {
         let joining = Joining::new(self.cluster.id, self.own.clone());
         for other in map.nodes.iter().filter(|other| other.id != self.own.id) {
             let asked = join::ask(&self.cluster.secret, &other.http, &joining);
-            match tokio::time::timeout(TIMEOUT, asked).await {
-                Ok(Ok((StatusCode::OK | StatusCode::GONE, body))) => {
-                    // Whoever has taken that address since may answer anything.
-                    if let Ok(map) = codec::decode(body) {
-                        return self.look_at(map).await;
-                    }
-                }
-                _ => {}
+            let answer = tokio::time::timeout(TIMEOUT, asked).await;
+            // Whoever has taken that address since may answer anything: the map alone counts.
+            if let Ok(Ok((StatusCode::OK | StatusCode::GONE, body))) = answer
+                && let Ok(map) = codec::decode(body)
+            {
+                return self.look_at(map).await;
             }
         }
         Ok(())
