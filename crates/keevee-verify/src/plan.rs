@@ -627,6 +627,15 @@ const CHANGES_PERCENT: u64 = 35;
 /// The number of the stream that draws them: one by which the plans of the seeds that are recorded for mutants stay as they were.
 const CHANGES_STREAM: u64 = 3_657;
 
+/// One time in `out_of` each the leader and a follower, else any node.
+fn any_target(random: &mut Random, nodes: u64, out_of: u64) -> Target {
+    match random.below(out_of) {
+        0 => Target::Leader,
+        1 => Target::Follower(random.between(1, nodes - 1)),
+        _ => Target::Node(random.between(1, nodes)),
+    }
+}
+
 /// Adds changes of members, from a stream of its own. Not at first: what other faults find they find as before.
 fn add_changes(faults: &mut Vec<Fault>, nodes: u64, end: u64, mut random: Random) {
     if !random.percent(CHANGES_PERCENT) {
@@ -634,11 +643,7 @@ fn add_changes(faults: &mut Vec<Fault>, nodes: u64, end: u64, mut random: Random
     }
     for _ in 0..random.between(2, 10) {
         let at = random.between(end / 3, end - SECOND);
-        let node = match random.below(4) {
-            0 => Target::Leader,
-            1 => Target::Follower(random.between(1, nodes - 1)),
-            _ => Target::Node(random.between(1, nodes)),
-        };
+        let node = any_target(&mut random, nodes, 4);
         let kind = FaultKind::ChangeMembers { node, joins: random.percent(70), count: 1, lingers: 0 };
         faults.push(Fault { number: faults.len() + 1, at, lasts: SECOND, kind });
     }
@@ -705,11 +710,7 @@ fn add_disk_faults(faults: &mut Vec<Fault>, nodes: u64, end: u64, mut random: Ra
     for _ in 0..random.between(2, 6) {
         let at = random.between(end / 20, end - SECOND);
         let lasts = random.between(SECOND / 4, 4 * SECOND);
-        let node = match random.below(3) {
-            0 => Target::Leader,
-            1 => Target::Follower(random.between(1, nodes - 1)),
-            _ => Target::Node(random.between(1, nodes)),
-        };
+        let node = any_target(&mut random, nodes, 3);
         let kind = match random.below(8) {
             0 | 1 => FaultKind::DamageDisk { node, damage: DiskDamage::FlippedLog },
             2 => FaultKind::DamageDisk { node, damage: DiskDamage::FlippedState },

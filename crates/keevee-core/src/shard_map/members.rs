@@ -270,9 +270,7 @@ mod tests {
 
     #[test]
     fn a_new_node_gets_a_replica_of_each_shard_that_has_too_few() {
-        let placement = Placement::Spread { replicas: 1 };
-        let spec = ShardSpec { name: None, load_factor: 1, consensus: Consensus::Paxos, placement };
-        let mut map = ShardMap::bootstrap(vec![node(1)], Consensus::Paxos, &vec![spec; 4]).unwrap();
+        let mut map = ShardMap::bootstrap(vec![node(1)], Consensus::Paxos, &vec![spec(1); 4]).unwrap();
         for id in 2..=4 {
             map = map.add_node(node(id)).unwrap();
             let moves = map.moves_onto(NodeId(id), 3).unwrap();
@@ -361,12 +359,7 @@ mod tests {
             let info = map.shard(one.shard).unwrap();
             assert!(info.is_on(NodeId(1)) && info.is_on(NodeId(5)), "{one:?}");
         }
-        let spec = ShardSpec {
-            name: None,
-            load_factor: 0,
-            consensus: Consensus::Paxos,
-            placement: Placement::Spread { replicas: 4 },
-        };
+        let spec = ShardSpec { load_factor: 0, ..spec(4) };
         assert!(!map.add_shard(&spec).unwrap().shards[6].is_on(NodeId(2)));
         let again = map.moves_onto(NodeId(2), 1).unwrap();
         let map = done(&map, &again).with_drained(NodeId(2), false);
