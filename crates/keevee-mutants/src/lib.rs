@@ -97,6 +97,12 @@ pub enum Mutant {
     /// What an acceptor holds behind a snapshot's index is dropped with what is before it, though it was accepted and may
     /// be chosen.
     AcceptedBehindSnapshotDropped,
+    /// A replica goes on while a snapshot is put in force: what it is told meanwhile is of the log that the snapshot replaces.
+    InstallRacesApply,
+    /// A log that disagrees with a snapshot is kept behind it, so that what was never chosen counts as what follows the snapshot.
+    SuffixKeptBehindSnapshot,
+    /// A leader whose log is empty has nothing to send, and does not tell whoever lacks what it dropped that only a snapshot helps.
+    EmptyLogSilent,
     /// A change goes to the new members in one step, and a leader counts by them as soon as they are in its log: majorities
     /// of the old and of the new ones need not meet.
     JointSkipped,
@@ -170,7 +176,7 @@ struct About {
 
 impl Mutant {
     /// Every mutant, in the order of the enum.
-    pub const ALL: [Mutant; 46] = [
+    pub const ALL: [Mutant; 49] = [
         Mutant::StaleReadRound,
         Mutant::BarrierSkipped,
         Mutant::BarrierNotApplied,
@@ -204,6 +210,9 @@ impl Mutant {
         Mutant::RemovedTooEarly,
         Mutant::SnapshotFromTheStart,
         Mutant::AcceptedBehindSnapshotDropped,
+        Mutant::InstallRacesApply,
+        Mutant::SuffixKeptBehindSnapshot,
+        Mutant::EmptyLogSilent,
         Mutant::JointSkipped,
         Mutant::ConfigurationForgotten,
         Mutant::DamageCutOff,
@@ -442,6 +451,24 @@ impl Mutant {
                 "P10",
                 "no other store yet",
                 "a snapshot empties the log, also of what was accepted behind it",
+            ),
+            Mutant::InstallRacesApply => about(
+                "install-races-apply",
+                "13",
+                "openraft eed681d5",
+                "a replica is not deaf while a snapshot is put in force",
+            ),
+            Mutant::SuffixKeptBehindSnapshot => about(
+                "suffix-kept-behind-snapshot",
+                "14",
+                "hashicorp/raft#697",
+                "a log is kept behind a snapshot whether it holds the snapshot's last entry or not",
+            ),
+            Mutant::EmptyLogSilent => about(
+                "empty-log-silent",
+                "15",
+                "openraft#1828",
+                "a leader whose log is empty tells nobody that a snapshot is needed",
             ),
             Mutant::JointSkipped => about(
                 "joint-skipped",

@@ -383,6 +383,9 @@ impl Replica {
     fn tell_dropped(&mut self) {
         let first = self.first;
         let Role::Leading(leading) = &self.role else { return };
+        if first > self.log.last() && mutants::is_active(Mutant::EmptyLogSilent) {
+            return;
+        }
         let ballot = leading.ballot;
         let lacks = |next: Option<Index>| next.is_some_and(|next| next < first);
         let behind = leading.followers.iter().filter(|(_, follower)| lacks(follower.next));

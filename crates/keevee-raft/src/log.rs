@@ -273,7 +273,9 @@ impl<L: LogStore> SharedLog<L> {
     pub(crate) fn adopt_snapshot(&self, mark: Mark, incarnation: Incarnation) -> Result<u64, StorageError> {
         let Mark { id, configured } = mark;
         let mut log = self.lock();
-        let agrees = log.last.is_some_and(|last| last.index >= id.index) && log.id_at(id.index)? == id;
+        let reaches = log.last.is_some_and(|last| last.index >= id.index);
+        let agrees =
+            reaches && (log.id_at(id.index)? == id || mutants::is_active(Mutant::SuffixKeptBehindSnapshot));
         let configured = configured.or_else(|| log.first.clone());
         log.state.configurations.retain(|later| agrees && later.id.index > id.index);
         log.state.configurations.splice(0..0, configured);
@@ -337,6 +339,15 @@ impl<L: LogStore> Log<L> {
         let behind = self.state.configurations.last().filter(|last| last.id.index > end);
         if let Some(Configured { id, .. }) = behind {
             return corrupt(format!("index {} holds members and is missing", id.index));
+        }
+        // Terms never fall along a log: what follows is of a leader that the snapshot's had replaced.
+        let replaced =
+            self.last.filter(|last| self.state.purged.is_some_and(|purged| last.term < purged.term));
+        if let Some(last) = replaced {
+            return corrupt(format!(
+                "index {} is of term {}, below where the log begins",
+                last.index, last.term
+            ));
         }
         let term = self.state.vote.map_or(0, |vote| vote.term);
         match self.last.filter(|last| last.term > term) {

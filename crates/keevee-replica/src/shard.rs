@@ -395,9 +395,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// The log says that a token's records, and all earlier ones, are on disk.
     pub fn persisted(&mut self, now: Duration, token: u64) {
-        if self.snapshots.is_adopting() {
-            self.snapshots.persisted(token);
-        } else {
+        self.snapshots.persisted(token);
+        if !self.snapshots.is_adopting() {
             self.engine.persisted(self.time(now), token);
         }
     }

@@ -56,6 +56,8 @@ counters! {
     Chunks = "chunks",
     /// A replica took over a snapshot.
     TakenOver = "snapshots taken over",
+    /// A member that lacked what no log held any more came back when nobody wrote.
+    Returns = "returns to idle groups",
     /// A shard had other members in the end.
     MembersChanged = "members changed",
     /// A process died while a configuration was on its way to its disk.

@@ -392,6 +392,7 @@ impl Plan {
         let (mut shards, nodes) = ShardsPlan::draw(random.pick(&[3, 3, 5]), Random::new(seed, 3));
         let mut settings = Settings::draw(&mut random);
         settings.draw_logs(Random::new(seed, 6));
+        settings.empty_logs(Random::new(seed, EMPTY_STREAM));
         shards.draw_idle(&settings, Random::new(seed, 4));
         let drift = random.pick(&[0, 0, 20, 150]);
         let skew = random.pick(&[0, 1, 20]) * SECOND;
@@ -593,6 +594,9 @@ impl Settings {
     /// How many of a hundred plans have logs that are short, so that who was away needs a snapshot.
     const SHORT_LOGS_PERCENT: u64 = 50;
 
+    /// How many of a hundred of these keep nothing.
+    const EMPTY_LOGS_PERCENT: u64 = 15;
+
     fn has_short_logs(&self) -> bool {
         self.log_bytes_max < u64::MAX
     }
@@ -602,6 +606,13 @@ impl Settings {
         if random.percent(Settings::SHORT_LOGS_PERCENT) {
             self.log_bytes_max = random.pick(&[1_000, 5_000, 20_000]);
             self.snapshot_chunk_bytes = random.pick(&[300, 2_000, 1 << 20]);
+        }
+    }
+
+    /// Lets some of the short logs keep nothing that all members have, from a stream of its own.
+    fn empty_logs(&mut self, mut random: Random) {
+        if self.has_short_logs() && random.percent(Settings::EMPTY_LOGS_PERCENT) {
+            self.log_bytes_max = 0;
         }
     }
 
@@ -621,6 +632,9 @@ impl Plan {
         agreeing + if self.settings.has_short_logs() { FETCHING } else { 0 }
     }
 }
+
+/// The number of the stream that draws which logs keep nothing: as [`CHANGES_STREAM`].
+const EMPTY_STREAM: u64 = 11;
 
 /// How many of a hundred plans have members that change.
 const CHANGES_PERCENT: u64 = 35;
@@ -747,7 +761,7 @@ struct Schedule {
 }
 
 /// How long it takes to give up a sender that is gone while there is another, a second, and to fetch a small snapshot from that.
-const FETCHING: u64 = 1_500 * MILLISECOND;
+pub(crate) const FETCHING: u64 = 1_500 * MILLISECOND;
 
 /// Plans are drawn for Multi-Paxos, whatever they run on: see [`EngineKind::settling_timeouts`] and
 /// [`EngineKind::slow_patience`].

@@ -14,6 +14,7 @@ mod clients;
 mod clock;
 mod damage;
 mod disk;
+mod ending;
 mod faults;
 mod groups;
 mod ingress;
@@ -38,19 +39,15 @@ use self::clients::Client;
 use self::clock::Clock;
 pub(crate) use self::disk::Written;
 use self::faults::Afflictions;
-use self::groups::{Group, Groups};
+use self::groups::Groups;
 use self::ingress::{Receipt, Submission};
 use self::network::Network;
 pub(crate) use self::node::Node;
-use self::node::{HOUSEKEEPING, Replica};
 pub(crate) use self::peers::PeerMessage;
 pub use self::trace::Trace;
 use crate::coverage::{Counter, Coverage};
-use crate::history::{History, Request};
-use crate::oracles::{
-    Acknowledged, Atomic, Broken, Chains, Checked, Demand, Held, Honesty, Leader, Linearizable, Liveness,
-    REPLICA, Sight,
-};
+use crate::history::History;
+use crate::oracles::{Broken, Checked, Demand, Leader, Liveness, REPLICA, Sight};
 use crate::plan::{MILLISECOND, Plan, Unsynced};
 use crate::random::Random;
 
@@ -232,10 +229,7 @@ impl World {
         let healed_at = self.now;
         // The oracle of progress watches this phase as it watches every calm.
         self.run_until(healed_at + self.plan.settling() + LOOK, |_| false);
-        self.demand_service();
-        self.demand_convergence();
-        self.demand_quiet();
-        self.judge_the_end();
+        self.end();
         Ended {
             violation: self.violation.take(),
             events: self.events,
@@ -442,117 +436,6 @@ impl World {
         let may_lead =
             |id: u64| self.nodes[&id].process.as_ref().is_some_and(|process| !process.is_clock_off);
         has_majority(&|other, id| is_electable(other, id) && may_lead(id))
-    }
-
-    /// After healing: a write and a read in each shard through each node succeed.
-    fn demand_service(&mut self) {
-        self.stop_clients();
-        for shard in self.groups.ids() {
-            let serving = self.nodes.iter().filter(|(_, node)| !node.is_lost).map(|(id, _)| *id);
-            serving.collect::<Vec<_>>().into_iter().for_each(|node| self.visit(shard, node));
-        }
-        let patience = self.patience();
-        let served = self.run_until(self.now + patience, |world| world.visitors_are_served());
-        if !served && self.violation.is_none() {
-            let what = self.describe_visitors();
-            self.break_rule(Liveness::NAME, what);
-        }
-    }
-
-    /// After that: every replica applies all that is chosen, and nothing waits any more.
-    fn demand_convergence(&mut self) {
-        let patience = self.patience();
-        let converged = self.run_until(self.now + patience, |world| {
-            world.nodes.values().all(|node| node.is_lost || node.is_idle())
-                && world.groups.iter().all(|group| world.lag(group) == 0)
-        });
-        if !converged && self.violation.is_none() {
-            let what = format!("replicas lag, or owe answers, long after healing: {}", self.describe_nodes());
-            self.break_rule(Liveness::NAME, what);
-        }
-    }
-
-    /// At last, where idle shards are quiesced: every replica comes to rest once nobody asks anything.
-    fn demand_quiet(&mut self) {
-        let Some(idle) = self.plan.shards.idle else { return };
-        // The oracle of progress would have something written.
-        self.queue.retain(|Reverse(queued)| !matches!(queued.event, Event::Look));
-        let rests = |world: &World, shard: ShardId| {
-            let mut processes =
-                world.nodes.iter().filter_map(|(id, node)| Some((id, node.process.as_ref()?)));
-            let hosts = &world.groups[shard].hosts;
-            processes.all(|(id, process)| {
-                !hosts.contains(id) || process.shards.get(&shard).is_none_or(Replica::is_quiesced)
-            })
-        };
-        let patience = self.patience() + 4 * (idle + HOUSEKEEPING);
-        let all_rest =
-            self.run_until(self.now + patience, |world| world.groups.ids().all(|shard| rests(world, shard)));
-        if !all_rest && self.violation.is_none() {
-            let awake: Vec<ShardId> = self.groups.ids().filter(|shard| !rests(self, *shard)).collect();
-            let what =
-                format!("shards {awake:?} do not rest, though idle for long: {}", self.describe_nodes());
-            self.break_rule(Liveness::NAME, what);
-        }
-    }
-
-    /// How long replicas that lag may take: with the smallest windows each entry has to go there and back before
-    /// the next one is sent.
-    fn patience(&self) -> u64 {
-        let settings = &self.plan.settings;
-        let lag = self.groups.iter().map(|group| self.lag(group)).max().unwrap_or(0);
-        self.plan.settling() + lag * 2 * (settings.latency_max + settings.sync_max)
-    }
-
-    /// How far a shard's slowest replica is behind.
-    fn lag(&self, group: &Group) -> u64 {
-        group.oracles.agreement.last() - self.applied_by_all(group)
-    }
-
-    fn applied_by_all(&self, group: &Group) -> u64 {
-        let applied = |id: &u64| self.nodes[id].disk.state(group.id).applied();
-        group.members.iter().map(applied).min().unwrap_or(0)
-    }
-
-    fn judge_the_end(&mut self) {
-        if self.violation.is_some() {
-            return;
-        }
-        self.groups.ids().for_each(|shard| self.judge_the_end_of(shard));
-        let honest = Honesty::at_the_end(&self.history);
-        self.hold(Honesty::NAME, honest);
-        let atomic = Atomic::check(&self.history);
-        self.hold(Atomic::NAME, atomic);
-        self.count_unknown();
-        match Linearizable::check(&self.history) {
-            Ok(checked) => self.checked = checked,
-            Err(what) => self.break_rule(Linearizable::NAME, what),
-        }
-        for group in self.groups.iter() {
-            let applied = group.members.iter().map(|id| self.nodes[id].disk.state(group.id).applied());
-            applied.for_each(|applied| self.trace.fold(applied));
-        }
-        self.trace.fold(self.events);
-    }
-
-    fn judge_the_end_of(&mut self, shard: ShardId) {
-        let group = &self.groups[shard];
-        let held = group.members.iter().map(|id| (*id, self.nodes[id].disk.state(shard).held()));
-        let states: Vec<_> = held.collect();
-        let found = |(id, held): &(u64, Held)| {
-            group.oracles.acknowledged.found(*id, held, &self.history, &group.placed)
-        };
-        let found = states.iter().try_for_each(found);
-        let states: Vec<_> = states.into_iter().map(|(id, held)| (id, held.values)).collect();
-        let same = Chains::compare(&states);
-        let is_here = |request: &&Request| {
-            request.command.keys().next().is_some_and(|key| self.groups.map.owner(key) == shard)
-        };
-        let applied = self.applied_by_all(group);
-        let survive = Acknowledged::at_the_end(self.history.iter().filter(is_here), applied);
-        self.hold(Acknowledged::NAME, found);
-        self.hold(Chains::NAME, same);
-        self.hold(Acknowledged::NAME, survive);
     }
 
     /// How traces mark what is about a shard: not at all where there is one only.

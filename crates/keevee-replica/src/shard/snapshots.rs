@@ -12,6 +12,7 @@ use std::mem;
 use std::time::Duration;
 
 use keevee_core::ids::NodeId;
+use keevee_mutants::{self as mutants, Mutant};
 
 use super::{Failure, ReplicaMessage, Shard};
 use crate::engine::{Engine, EngineStatus};
@@ -75,7 +76,7 @@ impl<S: StateStore> Snapshots<S> {
 
     /// True while a snapshot is put in force: the replica is deaf.
     pub(super) fn is_adopting(&self) -> bool {
-        self.adopting.is_some()
+        self.adopting.is_some() && (self.is_adopted || !mutants::is_active(Mutant::InstallRacesApply))
     }
 
     pub(super) fn is_adopted(&self) -> bool {
