@@ -9,6 +9,8 @@
 //! It leaves out asking whoever gives the order whether they mean it (the command line), and getting from one node to several:
 //! nodes join the new cluster as they join any other.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use keevee_core::ids::{NodeId, ShardId, StoreId};
@@ -183,7 +185,7 @@ pub struct Made {
 impl Survey {
     /// Opens folders of nodes that are stopped, and reads all that they have. It takes as long as that takes, and changes nothing.
     pub fn take(paths: &[PathBuf]) -> Result<Survey, RecoverError> {
-        let folders = paths.iter().map(|path| open(&data_folder(path))).collect::<Result<Vec<_>, _>>()?;
+        let folders = once_each(paths).map(|path| open(&path)).collect::<Result<Vec<_>, _>>()?;
         let cluster = check_belong_together(&folders)?;
         check_maps(&folders)?;
         let map = newest_map(&folders)?;
@@ -245,6 +247,13 @@ fn data_folder(path: &Path) -> PathBuf {
     let within = path.join("data");
     let is_formatted = |path| matches!(DataFolder::identity(path), Ok(Some(_)));
     if !is_formatted(path) && is_formatted(&within) { within } else { path.to_owned() }
+}
+
+/// The data folders, each once, whatever it is called.
+fn once_each(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
+    let mut seen = BTreeSet::new();
+    let folders = paths.iter().map(|path| data_folder(path));
+    folders.filter(move |path| seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.clone())))
 }
 
 /// A damaged folder is left out. What an operator can mend is an error: left out, it could be the one with the last writes.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -91,9 +92,9 @@ pub(super) struct NewShard {
 /// `POST /v1/cluster/shards`
 pub(super) async fn add_shard<S: Store>(
     State(api): State<Api<S>>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<ShardView>), Problem> {
-    let Object(asked) = serde_json::from_slice::<Object<NewShard>>(&body).map_err(|error| {
+    let Object(asked) = serde_json::from_slice::<Object<NewShard>>(&body?).map_err(|error| {
         let shape = r#"{"name": "…", "engine": "paxos", "replicas": 3}"#;
         Problem::invalid(format!("the body must be {shape} as JSON: {error}"))
     })?;
@@ -142,14 +143,14 @@ impl Joining {
 pub(super) async fn add_node<S: Store>(
     State(api): State<Api<S>>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let Settings { cluster_id, authorization, .. } = &*api.settings;
     check_secret(headers.get(AUTHORIZATION), authorization)
         .map_err(|refusal| Problem::invalid(refusal.to_string()).with_status(StatusCode::FORBIDDEN))?;
     let malformed = |error| Problem::invalid(format!("the body does not describe a node: {error}"));
     let Object(Joining { cluster_id: theirs, id, store_id, http, peer, resp }) =
-        serde_json::from_slice(&body).map_err(malformed)?;
+        serde_json::from_slice(&body?).map_err(malformed)?;
     if theirs != *cluster_id {
         return Err(Problem::invalid(format!("the node is of cluster {theirs}, this is {cluster_id}")));
     }

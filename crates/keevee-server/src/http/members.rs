@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use axum::Json;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use keevee_core::error::ErrorKind;
@@ -50,9 +51,9 @@ pub(super) struct Planned {
 pub(super) async fn change<S: Store>(
     State(api): State<Api<S>>,
     Path((node, change)): Path<(String, String)>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Planned>, Problem> {
-    let asked = asked(&body)?;
+    let asked = asked(&body?)?;
     if asked.with.is_some() != (change == "replace") {
         return Err(Problem::invalid("`with` names the node that takes the place of one that is replaced"));
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
@@ -181,6 +182,14 @@ impl From<CutFailure> for Problem {
                 Problem { clock: Some(clock), ..Problem::new(kind, detail) }
             }
         }
+    }
+}
+
+impl From<BytesRejection> for Problem {
+    fn from(rejection: BytesRejection) -> Problem {
+        let is_too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
+        let kind = if is_too_large { ErrorKind::TooLarge } else { ErrorKind::Invalid };
+        Problem::new(kind, rejection.body_text())
     }
 }
 

@@ -403,6 +403,7 @@ async fn bad_input_is_refused_before_anything_is_proposed() {
     let server = Server::start().await;
     let long_key = format!("/kv/{}", "k".repeat(4097));
     let long_value = vec![0; VALUE_BYTES_MAX + 1];
+    let long_order = vec![b' '; 3 << 20];
     let put = |path: &'static str| ("PUT", path, ("accept", "*/*"), &b""[..], 400, "invalid");
     let cases = [
         ("PUT", "/kv/", ("accept", "*/*"), &b"v"[..], 400, "invalid"),
@@ -410,6 +411,8 @@ async fn bad_input_is_refused_before_anything_is_proposed() {
         ("PUT", &long_key, ("accept", "*/*"), b"", 413, "too_large"),
         ("GET", &long_key, ("accept", "*/*"), b"", 413, "too_large"),
         ("PUT", "/kv/k", ("accept", "*/*"), &long_value, 413, "too_large"),
+        ("POST", "/v1/cluster/shards", ("accept", "*/*"), &long_order, 413, "too_large"),
+        ("POST", "/v1/cluster/nodes/2/drain", ("accept", "*/*"), &long_order, 413, "too_large"),
         ("PUT", "/kv/k/v", ("accept", "*/*"), b"v", 400, "invalid"),
         ("GET", "/kv/k/v", ("accept", "*/*"), b"", 400, "invalid"),
         ("DELETE", "/kv/k/", ("accept", "*/*"), b"", 400, "invalid"),
