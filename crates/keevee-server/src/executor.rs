@@ -611,7 +611,8 @@ impl Executor {
                 *told_at = Some(now);
                 tracing::warn!(
                     shard = %id,
-                    "this replica has lost its state, and answers nothing until it has that of another: a majority of the                      shard's nodes must be there without it"
+                    "this replica has lost its state, and answers nothing until it has that of another: a majority of the \
+                     shard's nodes must be there without it"
                 );
             }
             let members = map.shard(*id).map_or(&[][..], |shard| &shard.members);

@@ -178,7 +178,8 @@ pub enum FolderError {
     },
     /// The applied state is damaged, and no other node has one to rebuild it from.
     #[error(
-        "{}: data/ is damaged, and no other node has a replica of shard {shard}: the state is not given up; restore a backup to a          new cluster (`keevee restore`)",
+        "{}: data/ is damaged, and no other node has a replica of shard {shard}: the state is not given up; restore a backup to a \
+         new cluster (`keevee restore`)",
         path.display()
     )]
     NoOtherReplica {
