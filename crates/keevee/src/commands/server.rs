@@ -79,8 +79,8 @@ fn run_rebuilding(config: &Config, join: Option<&Endpoint>) -> Result<(), Failur
         let ended = runtime(config.io_threads())?.block_on(serve(config, join))?;
         let Err(error) = ended else { return Ok(()) };
         if let Some(damage) = error.state_damage() {
+            give_up_state(&config.node.data).map_err(|error| Failure::other(format!("{damage}; {error}")))?;
             tracing::error!(damage, "the state of all shards is given up, and rebuilt from the other nodes");
-            give_up_state(&config.node.data).map_err(Failure::other)?;
             continue;
         }
         if let ServerError::Removed(_) = error {
