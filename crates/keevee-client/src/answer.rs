@@ -89,7 +89,7 @@ pub struct ShardStatus {
     pub shard: u32,
     /// The consensus engine's name.
     pub engine: String,
-    /// `leader`, `candidate` or `follower`.
+    /// `leader`, `candidate` or `follower`; `rebuilding` while its state was lost and is fetched from another node.
     pub role: String,
     /// The leader's node id, if known.
     pub leader: Option<u64>,

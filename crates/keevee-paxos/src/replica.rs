@@ -415,9 +415,13 @@ impl Replica {
     /// must not move any more: whoever holds the snapshot starts another one on what is written then. The configuration is
     /// the one in force at the index, and its place.
     pub fn adopt_snapshot(&mut self, index: Index, configuration: (Index, Configuration)) -> Persist {
-        assert!(index > self.chosen, "a snapshot brings something new");
+        assert!(index + 1 >= self.first, "the log goes on behind a snapshot");
         let token = self.next_token;
         self.next_token += 1;
+        if index <= self.chosen {
+            // The state alone was lost: the log stands as a crash leaves it whose state lags behind.
+            return Persist { token, records: Vec::new(), then_send: Vec::new() };
+        }
         let configuration = self.to_be_kept(configuration);
         let hard_state =
             HardState { promised: self.promised, chosen: index, first: index + 1, configuration };

@@ -665,6 +665,10 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         records::decode_mark(index, mark).is_ok_and(is_wanted)
     }
 
+    fn may_restore_snapshot(&self, index: u64, mark: &Bytes) -> bool {
+        records::decode_mark(index, mark).is_ok_and(|mark| self.log.may_restore(&mark))
+    }
+
     fn adopt_snapshot(
         &mut self,
         index: u64,

@@ -32,6 +32,9 @@ use crate::message::{Configured, LogEntry, LogId, Payload, Vote};
 use crate::records::{self, HardState, Mark};
 use crate::types::{Entry, FIRST, Types, our_entry, our_vote, ours, their_entry, their_vote, theirs};
 
+/// Whom a replica has voted for in a term in which it can vote no more. No node has this number.
+const NOBODY: u64 = 0;
+
 /// A log, shared by the engine and openraft's tasks. All of them run on one thread.
 pub(crate) struct SharedLog<L>(Arc<Mutex<Log<L>>>);
 
@@ -267,12 +270,28 @@ impl<L: LogStore> SharedLog<L> {
         is_new && has_members && log.state.vote.is_some_and(|vote| mark.id.term <= vote.term)
     }
 
+    /// True if the log of a replica that has lost its state goes on from a snapshot.
+    pub(crate) fn may_restore(&self, mark: &Mark) -> bool {
+        let log = self.lock();
+        let has_members = mark.configured.is_some() || log.first.is_some();
+        has_members && log.state.purged.is_none_or(|purged| mark.id.index >= purged.index)
+    }
+
     /// Puts a snapshot in the place of the log up to its index: the write's token. Nothing must be written in between that
-    /// and a new start. What follows is kept if the entry there is the snapshot's (Raft, section 7): then all of it may be
+    /// and a new start. If more is known to be committed, the log stays as it is: it goes on from there. What follows is kept if the entry there is the snapshot's (Raft, section 7): then all of it may be
     /// what a leader has counted. Else none of it is.
     pub(crate) fn adopt_snapshot(&self, mark: Mark, incarnation: Incarnation) -> Result<u64, StorageError> {
         let Mark { id, configured } = mark;
         let mut log = self.lock();
+        if log.state.committed.is_some_and(|committed| id.index <= committed.index) {
+            log.submit(vec![LogRecord::Incarnation(incarnation)], 0, false, Waiter::Nobody);
+            return Ok(log.token);
+        }
+        // Who has lost its state hears of no election. In that term another was elected without its vote, and none is left.
+        let term = log.state.vote.map_or(0, |vote| vote.term);
+        if id.term > term {
+            log.state.vote = Some(Vote { term: id.term, node: NOBODY, committed: false });
+        }
         let reaches = log.last.is_some_and(|last| last.index >= id.index);
         let agrees =
             reaches && (log.id_at(id.index)? == id || mutants::is_active(Mutant::SuffixKeptBehindSnapshot));

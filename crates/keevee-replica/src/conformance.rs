@@ -92,6 +92,9 @@ macro_rules! conformance {
             a_chunk_that_is_lost_costs_a_chunk
             a_crash_before_a_snapshot_is_in_force_leaves_the_old_state
             a_log_is_kept_behind_a_snapshot_until_its_receiver_has_caught_up
+            a_replica_that_has_lost_its_state_is_rebuilt_within_its_log
+            a_replica_that_has_lost_its_state_is_rebuilt_though_others_were_elected_meanwhile
+            a_replica_that_has_lost_its_state_is_no_part_of_a_majority
             a_node_that_joins_takes_the_place_of_another
             a_leader_that_is_not_wanted_hands_over_and_goes
             all_members_may_be_replaced_at_once
@@ -228,8 +231,12 @@ impl<'a, M: Maker> Cluster<'a, M> {
 
     fn start(&mut self, id: u64, boot: u64, log: MemoryLog, mut state: MemoryState) {
         state.enter(log.incarnation().expect("memory does not fail")).expect("it is there");
-        let log = SharedLog(Arc::new(Mutex::new(log)));
         let applied = state.meta().expect("memory does not fail").applied;
+        self.start_at(id, boot, log, state, applied);
+    }
+
+    fn start_at(&mut self, id: u64, boot: u64, log: MemoryLog, state: MemoryState, applied: u64) {
+        let log = SharedLog(Arc::new(Mutex::new(log)));
         // The others join later, and are told who there is.
         let members = if id <= self.size { (1..=self.size).collect() } else { BTreeSet::new() };
         let opened = self.maker.open(id, members, id + 100 * boot, log.clone(), applied, self.now);
@@ -329,6 +336,10 @@ impl<'a, M: Maker> Cluster<'a, M> {
                 ids.iter().for_each(|alive| shard.vouch(now, NodeId(*alive)));
                 shard.tick(now).expect("memory does not fail");
                 shard.expire(now);
+                let mut others = ids.iter().filter(|other| **other != id);
+                if let Some(other) = others.nth(now.as_secs() as usize % ids.len().saturating_sub(1).max(1)) {
+                    shard.offer_snapshot(NodeId(*other));
+                }
                 if shard.needs_snapshot(now) {
                     shard.fetch_snapshot(now).expect("memory does not fail");
                 }
@@ -381,6 +392,20 @@ impl<'a, M: Maker> Cluster<'a, M> {
         let mut shard = node.shard;
         let state = shard.state().crashed();
         self.start(id, boot, log, state);
+    }
+
+    /// Crashes, finds its state damaged, and starts again without it.
+    fn lose_state(&mut self, id: u64, boot: u64) {
+        let mut node = self.nodes.remove(&id).expect("it exists");
+        self.network.retain(|(from, to, _)| *from != id && *to != id);
+        let below = node.shard.status().engine.first.saturating_sub(1);
+        let (mut log, mut state) = (node.log.lock().crashed(), node.shard.state().crashed());
+        let incarnation = state.give_up();
+        log.submit(vec![LogRecord::Incarnation(incarnation)], 0);
+        log.sync();
+        state.enter(incarnation).expect("it is empty");
+        self.start_at(id, boot, log, state, below);
+        self.node(id).shard.lose_state();
     }
 
     fn node(&mut self, id: u64) -> &mut Node<M> {

@@ -58,8 +58,12 @@ pub trait Engine {
     /// True if the log can begin behind a snapshot: one of this index, above what is chosen here, that came with this mark.
     fn may_adopt_snapshot(&self, index: u64, mark: &Bytes) -> bool;
 
-    /// Puts a snapshot that may be adopted in the place of the log up to its index: in one write, which puts an incarnation
-    /// of the state in force as well. The write's token; once that is persisted the replica is to be opened anew, and this
+    /// True if the log goes on from a snapshot of this index, which came with this mark: of a replica that has lost its state,
+    /// and was opened as if it had applied all below its log. It may be of an index within the log.
+    fn may_restore_snapshot(&self, index: u64, mark: &Bytes) -> bool;
+
+    /// Puts a snapshot that may be adopted or restored in the place of the log up to its index: in one write, which puts an
+    /// incarnation of the state in force as well. A log that is known to be chosen further than that stays as it is. The write's token; once that is persisted the replica is to be opened anew, and this
     /// engine must not be used for anything in between.
     fn adopt_snapshot(
         &mut self,

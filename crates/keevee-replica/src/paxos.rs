@@ -248,6 +248,10 @@ impl<L: LogStore> Engine for PaxosEngine<L> {
         index > self.replica.status().chosen && records::decode_mark(index, mark.clone()).is_ok()
     }
 
+    fn may_restore_snapshot(&self, index: u64, mark: &Bytes) -> bool {
+        index + 1 >= self.replica.status().first && records::decode_mark(index, mark.clone()).is_ok()
+    }
+
     fn adopt_snapshot(
         &mut self,
         index: u64,

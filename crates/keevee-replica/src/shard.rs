@@ -128,6 +128,8 @@ pub struct ShardStatus {
     pub waiting: usize,
     /// True while its engine's clock stands still, since nobody asks anything.
     pub is_quiesced: bool,
+    /// True while its state is lost, and another replica's is not in force yet: it answers nothing.
+    pub is_rebuilding: bool,
 }
 
 /// A command that waits to be proposed.
@@ -274,6 +276,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             chain: self.meta.chain,
             waiting: self.waiting.len(),
             is_quiesced: self.is_quiesced(),
+            is_rebuilding: self.is_rebuilding(),
         }
     }
 
@@ -285,7 +288,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// Takes commands in. Call [`Shard::advance`] afterwards.
     pub fn submit(&mut self, now: Now, requests: impl IntoIterator<Item = Request>) -> Result<(), Failure> {
         for request in requests {
-            if self.snapshots.is_adopting() {
+            if self.snapshots.is_deaf() {
                 self.refuse(request.ticket, Refusal::NotLeader(None));
                 continue;
             }
@@ -357,7 +360,11 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         from: NodeId,
         message: ReplicaMessage<E::Message>,
     ) -> Result<bool, Failure> {
-        if self.snapshots.is_adopting() {
+        if self.snapshots.is_deaf() {
+            match message {
+                ReplicaMessage::Snapshot(message) => self.receive_snapshot_deaf(now, from, message)?,
+                _ => {}
+            }
             return Ok(true);
         }
         match message {
@@ -385,7 +392,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// Time passed. A quiesced replica need not be told.
     pub fn tick(&mut self, now: Duration) -> Result<(), Failure> {
-        if !self.is_quiesced() && !self.snapshots.is_adopting() {
+        if self.snapshots.is_deaf() {
+            return self.tick_snapshots(now);
+        }
+        if !self.is_quiesced() {
             self.engine.tick(self.time(now));
             self.steer_members(now);
             self.tick_snapshots(now)?;
@@ -396,14 +406,14 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// The log says that a token's records, and all earlier ones, are on disk.
     pub fn persisted(&mut self, now: Duration, token: u64) {
         self.snapshots.persisted(token);
-        if !self.snapshots.is_adopting() {
+        if !self.snapshots.is_deaf() {
             self.engine.persisted(self.time(now), token);
         }
     }
 
     /// The connection to a node was reset, or another process runs under its name.
     pub fn disconnected(&mut self, now: Duration, node: NodeId) {
-        if self.snapshots.is_adopting() {
+        if self.snapshots.is_deaf() {
             return;
         }
         self.missed(now, node);
@@ -412,7 +422,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// Hands leadership to a member, or to the one that is furthest along, if this replica leads.
     pub fn transfer_leadership(&mut self, now: Duration, to: Option<NodeId>) {
-        if self.snapshots.is_adopting() {
+        if self.snapshots.is_deaf() {
             return;
         }
         self.wake(now);
@@ -426,7 +436,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// Tells the engine what survives a crash without the log. Call it now and then.
     pub fn note_flushed(&mut self, now: Duration) -> Result<(), Failure> {
-        if self.snapshots.is_adopting() {
+        if self.snapshots.is_deaf() {
             return Ok(());
         }
         self.look_after_sent(now);
@@ -458,7 +468,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         // What was answered on its way in does not count: it could go on for ever, and nothing would begin.
         let answered_before = self.effects.replies.len();
         loop {
-            if self.snapshots.is_adopting() {
+            if self.snapshots.is_deaf() {
                 self.effects.is_replaced = self.snapshots.is_adopted();
                 return Ok(mem::take(&mut self.effects));
             }

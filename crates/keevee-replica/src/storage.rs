@@ -150,4 +150,30 @@ pub enum StorageError {
         /// What is wrong with it.
         cause: String,
     },
+    /// What was read of an applied state is not what was written. The log has no part in it: the replica need forget nothing
+    /// that it promised, and its state is to be had from another one.
+    #[error(
+        "{what}: the applied state is damaged: {cause}; it must be given up and rebuilt from another replica's"
+    )]
+    Damaged {
+        /// What was being done.
+        what: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+}
+
+impl StorageError {
+    /// The same, known to be about an applied state: what is corrupt there is damaged, and can be rebuilt.
+    pub fn of_state(self) -> StorageError {
+        match self {
+            StorageError::Corrupt { what, cause } => StorageError::Damaged { what, cause },
+            other => other,
+        }
+    }
+
+    /// True if an applied state is damaged.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, StorageError::Damaged { .. })
+    }
 }

@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::executor::{Job, Jobs};
 use crate::node::ExecuteError;
 use crate::storage::StateSource;
 use crate::storage::format::{self, DataKind};
@@ -57,15 +58,16 @@ pub(crate) struct Cuts {
     /// A permit for each.
     room: Arc<Semaphore>,
     has_ended: watch::Sender<bool>,
-}
-
-impl Default for Cuts {
-    fn default() -> Cuts {
-        Cuts { room: Arc::new(Semaphore::new(CUTS_MAX as usize)), has_ended: watch::Sender::new(false) }
-    }
+    /// Told if a state is found to be damaged.
+    jobs: Jobs,
 }
 
 impl Cuts {
+    pub(crate) fn new(jobs: Jobs) -> Cuts {
+        let room = Arc::new(Semaphore::new(CUTS_MAX as usize));
+        Cuts { room, has_ended: watch::Sender::new(false), jobs }
+    }
+
     /// Room for one more; `None` if there are too many.
     pub(crate) fn make_room(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.room).try_acquire_owned().ok()
@@ -83,7 +85,7 @@ impl Cuts {
         let encoder = Some(Encoder::begin(&head, &mut bytes));
         let reading = Reading { head, source, encoder, bytes, _permit: permit };
         let (sender, pages) = mpsc::channel(1);
-        tokio::spawn(send(reading, sender, self.has_ended.subscribe()));
+        tokio::spawn(send(reading, sender, self.has_ended.subscribe(), self.jobs.clone()));
         CutBody { pages }
     }
 
@@ -124,7 +126,9 @@ async fn send(
     mut reading: Reading,
     pages: mpsc::Sender<Result<Bytes, StorageError>>,
     mut has_ended: watch::Receiver<bool>,
+    jobs: Jobs,
 ) {
+    let shard = reading.head.shard;
     loop {
         let read = spawn_blocking(move || {
             let page = reading.read();
@@ -132,6 +136,11 @@ async fn send(
         });
         let Ok((back, page)) = read.await else { return };
         reading = back;
+        if let Err(error) = &page
+            && error.is_damage()
+        {
+            jobs.send(Job::StateDamaged { shard, error: error.clone() });
+        }
         let is_last = !matches!(page, Ok(Some(_)));
         let Some(page) = page.transpose() else { return };
         let sent = tokio::select! {

@@ -3,7 +3,7 @@
 //! Both may be old. They only say where to ask: what a shard owns is checked where commands are applied, and a node
 //! that is asked in vain says who leads. It leaves out how the map changes (`map_keeper.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -19,6 +19,8 @@ pub(crate) type Leader = Option<NodeId>;
 pub(crate) struct Directory {
     map: watch::Sender<Arc<ShardMap>>,
     leaders: RwLock<BTreeMap<ShardId, watch::Sender<Leader>>>,
+    /// Those whose replica here has lost its state.
+    rebuilding: RwLock<BTreeSet<ShardId>>,
     /// How many looks at the system shard's map have begun, and which one ended last.
     looks_begun: AtomicU64,
     look_ended: watch::Sender<u64>,
@@ -29,6 +31,7 @@ impl Directory {
         let directory = Directory {
             map: watch::Sender::new(Arc::new(map)),
             leaders: RwLock::default(),
+            rebuilding: RwLock::default(),
             looks_begun: AtomicU64::new(0),
             look_ended: watch::Sender::new(0),
         };
@@ -99,6 +102,21 @@ impl Directory {
     pub(crate) fn leader(&self, shard: ShardId) -> Leader {
         let leaders = self.leaders.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         leaders.get(&shard).and_then(|leader| *leader.borrow())
+    }
+
+    /// True while this node's replica of a shard has no state: it serves nothing, and others must be asked.
+    pub(crate) fn is_rebuilding(&self, shard: ShardId) -> bool {
+        self.rebuilding.read().unwrap_or_else(|poisoned| poisoned.into_inner()).contains(&shard)
+    }
+
+    /// Notes whether it has one.
+    pub(crate) fn set_rebuilding(&self, shard: ShardId, is_rebuilding: bool) {
+        let mut rebuilding = self.rebuilding.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if is_rebuilding {
+            rebuilding.insert(shard);
+        } else {
+            rebuilding.remove(&shard);
+        }
     }
 
     /// Tells of each change of a shard's leader; `None` if the map has no such shard.

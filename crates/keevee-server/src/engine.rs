@@ -188,6 +188,10 @@ impl Engine for ShardEngine {
         each!(self, engine => engine.may_adopt_snapshot(index, mark))
     }
 
+    fn may_restore_snapshot(&self, index: u64, mark: &Bytes) -> bool {
+        each!(self, engine => engine.may_restore_snapshot(index, mark))
+    }
+
     fn adopt_snapshot(
         &mut self,
         index: u64,

@@ -6,6 +6,7 @@
 //! from (HTTP, peers, the log writer) and where effects go (the transport).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -30,7 +31,7 @@ use crate::engine::{EngineMessage, ShardEngine};
 use crate::metrics::{Metrics, RefusalReason, ShardMetrics};
 use crate::room::Room;
 use crate::server::ServerError;
-use crate::storage::{RocksState, StateSource};
+use crate::storage::{RocksState, StateSource, remove_given_up};
 use crate::transport::refusals::Refusals;
 use crate::transport::throttle::Party;
 use crate::transport::{PeerMessage, Transport};
@@ -52,6 +53,8 @@ const IDLE: Duration = Duration::from_secs(1);
 const SPREADING: Duration = Duration::from_secs(2);
 /// How often messages for a shard that is not here have the map looked at.
 const MAP_LOOKS: Duration = Duration::from_millis(500);
+/// How often it is told that a replica has no state yet.
+const REBUILDING_TOLD: Duration = Duration::from_secs(30);
 /// Who is further behind, in entries, is not made a leader.
 const LAG_MAX: u64 = 64;
 /// Inputs taken from the queue before their effects are carried out.
@@ -96,6 +99,12 @@ pub(crate) enum Job {
         token: u64,
     },
     LogFailed(StorageError),
+    /// A shard's state was found to be damaged, by whoever reads it besides its replica: the node stops, gives its state up and
+    /// has it rebuilt.
+    StateDamaged {
+        shard: ShardId,
+        error: StorageError,
+    },
     Disconnected(NodeId),
     Status(oneshot::Sender<Vec<(ShardId, ReplicaStatus)>>),
     /// The shard's state as of a time.
@@ -163,6 +172,8 @@ pub(crate) struct Hosted {
     metrics: ShardMetrics,
     /// Who waits for cuts, by ticket.
     cuts: BTreeMap<u64, oneshot::Sender<CutAnswer>>,
+    /// When it was told last that its state is lost.
+    told_at: Option<Duration>,
 }
 
 pub(crate) struct Executor {
@@ -196,6 +207,8 @@ pub(crate) struct Executor {
     pub(crate) stop: Option<Instant>,
     /// True while this node's clock differs from most others'.
     pub(crate) is_clock_off: bool,
+    /// The data folder.
+    pub(crate) folder: PathBuf,
     /// What this node's disk has left.
     pub(crate) room: Room,
     /// Other nodes whose disks are nearly full, as they said.
@@ -333,6 +346,9 @@ impl Executor {
                 }
             }
             Job::LogFailed(error) => return Err(FatalError::Log(error)),
+            Job::StateDamaged { shard, error } => {
+                return Err(FatalError::Replica { shard, failure: error.of_state().into() });
+            }
             Job::Disconnected(node) => {
                 self.neighbours.lost(node);
                 self.disconnected(now.monotonic, node, touched);
@@ -359,8 +375,7 @@ impl Executor {
                 self.is_leaving = true;
             }
             Job::Host(map) => {
-                let failed = |error: ServerError| FatalError::Host { cause: error.to_string() };
-                touched.extend(self.host(&map).map_err(failed)?);
+                touched.extend(self.host(&map).map_err(not_hosted)?);
             }
             Job::WantVoters { shard, ballot, voters } => {
                 if let Some(Hosted { replica, .. }) = self.shards.get_mut(&shard) {
@@ -552,15 +567,61 @@ impl Executor {
     /// A replica has taken over a snapshot: it is opened anew, as at a start.
     fn replace(&mut self, shard: ShardId) -> Result<(), FatalError> {
         let map = self.directory.map();
+        let was_lost = self.directory.is_rebuilding(shard);
         // Before the new one looks at what it wrote.
         drop(self.shards.remove(&shard));
         self.directory.set_leader(shard, None);
         self.metrics.drop_gauges(shard);
-        let failed = |error: ServerError| FatalError::Host { cause: error.to_string() };
-        self.host(&map).map_err(failed)?;
-        self.metrics.shard(shard).snapshots.inc();
-        tracing::info!(%shard, "a replica that had fallen behind goes on from a snapshot");
+        self.host(&map).map_err(not_hosted)?;
+        if was_lost {
+            self.metrics.shard(shard).rebuilt.inc();
+            tracing::info!(%shard, "a replica whose state was lost is rebuilt, and takes part again");
+            self.forget_given_up();
+        } else {
+            self.metrics.shard(shard).snapshots.inc();
+            tracing::info!(%shard, "a replica that had fallen behind goes on from a snapshot");
+        }
         Ok(())
+    }
+
+    /// Removes the damaged state that was put aside, once all is rebuilt.
+    pub(crate) fn forget_given_up(&self) {
+        if self.shards.values().any(|hosted| hosted.replica.is_rebuilding()) {
+            return;
+        }
+        let folder = self.folder.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = remove_given_up(&folder) {
+                let folder = folder.display();
+                tracing::warn!(%error, "{folder}/damaged can't be removed, and is of no use any more");
+            }
+        });
+    }
+
+    /// Whom a replica that has lost its state may ask for another's: each that is there in turn, since it hears nobody say who
+    /// has one.
+    fn offer_snapshots(&mut self, now: Duration) {
+        let map = self.directory.map();
+        let turn = now.as_secs() as usize;
+        for (id, Hosted { replica, told_at, .. }) in &mut self.shards {
+            if !replica.is_rebuilding() {
+                continue;
+            }
+            if told_at.is_none_or(|at| now >= at + REBUILDING_TOLD) {
+                *told_at = Some(now);
+                tracing::warn!(
+                    shard = %id,
+                    "this replica has lost its state, and answers nothing until it has that of another: a majority of the \
+                     shard's nodes must be there without it"
+                );
+            }
+            let members = map.shard(*id).map_or(&[][..], |shard| &shard.members);
+            let is_there = |node: &NodeId| *node != self.node && self.transport.is_reachable(*node);
+            let others: Vec<NodeId> = members.iter().copied().filter(is_there).collect();
+            if !others.is_empty() {
+                replica.offer_snapshot(others[turn % others.len()]);
+            }
+        }
     }
 
     fn carry_out(&mut self, shard: ShardId, effects: Effects<EngineMessage>) {
@@ -623,13 +684,18 @@ impl Executor {
             // It would fill the disk.
             return Ok(());
         }
+        self.offer_snapshots(now);
         if self.shards.values().any(|hosted| hosted.replica.is_fetching_snapshot()) {
             return Ok(());
         }
         let needs = |(_, hosted): &(&ShardId, &mut Hosted)| hosted.replica.needs_snapshot(now);
         if let Some((shard, Hosted { replica, .. })) = self.shards.iter_mut().find(needs) {
             let shard = *shard;
-            tracing::info!(%shard, "this replica has fallen behind what logs still hold: fetching a snapshot");
+            if replica.is_rebuilding() {
+                tracing::debug!(%shard, "asking another node for its state");
+            } else {
+                tracing::info!(%shard, "this replica has fallen behind what logs still hold: fetching a snapshot");
+            }
             replica.fetch_snapshot(now).map_err(|failure| FatalError::Replica { shard, failure })?;
             touched.insert(shard);
         }
@@ -647,6 +713,7 @@ impl Executor {
             answer_cuts(&mut replica, &mut cuts);
             // From now on others tell.
             self.directory.set_leader(id, None);
+            self.directory.set_rebuilding(id, false);
             self.metrics.drop_gauges(id);
             self.parked.insert(id, replica);
             touched.push(id);
@@ -664,7 +731,9 @@ impl Executor {
             // Others may have told meanwhile, while no replica here was asked.
             self.directory.set_leader(shard.id, None);
             let metrics = self.metrics.shard(shard.id);
-            self.shards.insert(shard.id, Hosted { replica, leader: None, metrics, cuts: BTreeMap::new() });
+            self.directory.set_rebuilding(shard.id, replica.is_rebuilding());
+            let (leader, cuts, told_at) = (None, BTreeMap::new(), None);
+            self.shards.insert(shard.id, Hosted { replica, leader, metrics, cuts, told_at });
             touched.push(shard.id);
         }
         Ok(touched)
@@ -795,6 +864,15 @@ fn set_gauges(metrics: &ShardMetrics, status: &ReplicaStatus) {
     metrics.chosen.set(gauge(status.engine.chosen));
     metrics.last.set(gauge(status.engine.last));
     metrics.quiesced.set(i64::from(status.is_quiesced));
+    metrics.rebuilding.set(i64::from(status.is_rebuilding));
+}
+
+/// Why the executor ends if a replica can't be opened.
+fn not_hosted(error: ServerError) -> FatalError {
+    match error {
+        ServerError::Replica { shard, failure } => FatalError::Replica { shard, failure },
+        other => FatalError::Host { cause: other.to_string() },
+    }
 }
 
 /// Sends inputs to the executor. Once it has ended, inputs go nowhere, and answers never come.

@@ -96,6 +96,8 @@ pub struct Metrics {
     leader: IntGaugeVec,
     elections: IntCounterVec,
     snapshots: IntCounterVec,
+    rebuilt: IntCounterVec,
+    rebuilding: IntGaugeVec,
     queued: IntGaugeVec,
     dropped: IntCounterVec,
     sent: IntCounterVec,
@@ -158,6 +160,10 @@ pub struct ShardMetrics {
     pub elections: IntCounter,
     /// Snapshots that took the place of a state that had fallen behind.
     pub snapshots: IntCounter,
+    /// Snapshots that took the place of a state that was damaged.
+    pub rebuilt: IntCounter,
+    /// 1 while the state is lost and not rebuilt yet, else 0.
+    pub rebuilding: IntGauge,
 }
 
 /// Of one queue to one peer.
@@ -349,6 +355,16 @@ impl Metrics {
                 "Snapshots that this node went on from because it lacked what no log holds any more.",
                 shard,
             ),
+            rebuilt: register.counters(
+                "keevee_replicas_rebuilt_total",
+                "Times that this node's replica got the state of another, since its own was damaged.",
+                shard,
+            ),
+            rebuilding: register.gauges(
+                "keevee_rebuilding",
+                "1 while the replica's state is lost and not rebuilt yet, else 0.",
+                shard,
+            ),
             queued: register.gauges(
                 "keevee_peer_queue_messages",
                 "Messages that wait to be sent to a peer.",
@@ -425,6 +441,8 @@ impl Metrics {
             leader: self.leader.with_label_values(&labels),
             elections: self.elections.with_label_values(&labels),
             snapshots: self.snapshots.with_label_values(&labels),
+            rebuilt: self.rebuilt.with_label_values(&labels),
+            rebuilding: self.rebuilding.with_label_values(&labels),
         }
     }
 

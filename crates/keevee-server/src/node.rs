@@ -120,7 +120,7 @@ pub struct ShardStatus {
     pub shard: u32,
     /// The engine's name: `paxos` or `raft`.
     pub engine: &'static str,
-    /// `leader`, `candidate` or `follower`.
+    /// `leader`, `candidate` or `follower`; `rebuilding` while its state is lost, and another replica's is not in force yet.
     pub role: &'static str,
     /// The leader, if known.
     pub leader: Option<u64>,
@@ -394,7 +394,15 @@ impl Node {
         // A replica that is about to go may be told nothing any more, and so know neither leader nor what was written.
         let leaves = info.next.as_ref().is_some_and(|next| !next.contains(&own));
         let members = if leaves { info.wanted() } else { &info.members };
-        Some(decide(Route { own, members, leader: self.parts.directory.leader(shard) }))
+        let leader = self.parts.directory.leader(shard);
+        if self.parts.directory.is_rebuilding(shard) {
+            // It serves nothing, and hears nothing of who leads.
+            let others: Vec<NodeId> = members.iter().copied().filter(|member| *member != own).collect();
+            if !others.is_empty() {
+                return Some(decide(Route { own, members: &others, leader }));
+            }
+        }
+        Some(decide(Route { own, members, leader }))
     }
 
     /// True if the map gives a replica of the shard to this node.
@@ -733,7 +741,7 @@ fn describe_shard(shard: ShardId, status: ReplicaStatus) -> ShardStatus {
     ShardStatus {
         shard: shard.0,
         engine: status.engine.engine,
-        role: status.engine.role.name(),
+        role: if status.is_rebuilding { "rebuilding" } else { status.engine.role.name() },
         leader: status.engine.leader.map(|node| node.0),
         ballot: status.engine.ballot,
         last: status.engine.last,

@@ -364,6 +364,8 @@ fn unreadable(path: &Path, error: &StorageError) -> RecoverError {
 
 /// What is wrong, without what a running node would do about it.
 fn cause(error: &StorageError) -> String {
-    let (StorageError::Io { what, cause } | StorageError::Corrupt { what, cause }) = error;
+    let (StorageError::Io { what, cause }
+    | StorageError::Corrupt { what, cause }
+    | StorageError::Damaged { what, cause }) = error;
     format!("{what}: {cause}")
 }

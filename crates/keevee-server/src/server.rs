@@ -135,6 +135,24 @@ pub enum ServerError {
     Panicked,
 }
 
+impl ServerError {
+    /// What is wrong if the applied state of this node is damaged, and nothing else: [`crate::storage::give_up_state`] makes it
+    /// start again, and rebuild the state from other nodes.
+    pub fn state_damage(&self) -> Option<String> {
+        match self {
+            ServerError::Folder(error) => error.state_damage(),
+            ServerError::Storage(error)
+            | ServerError::Replica { failure: Failure::Storage(error), .. }
+            | ServerError::Fatal(FatalError::Replica { failure: Failure::Storage(error), .. })
+                if error.is_damage() =>
+            {
+                Some(self.to_string())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A running node.
 pub struct Server {
     node: Node,
@@ -238,6 +256,7 @@ impl Server {
             looked_at_map: None,
             stop: None,
             is_clock_off: false,
+            folder: config.node.data.clone(),
             room: Room::new(&config.node.data, config.limits.disk_free_bytes_min),
             short_of_room: BTreeSet::new(),
             is_leaving: false,
@@ -266,7 +285,7 @@ impl Server {
             clock_off: metrics.clock_off.clone(),
             disk_low: metrics.disk_low.clone(),
             only_thread: only_thread(),
-            cuts: Cuts::default(),
+            cuts: Cuts::new(jobs.clone()),
         });
         let seeker = Seeker {
             configured: config
@@ -375,7 +394,7 @@ impl Server {
     }
 }
 
-/// Starts a node and runs it until `shutdown` is ready.
+/// Starts a node and runs it until `shutdown` is ready. If its state is damaged, this ends: see [`ServerError::state_damage`].
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
     Server::start(&config).await?.run(shutdown).await
 }
@@ -451,10 +470,13 @@ fn replica_opener(
         let log = RocksLog::open(shard.id, Arc::clone(&log), writer.clone())?;
         // The system shard's keys are its own: they are in no slot of the table.
         let owned = if shard.id == ShardId::SYSTEM { SlotSet::all() } else { slots.slots_of(shard.id) };
-        let state =
-            RocksState::enter(shard.id, log.incarnation()?, Arc::clone(&data), Arc::clone(&values), owned)?;
-        let applied = state.meta()?.applied;
-        log.check_fits(applied)?;
+        let (data, values) = (Arc::clone(&data), Arc::clone(&values));
+        let state = RocksState::enter(shard.id, log.incarnation()?, data, values, owned)
+            .map_err(|error| ServerError::Replica { shard: shard.id, failure: error.into() })?;
+        let is_lost = state.is_lost();
+        let applied = if is_lost { log.applied_at_least() } else { state.meta()?.applied };
+        log.check_fits(applied)
+            .map_err(|error| ServerError::Replica { shard: shard.id, failure: error.into() })?;
         check_consensus(&config, is_founder, shard, &log)?;
         let mut random = rand::rng();
         let seed = random.next_u64();
@@ -468,8 +490,12 @@ fn replica_opener(
             ..Bounds::default()
         };
         let boot = random.next_u64();
-        Shard::new(shard.id, node, boot, engine, state, bounds)
-            .map_err(|failure| ServerError::Replica { shard: shard.id, failure })
+        let mut replica = Shard::new(shard.id, node, boot, engine, state, bounds)
+            .map_err(|failure| ServerError::Replica { shard: shard.id, failure })?;
+        if is_lost {
+            replica.lose_state();
+        }
+        Ok(replica)
     }
 }
 
@@ -528,7 +554,9 @@ impl Workers {
         let (log_writer, log) = LogWriter::start(journal, on_event)?;
         let started = || {
             let mut executor = executor(Box::new(replica_opener(config, folder, log)));
-            executor.host(map).map(|_| executor)
+            executor.host(map)?;
+            executor.forget_given_up();
+            Ok(executor)
         };
         match started() {
             Ok(executor) => Ok(Workers {

@@ -19,7 +19,10 @@ mod snapshot_files;
 mod state_store;
 mod value_cache;
 
-pub use folder::{DataFolder, FolderError, FolderLock, NewFolder, OpenFolder, Survivor, store_shard_map};
+pub use folder::{
+    DataFolder, FolderError, FolderLock, NewFolder, OpenFolder, Survivor, give_up_state, remove_given_up,
+    store_shard_map,
+};
 pub use format::{FORMAT_VERSION, FirstMember, Identity};
 pub use journal::Journal;
 pub use keevee_core::ids::StoreId;
@@ -34,6 +37,11 @@ use keevee_replica::storage::StorageError;
 
 /// One of a node's two databases.
 pub type Database = rocksdb::DB;
+
+/// What is told of an error of `data/`: its damage is not the log's, and can be made good.
+fn state_error(what: &'static str, error: rocksdb::Error) -> StorageError {
+    storage_error(what, error).of_state()
+}
 
 /// What a replica is told of an error of the database.
 fn storage_error(what: &'static str, error: rocksdb::Error) -> StorageError {

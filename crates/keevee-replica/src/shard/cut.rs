@@ -151,7 +151,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// Asks for the state as of a time. Call [`Shard::advance`] afterwards, and [`Shard::take_cuts`] after each of its calls.
     pub fn cut_at(&mut self, now: Now, request: CutRequest) {
         let clock = self.clock.last();
-        let refusal = if self.snapshots.is_adopting() {
+        let refusal = if self.snapshots.is_deaf() {
             CutRefusal::Refused(Refusal::NotLeader(None))
         } else if request.time <= clock {
             CutRefusal::Past { clock: clock.max(now.wall_micros) }

@@ -6,6 +6,9 @@
 //!
 //! The log is kept for members that lack some of it while it is not too long. One to which a snapshot was sent is not cut off
 //! again before it has caught up: else it might need one snapshot after the other.
+//!
+//! A replica that has lost its state has a log, and so its promises and votes. It is deaf until the state of another is in
+//! force that its log goes on from, and then it is opened anew as well.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
@@ -25,6 +28,8 @@ const LOG_PARTS: u64 = 16;
 /// How long no snapshot is fetched after one that could not be taken in: the disk may be full, or the sender of another
 /// version.
 const RETRIED_AFTER: Duration = Duration::from_secs(30);
+/// The same of a replica that has lost its state, after another that has none for it: the next one may.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What an entry counts for besides its payload.
 const ENTRY_OVERHEAD_BYTES: u64 = 64;
 
@@ -42,6 +47,8 @@ pub(super) struct Snapshots<S: StateStore> {
     /// The write that puts a snapshot in force.
     adopting: Option<u64>,
     is_adopted: bool,
+    /// True if this replica has no state to go on with.
+    is_lost: bool,
     log: LogLength,
 }
 
@@ -57,6 +64,7 @@ impl<S: StateStore> Snapshots<S> {
             next_number: boot,
             adopting: None,
             is_adopted: false,
+            is_lost: false,
             log: LogLength::new(first, applied, log_bytes),
         }
     }
@@ -79,6 +87,11 @@ impl<S: StateStore> Snapshots<S> {
         self.adopting.is_some() && (self.is_adopted || !mutants::is_active(Mutant::InstallRacesApply))
     }
 
+    /// True while the engine is not to be moved: the replica says nothing, and hears of snapshots at most.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.is_lost || self.is_adopting()
+    }
+
     pub(super) fn is_adopted(&self) -> bool {
         self.is_adopted
     }
@@ -88,6 +101,14 @@ impl<S: StateStore> Snapshots<S> {
         self.receiving = None;
         self.retry_at = now + RETRIED_AFTER;
         self.failed = Some(why);
+    }
+
+    /// Whoever was asked has nothing for a replica that has lost its state: others have their turn.
+    fn ask_another(&mut self, now: Duration) {
+        self.receiving = None;
+        if self.is_lost {
+            self.retry_at = now + ASKED_AGAIN_AFTER;
+        }
     }
 
     pub(super) fn persisted(&mut self, token: u64) {
@@ -140,6 +161,24 @@ impl LogLength {
 }
 
 impl<E: Engine, S: StateStore> Shard<E, S> {
+    /// The state is lost: nothing of it may be served. To be said of a replica that was just opened, by an engine that takes
+    /// all below its log for applied. From now on it is deaf until it has another's: see [`Shard::offer_snapshot`].
+    pub fn lose_state(&mut self) {
+        self.snapshots.is_lost = true;
+    }
+
+    /// True while the state is lost, and another is not in force yet.
+    pub fn is_rebuilding(&self) -> bool {
+        self.snapshots.is_lost
+    }
+
+    /// Names a node that may have a snapshot, to a replica that has lost its state and hears nobody say so.
+    pub fn offer_snapshot(&mut self, by: NodeId) {
+        if self.snapshots.is_lost && !self.snapshots.is_adopting() {
+            self.snapshots.offered(by, self.meta.applied);
+        }
+    }
+
     /// True if only a snapshot helps this replica, and none is on its way: see [`Shard::fetch_snapshot`].
     pub fn needs_snapshot(&self, now: Duration) -> bool {
         // Whoever offered it may lead no longer, and the log of another may have brought what was missing.
@@ -181,12 +220,14 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// Asks for the next chunk if it is due, goes on from the snapshot if all of it is there, or gives up.
     pub(super) fn tick_snapshots(&mut self, now: Duration) -> Result<(), Failure> {
         let Some(receiving) = &mut self.snapshots.receiving else { return Ok(()) };
-        let chosen = self.engine.status().chosen.max(self.meta.applied);
+        let EngineStatus { chosen, first, .. } = self.engine.status();
+        let is_lost = self.snapshots.is_lost;
+        let useless_through = if is_lost { first.saturating_sub(2) } else { chosen.max(self.meta.applied) };
         let offered_by = self.snapshots.offered.map(|(by, _)| by);
-        let is_late = receiving.index().is_some_and(|index| index <= chosen);
-        if is_late || receiving.is_given_up(now, offered_by) {
+        let is_useless = receiving.index().is_some_and(|index| index <= useless_through);
+        if is_useless || receiving.is_given_up(now, offered_by) {
             // The log has brought as much; or whoever has what is missing says so again.
-            self.snapshots.receiving = None;
+            self.snapshots.ask_another(now);
             return Ok(());
         }
         let from = receiving.from;
@@ -197,8 +238,13 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             Intake::Failed(error) => self.snapshots.give_up(now, error.to_string()),
             Intake::Done(incarnation) => {
                 let Some((index, mark)) = receiving.end() else { return Ok(()) };
-                self.snapshots.receiving = None;
-                if self.engine.may_adopt_snapshot(index, &mark) {
+                self.snapshots.ask_another(now);
+                let may_adopt = if is_lost {
+                    self.engine.may_restore_snapshot(index, &mark)
+                } else {
+                    self.engine.may_adopt_snapshot(index, &mark)
+                };
+                if may_adopt {
                     let token = self.engine.adopt_snapshot(index, &mark, incarnation)?;
                     self.snapshots.adopting = Some(token);
                     self.refuse_all();
@@ -206,6 +252,24 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             }
         }
         Ok(())
+    }
+
+    /// Of a replica that has lost its state: it has nothing to send, and takes in what it asked for.
+    pub(super) fn receive_snapshot_deaf(
+        &mut self,
+        now: Duration,
+        from: NodeId,
+        message: SnapshotMessage,
+    ) -> Result<(), Failure> {
+        match message {
+            _ if self.snapshots.is_adopting() => Ok(()),
+            SnapshotMessage::Ask { snapshot, .. } => {
+                let gone = ReplicaMessage::Snapshot(SnapshotMessage::Gone { snapshot });
+                self.effects.send.push((from, gone));
+                Ok(())
+            }
+            message => self.receive_snapshot(now, from, message),
+        }
     }
 
     pub(super) fn receive_snapshot(
@@ -225,7 +289,9 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 // Whoever has what is missing says so again.
                 let is_this =
                     |receiving: &mut Receiving<_>| receiving.from == from && receiving.snapshot == snapshot;
-                self.snapshots.receiving.take_if(is_this);
+                if self.snapshots.receiving.as_mut().is_some_and(is_this) {
+                    self.snapshots.ask_another(now);
+                }
             }
             SnapshotMessage::Chunk(chunk) => {
                 let receiving = self.snapshots.receiving.as_mut().filter(|receiving| receiving.from == from);
@@ -257,6 +323,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                     self.snapshots.sending.insert(to, sending);
                     Answer::Chunk(first)
                 }
+                Err(error) if error.is_damage() => return Err(error.into()),
                 // What this replica itself needs of its storage shows at its next step.
                 Err(_) => Answer::Gone,
             },

@@ -172,6 +172,14 @@ impl MemoryState {
         Ok(())
     }
 
+    /// Gives the state up: there is nothing in the incarnation that this returns, which the log must put in force.
+    pub fn give_up(&mut self) -> Incarnation {
+        let next = Incarnation(self.incarnation.0 + 1);
+        let nothing = MemoryState::new(self.current.meta.owned.clone()).current;
+        lock(&self.taken_in).insert(next, nothing);
+        next
+    }
+
     /// Makes everything written so far survive a crash.
     pub fn flush(&mut self) {
         self.flush_writes(self.unflushed.len());

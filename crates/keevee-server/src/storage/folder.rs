@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keevee_core::ids::NodeId;
+use keevee_core::ids::{Incarnation, NodeId, ShardId};
 use keevee_core::shard_map::{ShardMap, codec};
 use keevee_replica::storage::StorageError;
 use rocksdb::{Options, WriteBatch};
@@ -30,6 +30,7 @@ pub use survivor::{NewFolder, Survivor};
 const LOG: &str = "log";
 const DATA: &str = "data";
 const JOURNAL: &str = "journal";
+const DAMAGED: &str = "damaged";
 const LOCK: &str = "keevee.lock";
 
 /// Why a folder was not formatted or opened. Each says what to do about it.
@@ -174,6 +175,18 @@ pub enum FolderError {
         database: &'static str,
         /// What is wrong with it.
         cause: String,
+    },
+    /// The applied state is damaged, and no other node has one to rebuild it from.
+    #[error(
+        "{}: data/ is damaged, and no other node has a replica of shard {shard}: the state is not given up; restore a backup to a \
+         new cluster (`keevee restore`)",
+        path.display()
+    )]
+    NoOtherReplica {
+        /// The folder.
+        path: PathBuf,
+        /// The shard.
+        shard: ShardId,
     },
     /// `identity.json` cannot be read as what it is.
     #[error("{}: {cause}; put the file back as `keevee init` wrote it", path.display())]
@@ -334,6 +347,95 @@ impl DataFolder {
         let journal = Journal::open(&path.join(JOURNAL), identity.store_id, Arc::clone(&log));
         let journal = journal.map_err(|error| journal_error(path, error))?;
         Ok((OpenFolder { identity, first_members, shard_map, log, data: data.into(), lock }, journal))
+    }
+}
+
+impl FolderError {
+    /// What is wrong if the applied state alone can't be used: it may be given up, and rebuilt from other nodes.
+    pub fn state_damage(&self) -> Option<String> {
+        match self {
+            FolderError::Unusable { path, database: DATA, cause } => {
+                Some(format!("{}: {DATA}/ is unusable: {cause}", path.display()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Gives the applied state up, of all shards of the node that is stopped: marks it as lost in `log/`, puts `data/` aside as
+/// `damaged/`, and makes an empty one. Each replica gets its state from another node's at the next start. Logs, and with them
+/// what was promised, stay.
+///
+/// All of it goes, since shards share files: as long as a damaged one is there, RocksDB can merge it with no other. After a
+/// crash within this either the state was not given up, or a start finds no `data/` that it can use and does it again.
+///
+/// # Errors
+///
+/// [`FolderError::NoOtherReplica`] if there is a shard that no other node has; as [`DataFolder::open`] otherwise.
+pub fn give_up_state(path: &Path) -> Result<(), FolderError> {
+    let (identity, _lock) = enter(path)?;
+    let log = Arc::new(open_database(path, LOG, &options::log(false), &identity)?);
+    if let Some(map) = read_map(path, &log)? {
+        let is_alone = |members: &[NodeId]| members == [identity.node_id];
+        if let Some(shard) = map.shards.iter().find(|shard| is_alone(&shard.members)) {
+            return Err(FolderError::NoOtherReplica { path: path.to_owned(), shard: shard.id });
+        }
+    }
+    // What only the journal has comes first: it must not take a mark back.
+    let journal = Journal::open(&path.join(JOURNAL), identity.store_id, Arc::clone(&log));
+    drop(journal.map_err(|error| journal_error(path, error))?);
+    mark_lost(&log).map_err(|error| FolderError::Unusable {
+        path: path.to_owned(),
+        database: LOG,
+        cause: error.to_string(),
+    })?;
+    put_aside(path).map_err(|source| FolderError::Io {
+        what: "putting aside",
+        path: path.join(DATA),
+        source,
+    })?;
+    create_database(&path.join(DATA), &options::data(true), &identity)?;
+    sync_folder(path)
+}
+
+/// Puts an incarnation in force that is not there, of each shard that has been more than named here.
+fn mark_lost(log: &Database) -> Result<(), StorageError> {
+    let failed = |error| storage_error("marking the state as lost", error);
+    let mut batch = WriteBatch::default();
+    let mut next = Some(ShardId(0));
+    while let Some(shard) = next {
+        let mut keys = log.raw_iterator();
+        keys.seek(shard.0.to_be_bytes());
+        let found = keys.key().and_then(format::shard_of);
+        keys.status().map_err(failed)?;
+        next = found.and_then(|shard| shard.0.checked_add(1)).map(ShardId);
+        let Some(shard) = found else { break };
+        let key = format::incarnation_key(shard);
+        let incarnation = log.get(key).map_err(failed)?;
+        let incarnation =
+            incarnation.map_or(Ok(Incarnation(0)), |bytes| format::decode_incarnation(&bytes))?;
+        // Without it nothing was promised or applied: the replica is as good as new.
+        if log.get(format::hard_state_key(shard)).map_err(failed)?.is_some() {
+            batch.put(key, format::encode_incarnation(Incarnation(incarnation.0 + 1)));
+        }
+    }
+    log.write_opt(batch, &options::synced()).map_err(failed)
+}
+
+/// Only the first state that is given up is kept until all is rebuilt: a later one holds less.
+fn put_aside(path: &Path) -> io::Result<()> {
+    let (data, damaged) = (path.join(DATA), path.join(DAMAGED));
+    if !data.exists() {
+        return Ok(());
+    }
+    if damaged.exists() { fs::remove_dir_all(data) } else { fs::rename(data, damaged) }
+}
+
+/// Removes what [`give_up_state`] put aside: all is rebuilt.
+pub fn remove_given_up(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path.join(DAMAGED)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -544,7 +646,8 @@ fn journal_error(folder: &Path, error: JournalError) -> FolderError {
         JournalError::Log(StorageError::Io { what, cause }) => {
             FolderError::Database { what, path: folder.to_owned(), cause }
         }
-        error @ (JournalError::Damaged(_) | JournalError::Log(StorageError::Corrupt { .. })) => {
+        error @ (JournalError::Damaged(_)
+        | JournalError::Log(StorageError::Corrupt { .. } | StorageError::Damaged { .. })) => {
             FolderError::Unusable { path: folder.to_owned(), database: JOURNAL, cause: error.to_string() }
         }
     }

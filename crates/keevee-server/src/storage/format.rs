@@ -141,6 +141,12 @@ pub fn incarnation_key(shard: ShardId) -> [u8; 5] {
     kinded(shard.0, LogKind::Incarnation as u8)
 }
 
+/// The shard that a key of `log/` is of; `None` of the node's own keys.
+pub fn shard_of(key: &[u8]) -> Option<ShardId> {
+    let shard = u32::from_be_bytes(*key.first_chunk()?);
+    (shard != u32::MAX).then_some(ShardId(shard))
+}
+
 /// A mark as [`LogKind::Incarnation`] keeps it.
 pub fn encode_incarnation(incarnation: Incarnation) -> [u8; 4] {
     incarnation.0.to_be_bytes()

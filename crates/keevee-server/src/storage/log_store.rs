@@ -85,9 +85,14 @@ impl RocksLog {
         }
         if self.trimmed > applied.saturating_add(1) {
             let cause = format!("the log starts at {}, but it stands at {applied}", self.trimmed);
-            return Err(StorageError::Corrupt { what: "the applied state", cause });
+            return Err(StorageError::Damaged { what: "fitting it to the log", cause });
         }
         Ok(())
+    }
+
+    /// All below the log was applied, whatever became of that: for a replica that has lost its state.
+    pub fn applied_at_least(&self) -> u64 {
+        self.trimmed.saturating_sub(1)
     }
 
     /// The engine that writes this log. A new log is marked with the one wanted, before anything else is written.

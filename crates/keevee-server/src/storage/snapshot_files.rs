@@ -19,7 +19,7 @@ use keevee_replica::storage::{
 };
 use rocksdb::{DBRawIterator, IngestExternalFileOptions, SstFileWriter, WriteBatch};
 
-use super::{Database, FORMAT_VERSION, format, options, storage_error};
+use super::{Database, FORMAT_VERSION, format, options, state_error, storage_error};
 
 /// Bytes of records in one file. Many small ones would wait for a place among the sorted files of `data/`, and hold up what is
 /// written to it.
@@ -95,7 +95,7 @@ fn read_page(records: &mut DBRawIterator<'_>, bytes_max: usize) -> Result<Vec<Sn
         page.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
         records.next();
     }
-    records.status().map_err(|error| storage_error("reading a snapshot", error))?;
+    records.status().map_err(|error| state_error("reading a snapshot", error))?;
     Ok(page)
 }
 
@@ -283,14 +283,14 @@ fn remove_later(shard: ShardId, incarnation: Incarnation, data: &Database) -> Re
     let (from, end) =
         (format::state_end(shard, incarnation), format::state_end(shard, Incarnation(u32::MAX)));
     if remove_range(data, from, end)? {
-        data.flush().map_err(|error| storage_error(REMOVING, error))?;
+        data.flush().map_err(|error| state_error(REMOVING, error))?;
     }
     Ok(())
 }
 
 /// True if there was something.
 fn remove_range(data: &Database, from: [u8; 8], end: [u8; 8]) -> Result<bool, StorageError> {
-    let failed = |error| storage_error(REMOVING, error);
+    let failed = |error| state_error(REMOVING, error);
     let is_empty = || {
         let mut records = data.raw_iterator_opt(options::range(from.to_vec(), end.to_vec()));
         records.seek_to_first();

@@ -21,7 +21,7 @@ use keevee_replica::storage::{StateStore, StorageError};
 use rocksdb::{IteratorMode, WriteBatch};
 
 use super::snapshot_files::{StateSource, StateTarget, remove_other_incarnations};
-use super::{Database, ValueCache, format, options, storage_error};
+use super::{Database, ValueCache, format, options, state_error};
 
 /// The applied state of one incarnation of one shard.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct RocksState {
 
 /// Puts everything written so far to `data/`, of all shards, where a crash leaves it. Blocks for as long as that takes.
 pub fn flush_states(data: &Database) -> Result<(), StorageError> {
-    data.flush().map_err(|error| storage_error("flushing the state", error))
+    data.flush().map_err(|error| state_error("flushing the state", error))
 }
 
 /// Bytes of keys and values that are gathered before they are written.
@@ -76,12 +76,13 @@ impl RocksState {
         initial_owned: SlotSet,
     ) -> Result<RocksState, StorageError> {
         remove_other_incarnations(shard, incarnation, &data)?;
-        let state = RocksState::open(shard, incarnation, data, values, initial_owned)?;
-        if incarnation > Incarnation(0) && state.meta.applied == 0 {
-            let cause = format!("incarnation {} of shard {shard} is missing", incarnation.0);
-            return Err(StorageError::Corrupt { what: "the applied state", cause });
-        }
-        Ok(state)
+        RocksState::open(shard, incarnation, data, values, initial_owned)
+    }
+
+    /// True if the log says that there is a state, and there is none: it was given up, or got lost. Nothing of this may be
+    /// served.
+    pub fn is_lost(&self) -> bool {
+        self.incarnation > Incarnation(0) && self.meta.applied == 0
     }
 
     /// Opens a shard's state; one that was never written owns `initial_owned` and nothing else.
@@ -92,7 +93,7 @@ impl RocksState {
         values: Arc<ValueCache>,
         initial_owned: SlotSet,
     ) -> Result<RocksState, StorageError> {
-        let read = |key| data.get(key).map_err(|error| storage_error(READING, error));
+        let read = |key| data.get(key).map_err(|error| state_error(READING, error));
         let found = read(format::meta_key(shard, incarnation))?;
         let meta = match &found {
             Some(bytes) => {
@@ -126,7 +127,7 @@ impl RocksState {
             }
         }
         let written = self.data.write_opt(batch, &options::unlogged());
-        written.map_err(|error| storage_error("writing the state", error))?;
+        written.map_err(|error| state_error("writing the state", error))?;
         *gathered = Gathered::default();
         Ok(())
     }
@@ -147,7 +148,7 @@ impl StateView for RocksState {
         let found = if let Some(gathered) = self.gathered.borrow().records.get(&key[..]) {
             gathered.as_deref().map(format::decode_value).transpose()?
         } else {
-            let found = self.data.get_pinned(&key).map_err(|error| storage_error(READING, error))?;
+            let found = self.data.get_pinned(&key).map_err(|error| state_error(READING, error))?;
             found.map(|bytes| format::decode_value(&bytes)).transpose()?
         };
         if let Some(found) = &found {
@@ -167,7 +168,7 @@ impl StateView for RocksState {
             }
             keys.next();
         }
-        keys.status().map_err(|error| storage_error(READING, error))
+        keys.status().map_err(|error| state_error(READING, error))
     }
 
     fn expiries(&self, latest: u64, take: &mut TakeExpiry<'_>) -> Result<(), StorageError> {
@@ -182,7 +183,7 @@ impl StateView for RocksState {
             }
             keys.next();
         }
-        keys.status().map_err(|error| storage_error(READING, error))
+        keys.status().map_err(|error| state_error(READING, error))
     }
 }
 
@@ -199,7 +200,7 @@ impl StateStore for RocksState {
         let (from, end) = format::request_bounds(self.shard, self.incarnation);
         let records = self.data.iterator_opt(IteratorMode::Start, options::range(from, end));
         let decoded = records.map(|record| {
-            let (_, bytes) = record.map_err(|error| storage_error(READING, error))?;
+            let (_, bytes) = record.map_err(|error| state_error(READING, error))?;
             format::decode_request(&bytes)
         });
         decoded.collect()
@@ -246,7 +247,7 @@ impl StateStore for RocksState {
         // Or what is gathered of a shard that nobody writes to any more would never be flushed.
         self.write_out()?;
         let found = self.data.get_opt(self.meta_key(), &options::persisted());
-        match found.map_err(|error| storage_error(READING, error))? {
+        match found.map_err(|error| state_error(READING, error))? {
             Some(bytes) => Ok(format::decode_meta(&bytes, self.meta.owned.clone())?.applied),
             None => Ok(0),
         }

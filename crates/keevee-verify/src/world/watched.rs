@@ -139,6 +139,10 @@ impl Engine for Watched {
         with!(&self.engine, engine => engine.may_adopt_snapshot(index, mark))
     }
 
+    fn may_restore_snapshot(&self, index: u64, mark: &Bytes) -> bool {
+        with!(&self.engine, engine => engine.may_restore_snapshot(index, mark))
+    }
+
     fn adopt_snapshot(
         &mut self,
         index: u64,

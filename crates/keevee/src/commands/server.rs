@@ -9,6 +9,7 @@ use keevee_cluster::process;
 use keevee_server::config::{self, Config, NodeConfig};
 use keevee_server::join;
 use keevee_server::server::{self, Listeners, Server, ServerError};
+use keevee_server::storage::give_up_state;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
@@ -64,12 +65,30 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let _guard = start_logging(&level, json)?;
     let _pid_file = PidFile::claim(&arguments.config);
     raise_file_limit();
-    let runtime = runtime(config.io_threads())?;
-    let result = runtime.block_on(serve(config, arguments.join.as_ref()));
+    let result = run_rebuilding(&config, arguments.join.as_ref());
     if let Err(error) = &result {
         tracing::error!("{error}");
     }
     result
+}
+
+/// Runs the node, and again with an empty state whenever its state is found to be damaged.
+fn run_rebuilding(config: &Config, join: Option<&Endpoint>) -> Result<(), Failure> {
+    loop {
+        // With the runtime everything that the node left behind ends, its connections among them.
+        let ended = runtime(config.io_threads())?.block_on(serve(config, join))?;
+        let Err(error) = ended else { return Ok(()) };
+        if let Some(damage) = error.state_damage() {
+            give_up_state(&config.node.data).map_err(|error| Failure::other(format!("{damage}; {error}")))?;
+            tracing::error!(damage, "the state of all shards is given up, and rebuilt from the other nodes");
+            continue;
+        }
+        if let ServerError::Removed(_) = error {
+            // For who starts nodes; without it they hear it from the node.
+            let _ = std::fs::write(config.node.data.join(keevee_cluster::REMOVED), "");
+        }
+        return Err(Failure::other(error));
+    }
 }
 
 /// With one thread nothing is ever handed to another, and nobody is woken for it.
@@ -81,24 +100,19 @@ fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
     builder.worker_threads(threads).enable_all().build()
 }
 
-async fn serve(config: Config, join: Option<&Endpoint>) -> Result<(), Failure> {
-    let data = config.node.data.clone();
-    let ended = |error: ServerError| {
-        if let ServerError::Removed(_) = error {
-            // For who starts nodes; without it they hear it from the node.
-            let _ = std::fs::write(data.join(keevee_cluster::REMOVED), "");
-        }
-        Failure::other(error)
-    };
+/// Runs the node until it is asked to stop, or has to.
+async fn serve(config: &Config, join: Option<&Endpoint>) -> Result<Result<(), ServerError>, Failure> {
     let Some(member) = join else {
-        return server::run(config, stop_requested()).await.map_err(ended);
+        return Ok(server::run(config.clone(), stop_requested()).await);
     };
     // Before the cluster hears of the node: at an address that is taken, another one would answer for it.
     let NodeConfig { http, peer, resp, .. } = &config.node;
     let listeners = Listeners::bind(http, peer, resp.as_deref()).await.map_err(Failure::other)?;
-    join::join(&config, member.authority()).await.map_err(Failure::other)?;
-    let server = Server::start_on(&config, listeners).await.map_err(&ended)?;
-    server.run(stop_requested()).await.map_err(ended)
+    join::join(config, member.authority()).await.map_err(Failure::other)?;
+    Ok(match Server::start_on(config, listeners).await {
+        Ok(server) => server.run(stop_requested()).await,
+        Err(error) => Err(error),
+    })
 }
 
 /// Connections and files of the store are file descriptors, and by default a process may have 1024 of them.

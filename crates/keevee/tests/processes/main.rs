@@ -25,6 +25,7 @@ mod backups;
 mod bench;
 mod command_line;
 mod crashes;
+mod damaged_state;
 mod disks;
 mod folders;
 mod joining;

@@ -73,7 +73,7 @@ pub(crate) async fn taken_over(cluster: &mut TemporaryCluster, id: u64) -> u64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("a count")
 }
 
-async fn holds(cluster: &mut TemporaryCluster, id: u64, written: &[(String, String)]) {
+pub(crate) async fn holds(cluster: &mut TemporaryCluster, id: u64, written: &[(String, String)]) {
     let client = client_of(cluster, id);
     for (key, value) in written {
         let found = client.get(key.as_bytes(), Consistency::Stale).await.expect("a read");

@@ -123,3 +123,82 @@ pub fn a_log_is_kept_behind_a_snapshot_until_its_receiver_has_caught_up<M: Maker
     assert_eq!(status.first, status.last + 1, "then it goes");
     assert_eq!(cluster.chunks.iter().filter(|number| **number == 0).count(), 1, "one was enough");
 }
+
+/// A cluster whose logs lack what came first, its leader, and a follower.
+fn led_with_short_logs<M: Maker>(maker: &M) -> (Cluster<'_, M>, u64, u64) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, SHORT);
+    let follower = cluster.follower(leader);
+    let (flushed, rest) = (0..KEYS / 2, KEYS / 2..KEYS);
+    flushed.for_each(|number| drop(cluster.run(leader, put(&key(number), &number.to_string()))));
+    cluster.flush();
+    cluster.elapse(Duration::from_secs(3));
+    cluster.flush();
+    rest.for_each(|number| drop(cluster.run(leader, put(&key(number), &number.to_string()))));
+    let status = cluster.nodes[&follower].shard.status().engine;
+    assert!(status.first > KEYS / 2 && status.first < status.last, "{status:?}");
+    (cluster, leader, follower)
+}
+
+/// It has all that the others have, and counts with one of them.
+fn is_rebuilt<M: Maker>(cluster: &mut Cluster<'_, M>, node: u64) {
+    assert!(!cluster.nodes[&node].shard.is_rebuilding());
+    holds_all(cluster, node);
+    let leader = cluster.wait_for_leader();
+    let of = |node: u64| cluster.nodes[&node].shard.status();
+    assert_eq!((of(node).applied, of(node).chain), (of(leader).applied, of(leader).chain));
+    let gone = (1..=3).find(|other| ![leader, node].contains(other));
+    gone.into_iter().for_each(|gone| drop(cluster.nodes.remove(&gone)));
+    cluster.elapse(Duration::from_secs(3));
+    let leader = cluster.wait_for_leader();
+    cluster.run(leader, put("later", "too")).expect("written");
+    assert_eq!(value_of(cluster.run(node, get("later"))), Some("too".into()));
+    cluster.restart(node, 9);
+    cluster.elapse(Duration::from_secs(3));
+    holds_all(cluster, node);
+}
+
+pub fn a_replica_that_has_lost_its_state_is_rebuilt_within_its_log<M: Maker>(maker: &M) {
+    let (mut cluster, _, follower) = led_with_short_logs(maker);
+    let before = cluster.nodes[&follower].shard.status().engine;
+    cluster.lose_state(follower, 2);
+    let ticket = cluster.submit_as(follower, get(&key(1)), true);
+    assert!(cluster.replies.remove(&ticket).expect("answered at once").result.is_err(), "it serves nothing");
+    cluster.elapse(Duration::from_secs(4));
+    assert_eq!(
+        cluster.nodes[&follower].shard.status().engine.last,
+        before.last,
+        "nothing of its log is lost"
+    );
+    is_rebuilt(&mut cluster, follower);
+}
+
+pub fn a_replica_that_has_lost_its_state_is_rebuilt_though_others_were_elected_meanwhile<M: Maker>(
+    maker: &M,
+) {
+    let (mut cluster, leader, follower) = led_with_short_logs(maker);
+    cluster.lose_state(follower, 2);
+    let away = cluster.nodes.remove(&follower).expect("it exists");
+    // A later ballot, of which the one that is away hears nothing.
+    cluster.restart(leader, 2);
+    cluster.elapse(Duration::from_secs(4));
+    let leader = cluster.wait_for_leader();
+    cluster.run(leader, put("of-another", "leader")).expect("written");
+    cluster.nodes.insert(follower, away);
+    cluster.elapse(Duration::from_secs(5));
+    is_rebuilt(&mut cluster, follower);
+}
+
+pub fn a_replica_that_has_lost_its_state_is_no_part_of_a_majority<M: Maker>(maker: &M) {
+    let (mut cluster, leader, follower) = led_with_short_logs(maker);
+    cluster.lose_state(follower, 2);
+    let gone = (1..=3).find(|node| ![leader, follower].contains(node)).expect("a third");
+    cluster.nodes.remove(&gone);
+    // The one that is left may have all that was chosen, and is asked for it.
+    let ticket = cluster.submit(leader, put("key", "value"));
+    assert!(cluster.replies.remove(&ticket).is_none(), "nothing is chosen without it");
+    cluster.settle();
+    assert!(cluster.replies.remove(&ticket).is_none(), "it acknowledges nothing while it has no state");
+    cluster.elapse(Duration::from_secs(4));
+    assert!(!cluster.nodes[&follower].shard.is_rebuilding(), "a snapshot needs no majority");
+    holds_all(&mut cluster, follower);
+}
