@@ -56,6 +56,8 @@ counters! {
     Chunks = "chunks",
     /// A replica took over a snapshot.
     TakenOver = "snapshots taken over",
+    /// A replica compared what its state holds with another one's, and found it the same.
+    StatesCompared = "states compared",
     /// A shard had other members in the end.
     MembersChanged = "members changed",
     /// A process died while a configuration was on its way to its disk.
