@@ -38,6 +38,7 @@ mod recover;
 mod redis;
 mod scans;
 mod scripts;
+mod scrubs;
 mod service;
 mod shards;
 mod snapshots;
