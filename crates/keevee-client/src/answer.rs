@@ -106,6 +106,26 @@ pub struct ShardStatus {
     /// True while nobody asks the shard anything: its replicas say nothing to each other.
     #[serde(default)]
     pub quiesced: bool,
+    /// The last scrub that the replica took part in, since it was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<ScrubStatus>,
+}
+
+/// What came of a comparison of a shard's replicas: of what their states held at one index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// The index.
+    pub index: u64,
+    /// When the replica had read its own state, in milliseconds since the Unix epoch.
+    pub ended_unix_ms: u64,
+    /// How many records it held.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Nodes whose states held the same, this one among them.
+    pub agree: Vec<u64>,
+    /// Nodes whose states did not. Of those in neither nothing is known.
+    pub differ: Vec<u64>,
 }
 
 /// A node and its shards.

@@ -55,7 +55,7 @@ mod router;
 mod server_time;
 mod stream;
 
-pub use answer::{Error, FailedOperation, NodeStatus, PeerStatus, ShardStatus, Value};
+pub use answer::{Error, FailedOperation, NodeStatus, PeerStatus, ScrubStatus, ShardStatus, Value};
 pub use batch::{Appended, Batch, Counter, OperationResult};
 pub use client::{Client, Consistency, Options, Write};
 pub use connection::{AnswerBody, Connection, SendError};

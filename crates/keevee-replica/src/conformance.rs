@@ -113,6 +113,15 @@ macro_rules! conformance {
             a_time_that_has_passed_or_is_far_ahead_is_refused
             a_stamp_of_an_earlier_leader_beyond_the_time_forbids_the_cut
             of_two_cuts_each_has_its_own_time
+            equal_states_agree_while_writes_go_on
+            a_record_that_was_changed_is_found_by_its_replica_and_by_the_others
+            a_replica_that_reads_last_learns_that_its_state_is_damaged
+            a_state_that_cannot_be_read_is_damaged
+            a_member_that_is_away_is_left_out
+            only_a_leader_begins_a_scrub_and_one_at_a_time
+            a_scrub_goes_on_when_its_leader_is_gone
+            a_quiesced_shard_is_scrubbed_and_comes_to_rest_while_it_is_read
+            a_scrub_gives_way_to_a_change_of_members
         }
     };
     (@ $maker:expr; $($case:ident)*) => {

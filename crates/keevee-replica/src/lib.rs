@@ -30,6 +30,7 @@ pub use paxos::PaxosEngine;
 pub use request::{Bounds, Now, Refusal, Reply, Request, Room};
 pub use route::{Heard, Route};
 pub use shard::{
-    Cut, CutRefusal, CutReply, CutRequest, Effects, Failure, ReplicaMessage, Shard, ShardStatus,
+    Content, Cut, CutRefusal, CutReply, CutRequest, Difference, Effects, Failure, ReplicaMessage, Scrub,
+    ScrubMessage, ScrubProgress, ScrubStatus, Shard, ShardStatus,
 };
 pub use snapshot::{SnapshotChunk, SnapshotMessage};

@@ -28,6 +28,7 @@ mod cut;
 mod expiry;
 mod members;
 mod quiescence;
+mod scrub;
 mod snapshots;
 
 use self::cut::Cuts;
@@ -35,6 +36,8 @@ pub use self::cut::{Cut, CutRefusal, CutReply, CutRequest};
 use self::expiry::Expiries;
 use self::members::Membership;
 use self::quiescence::Quiescence;
+use self::scrub::Scrubs;
+pub use self::scrub::{Content, Difference, Scrub, ScrubMessage, ScrubProgress, ScrubStatus};
 use self::snapshots::Snapshots;
 use crate::snapshot::SnapshotMessage;
 
@@ -68,6 +71,8 @@ pub enum ReplicaMessage<M> {
     },
     /// About a snapshot of the state.
     Snapshot(SnapshotMessage),
+    /// About a comparison of states.
+    Scrub(ScrubMessage),
 }
 
 /// What a shard wants done.
@@ -130,6 +135,8 @@ pub struct ShardStatus {
     pub is_quiesced: bool,
     /// True while its state is lost, and another replica's is not in force yet: it answers nothing.
     pub is_rebuilding: bool,
+    /// What came of the last scrub; `None` if there was none since the replica was opened.
+    pub scrub: Option<ScrubStatus>,
 }
 
 /// A command that waits to be proposed.
@@ -195,6 +202,7 @@ pub struct Shard<E: Engine, S: StateStore> {
     told_flushed: u64,
     snapshots: Snapshots<S>,
     cuts: Cuts<S::Source>,
+    scrubs: Scrubs<S::Source>,
     effects: Effects<E::Message>,
 }
 
@@ -244,6 +252,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             told_flushed: 0,
             snapshots,
             cuts: Cuts::default(),
+            scrubs: Scrubs::default(),
             effects: Effects::default(),
         })
     }
@@ -277,6 +286,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             waiting: self.waiting.len(),
             is_quiesced: self.is_quiesced(),
             is_rebuilding: self.is_rebuilding(),
+            scrub: self.scrub_status(),
         }
     }
 
@@ -331,6 +341,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             || !self.waiting.is_empty()
             || self.expiries.has_work()
             || self.cuts.is_waiting()
+            || self.scrubs.is_asked()
     }
 
     /// Starts a barrier for the reads that wait, if none is under way. True if it did.
@@ -386,6 +397,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             }
             ReplicaMessage::TimeNotCome { to } => self.serve_not_due(to)?,
             ReplicaMessage::Snapshot(message) => self.receive_snapshot(now, from, message)?,
+            ReplicaMessage::Scrub(message) => self.receive_scrub(from, message)?,
         }
         Ok(true)
     }
@@ -596,7 +608,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     fn propose(&mut self, now: Now) -> bool {
         self.drop_late(now.monotonic);
         let is_held_up = self.engine.is_changing_members();
-        let has_work = !self.waiting.is_empty() || self.expiries.has_work() || self.cuts.is_waiting();
+        let has_work = !self.waiting.is_empty()
+            || self.expiries.has_work()
+            || self.cuts.is_waiting()
+            || self.scrubs.is_asked();
         if is_held_up || !has_work {
             return false;
         }
@@ -608,7 +623,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         let mut has_proposed = false;
         while (self.is_cut_due(now.wall_micros)
             || !self.waiting.is_empty()
-            || self.is_entry_due(now.wall_micros))
+            || self.is_entry_due(now.wall_micros)
+            || self.scrubs.is_asked())
             && self.engine.unsynced() < self.bounds.unsynced_entries_max
             && self.proposed.len() < self.bounds.unchosen_entries_max
             && self.proposed_bytes < self.bounds.unchosen_bytes_max
@@ -634,6 +650,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 self.displace(earlier);
             }
             self.cuts.proposed(index, cut);
+            self.begin_scrub(index);
         }
         has_proposed
     }
@@ -653,6 +670,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             self.refuse(request.ticket, Refusal::NotLeader(leader));
         }
         self.cuts.turn_away(Refusal::NotLeader(leader));
+        self.scrubs.turn_away();
     }
 
     /// The next entry, also as it is written, and who waits for it.
@@ -718,6 +736,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         }
         self.state.write(applied.write_set)?;
         self.take_cut(index, own.is_some());
+        self.take_scrub_view(index);
         for (waiter, outcome) in own.into_iter().flat_map(|own| own.waiters).zip(applied.outcomes) {
             if let Some(Waiter { ticket, .. }) = waiter {
                 self.effects.replies.push(Reply { ticket, result: Ok(outcome) });

@@ -19,6 +19,9 @@ use crate::transport::PeerProtocol;
 /// Slower, the largest value would take longer than its sender waits.
 const SNAPSHOT_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
+/// Slower, a scrub of a large state would never end.
+const SCRUB_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+
 /// More replicas than this make a shard slower and hardly safer; who wants them names the nodes.
 const REPLICAS_MAX: usize = 5;
 
@@ -214,6 +217,10 @@ pub struct EngineConfig {
     pub log_bytes_max: u64,
     /// How fast a snapshot is fetched, in bytes per second.
     pub snapshot_bytes_per_second: u64,
+    /// How long after a shard's last scrub its leader begins another, in milliseconds; 0 for never.
+    pub scrub_interval_ms: u64,
+    /// How fast a node reads its states for scrubs, all of them together, in bytes per second.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for EngineConfig {
@@ -228,6 +235,8 @@ impl Default for EngineConfig {
             value_cache_bytes: 64 << 20,
             log_bytes_max: 512 << 20,
             snapshot_bytes_per_second: 8 << 20,
+            scrub_interval_ms: 24 * 60 * 60 * 1000,
+            scrub_bytes_per_second: 8 << 20,
         }
     }
 }
@@ -426,6 +435,10 @@ impl Config {
             let least = SNAPSHOT_BYTES_PER_SECOND_MIN;
             return Err(format!("[engine] snapshot_bytes_per_second must be at least {least}"));
         }
+        if self.engine.scrub_bytes_per_second < SCRUB_BYTES_PER_SECOND_MIN {
+            let least = SCRUB_BYTES_PER_SECOND_MIN;
+            return Err(format!("[engine] scrub_bytes_per_second must be at least {least}"));
+        }
         let LimitsConfig { value_bytes_max, request_timeout_ms, waiting_commands_max, .. } = self.limits;
         if request_timeout_ms == 0 || waiting_commands_max == 0 {
             return Err("[limits] request_timeout_ms and waiting_commands_max must be at least 1".to_owned());
@@ -534,6 +547,7 @@ mod tests {
             (GOOD.replace("a secret of sixteen", "short"), "at least 16"),
             (format!("{GOOD}\n[engine]\nheartbeat_ms = 700"), "2 * heartbeat_ms"),
             (format!("{GOOD}\n[[member]]\nid = 1\nhttp = \"a\"\npeer = \"b\""), "id of its own"),
+            (format!("{GOOD}\n[engine]\nscrub_bytes_per_second = 0"), "scrub_bytes_per_second must be"),
             (format!("{GOOD}\n[limits]\nvalue_bytes_max = 99999999"), "at most"),
             (format!("{GOOD}\n[limits]\nvalue_bytes_max = 0"), "value_bytes_max must be at least 1"),
             (format!("{GOOD}\n[limits]\nrequest_timeout_ms = 0"), "must be at least 1"),

@@ -52,6 +52,7 @@ impl From<ReplicaMessage<EngineMessage>> for PeerMessage {
             ReplicaMessage::AdvanceTime { to } => PeerMessage::AdvanceTime { to },
             ReplicaMessage::TimeNotCome { to } => PeerMessage::TimeNotCome { to },
             ReplicaMessage::Snapshot(message) => PeerMessage::Snapshot(message),
+            ReplicaMessage::Scrub(message) => PeerMessage::Scrub(message),
         }
     }
 }
@@ -68,6 +69,7 @@ impl PeerMessage {
             PeerMessage::AdvanceTime { to } => ReplicaMessage::AdvanceTime { to },
             PeerMessage::TimeNotCome { to } => ReplicaMessage::TimeNotCome { to },
             PeerMessage::Snapshot(message) => ReplicaMessage::Snapshot(message),
+            PeerMessage::Scrub(message) => ReplicaMessage::Scrub(message),
             PeerMessage::Alive { .. } => return None,
         })
     }

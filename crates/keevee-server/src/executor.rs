@@ -17,8 +17,8 @@ use keevee_core::shard_map::{ShardInfo, ShardMap};
 use keevee_core::slot_table::SlotTable;
 use keevee_replica::storage::StorageError;
 use keevee_replica::{
-    CLOCK_DIFFERENCE_MAX, Cut, CutRefusal, CutRequest, Effects, Failure, Neighbours, Now, Refusal, Reply,
-    Request, Role, Shard, ShardStatus as ReplicaStatus,
+    CLOCK_DIFFERENCE_MAX, Content, Cut, CutRefusal, CutRequest, Difference, Effects, Failure, Neighbours,
+    Now, Refusal, Reply, Request, Role, Shard, ShardStatus as ReplicaStatus,
 };
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -30,6 +30,7 @@ use crate::directory::Directory;
 use crate::engine::{EngineMessage, ShardEngine};
 use crate::metrics::{Metrics, RefusalReason, ShardMetrics};
 use crate::room::Room;
+use crate::scrub::{Scrubbed, Scrubber};
 use crate::server::ServerError;
 use crate::storage::{RocksState, StateSource, remove_given_up};
 use crate::transport::refusals::Refusals;
@@ -114,6 +115,11 @@ pub(crate) enum Job {
         deadline: Instant,
         answer: oneshot::Sender<CutAnswer>,
     },
+    /// Scrubs this shard, or all, of those that this node leads; which they are.
+    Scrub {
+        shard: Option<ShardId>,
+        answer: oneshot::Sender<Vec<ShardId>>,
+    },
     /// Hosts the replicas that a newer map gives to this node.
     Host(Arc<ShardMap>),
     /// Which voters a shard shall have, if this node leads it under this ballot.
@@ -170,6 +176,8 @@ pub(crate) struct Hosted {
     /// As the directory was told.
     leader: Option<NodeId>,
     metrics: ShardMetrics,
+    /// When its state was last scrubbed, or else when it was opened.
+    scrubbed_at: Duration,
     /// Who waits for cuts, by ticket.
     cuts: BTreeMap<u64, oneshot::Sender<CutAnswer>>,
     /// When it was told last that its state is lost.
@@ -213,6 +221,11 @@ pub(crate) struct Executor {
     pub(crate) room: Room,
     /// Other nodes whose disks are nearly full, as they said.
     pub(crate) short_of_room: BTreeSet<NodeId>,
+    pub(crate) scrubber: Scrubber,
+    /// How often the shards that this node leads are scrubbed, if at all.
+    pub(crate) scrub_interval: Option<Duration>,
+    /// Those that somebody wants to be scrubbed now.
+    pub(crate) scrubs_wanted: BTreeSet<ShardId>,
     /// True once this node hands its leaderships over to end.
     pub(crate) is_leaving: bool,
 }
@@ -366,6 +379,14 @@ impl Executor {
                     replica.cut_at(now, CutRequest { ticket, time, deadline });
                     touched.insert(shard);
                 }
+            }
+            Job::Scrub { shard, answer } => {
+                let is_meant = |id: &ShardId| shard.is_none_or(|shard| shard == *id);
+                let led = self.shards.iter().filter(|(_, hosted)| hosted.leader == Some(self.node));
+                let wanted: Vec<ShardId> = led.map(|(id, _)| *id).filter(is_meant).collect();
+                self.scrubs_wanted.extend(&wanted);
+                // Whoever asked may have gone away.
+                let _ = answer.send(wanted);
             }
             Job::TransferLeadership => {
                 for (id, Hosted { replica, .. }) in &mut self.shards {
@@ -531,6 +552,9 @@ impl Executor {
         };
         let effects = replica.advance(now).map_err(|failure| FatalError::Replica { shard, failure })?;
         answer_cuts(replica, cuts);
+        if let Some(scrub) = replica.take_scrub() {
+            self.scrubber.add(shard, scrub);
+        }
         if *leader != replica.leader() {
             *leader = replica.leader();
             self.directory.set_leader(shard, *leader);
@@ -669,13 +693,62 @@ impl Executor {
             if let Some(why) = replica.take_snapshot_failure() {
                 tracing::warn!(shard = %id, why, "no snapshot can be taken in; it is tried again");
             }
+            tell_differences(*id, metrics, replica.take_differences());
             touched.insert(*id);
             set_gauges(metrics, &replica.status());
         }
+        self.look_after_scrubs(wall, touched)?;
         if checks_flushes {
             self.look_after_room(wall, touched);
+            self.want_due_scrub(now);
         }
         self.fetch_a_snapshot(now, touched)
+    }
+
+    /// Tells replicas what was read, gives up what need not be, and begins what is wanted: one scrub after the other.
+    fn look_after_scrubs(&mut self, now: Now, touched: &mut BTreeSet<ShardId>) -> Result<(), FatalError> {
+        for Scrubbed { shard, index, content } in self.scrubber.take_ended() {
+            let Some(hosted) = self.shards.get_mut(&shard) else { continue };
+            if let Ok(content) = &content {
+                hosted.scrubbed_at = now.monotonic;
+                set_scrubbed(&hosted.metrics, now, *content);
+            }
+            let scrubbed = hosted.replica.scrubbed(now, index, content);
+            scrubbed.map_err(|failure| FatalError::Replica { shard, failure })?;
+            touched.insert(shard);
+        }
+        let shards = &self.shards;
+        let is_of_use = |shard, index| {
+            shards.get(&shard).is_some_and(|hosted: &Hosted| hosted.replica.is_scrubbing(index))
+        };
+        self.scrubber.retain(is_of_use);
+        if self.scrubs_wanted.is_empty() || self.shards.values().any(|hosted| hosted.replica.has_scrub()) {
+            return Ok(());
+        }
+        // Of a shard that another node leads by now it comes to nothing.
+        while let Some(shard) = self.scrubs_wanted.pop_first() {
+            let Some(Hosted { replica, scrubbed_at, .. }) = self.shards.get_mut(&shard) else { continue };
+            if replica.scrub(now.monotonic) {
+                *scrubbed_at = now.monotonic;
+                touched.insert(shard);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the shards that this node leads and that were not scrubbed for long, the one of which that is most true.
+    fn want_due_scrub(&mut self, now: Duration) {
+        let Some(interval) = self.scrub_interval else { return };
+        // Views keep files on the disk.
+        if self.room.is_short() || !self.scrubs_wanted.is_empty() {
+            return;
+        }
+        let is_due = |(_, hosted): &(&ShardId, &Hosted)| {
+            hosted.leader == Some(self.node) && now >= hosted.scrubbed_at + interval
+        };
+        let due = self.shards.iter().filter(is_due).min_by_key(|(_, hosted)| hosted.scrubbed_at);
+        self.scrubs_wanted.extend(due.map(|(shard, _)| *shard));
     }
 
     /// One at a time: several would share the disk and the network, and each take as much longer.
@@ -732,8 +805,9 @@ impl Executor {
             self.directory.set_leader(shard.id, None);
             let metrics = self.metrics.shard(shard.id);
             self.directory.set_rebuilding(shard.id, replica.is_rebuilding());
-            let (leader, cuts, told_at) = (None, BTreeMap::new(), None);
-            self.shards.insert(shard.id, Hosted { replica, leader, metrics, cuts, told_at });
+            let (scrubbed_at, cuts, told_at) = (now.monotonic, BTreeMap::new(), None);
+            let hosted = Hosted { replica, leader: None, metrics, scrubbed_at, cuts, told_at };
+            self.shards.insert(shard.id, hosted);
             touched.push(shard.id);
         }
         Ok(touched)
@@ -851,6 +925,26 @@ fn answer_cuts(replica: &mut Replica, cuts: &mut BTreeMap<u64, oneshot::Sender<C
         // Whoever asked may have gone away.
         let _ = cuts.remove(&reply.ticket).map(|answer| answer.send(reply.result));
     }
+}
+
+/// Two states that differ are a fault, whoever is wrong.
+fn tell_differences(shard: ShardId, metrics: &ShardMetrics, differences: Vec<Difference>) {
+    for Difference { index, node, is_outvoted } in differences {
+        metrics.scrub_differences.inc();
+        let verdict = if is_outvoted {
+            "most voters have what this node has: the other node's state is damaged"
+        } else {
+            "no majority is known yet that agrees: whoever differs from one stops, and without one nothing is changed"
+        };
+        tracing::error!(%shard, index, %node, verdict, "a scrub found another state than this node's");
+    }
+}
+
+fn set_scrubbed(metrics: &ShardMetrics, now: Now, content: Content) {
+    let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    metrics.scrub_ended.set(gauge(now.wall_micros / 1_000_000));
+    metrics.scrub_records.set(gauge(content.records));
+    metrics.scrub_bytes.set(gauge(content.bytes));
 }
 
 fn set_gauges(metrics: &ShardMetrics, status: &ReplicaStatus) {

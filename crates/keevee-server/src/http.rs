@@ -14,6 +14,7 @@
 //! | `GET`, `POST /v1/cluster/shards` | the shards; one shard more |
 //! | `POST /v1/cluster/nodes` | one node more, which proves that it knows the secret |
 //! | `POST /v1/cluster/nodes/:node/add`, `drain`, `replace`, `remove` | which nodes hold the shards |
+//! | `POST /v1/cluster/scrub?shard=` | has the replicas of this shard, or all, that the node leads compare their states |
 //! | `POST /v1/cluster/cut?shard=&time=` | a shard's keys as of a time, as `keevee_core::cut` lays them out: of its leader, for backups |
 //! | `GET /v1/explain?key=` | where a key belongs, and why |
 //! | `GET /is_leader` | `true` or `false`: of the first data shard, or of `?shard=` |
@@ -113,6 +114,12 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// As [`Node::cut`].
     fn cut(&self, shard: ShardId, time: u64) -> impl Future<Output = Result<CutBody, CutFailure>> + Send;
 
+    /// As [`Node::scrub`].
+    fn scrub(
+        &self,
+        shard: Option<ShardId>,
+    ) -> impl Future<Output = Result<Vec<ShardId>, ExecuteError>> + Send;
+
     /// As [`Node::is_leader`].
     fn is_leader(&self, shard: ShardId) -> Option<bool>;
 
@@ -166,6 +173,13 @@ impl Store for Node {
 
     fn cut(&self, shard: ShardId, time: u64) -> impl Future<Output = Result<CutBody, CutFailure>> + Send {
         Node::cut(self, shard, time)
+    }
+
+    fn scrub(
+        &self,
+        shard: Option<ShardId>,
+    ) -> impl Future<Output = Result<Vec<ShardId>, ExecuteError>> + Send {
+        Node::scrub(self, shard)
     }
 
     fn is_leader(&self, shard: ShardId) -> Option<bool> {
@@ -225,6 +239,7 @@ pub fn router<S: Store>(api: Api<S>) -> Router {
         .route("/v1/cluster/nodes/{node}/{change}", post(members::change::<S>))
         .route("/v1/cluster/carp", get(cluster::carp::<S>))
         .route("/v1/cluster/shards", get(cluster::shards::<S>).post(cluster::add_shard::<S>))
+        .route("/v1/cluster/scrub", post(cluster::scrub::<S>).fallback(batch::other))
         .route("/v1/cluster/cut", post(cluster::cut::<S>).fallback(batch::other))
         .route("/v1/explain", get(cluster::explain::<S>))
         .route("/is_leader", get(cluster::is_leader::<S>))

@@ -21,6 +21,7 @@ pub mod node;
 pub mod recover;
 mod resp;
 mod room;
+mod scrub;
 mod seeker;
 pub mod server;
 pub mod storage;

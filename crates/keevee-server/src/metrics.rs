@@ -98,6 +98,10 @@ pub struct Metrics {
     snapshots: IntCounterVec,
     rebuilt: IntCounterVec,
     rebuilding: IntGaugeVec,
+    scrub_ended: IntGaugeVec,
+    scrub_records: IntGaugeVec,
+    scrub_bytes: IntGaugeVec,
+    scrub_differences: IntCounterVec,
     queued: IntGaugeVec,
     dropped: IntCounterVec,
     sent: IntCounterVec,
@@ -164,6 +168,14 @@ pub struct ShardMetrics {
     pub rebuilt: IntCounter,
     /// 1 while the state is lost and not rebuilt yet, else 0.
     pub rebuilding: IntGauge,
+    /// When this node last read its state through, in seconds since the Unix epoch.
+    pub scrub_ended: IntGauge,
+    /// How many records it held then.
+    pub scrub_records: IntGauge,
+    /// Their bytes.
+    pub scrub_bytes: IntGauge,
+    /// States of other replicas that differed from this one's.
+    pub scrub_differences: IntCounter,
 }
 
 /// Of one queue to one peer.
@@ -365,6 +377,26 @@ impl Metrics {
                 "1 while the replica's state is lost and not rebuilt yet, else 0.",
                 shard,
             ),
+            scrub_ended: register.gauges(
+                "keevee_scrub_last_seconds",
+                "When this node last read the shard's state through, in seconds since the Unix epoch; 0: not since its start.",
+                shard,
+            ),
+            scrub_records: register.gauges(
+                "keevee_scrub_records",
+                "Records in the shard's state when it was last read through.",
+                shard,
+            ),
+            scrub_bytes: register.gauges(
+                "keevee_scrub_bytes",
+                "Bytes of the shard's state when it was last read through.",
+                shard,
+            ),
+            scrub_differences: register.counters(
+                "keevee_scrub_differences_total",
+                "Replicas whose state was found to hold something else than this node's.",
+                shard,
+            ),
             queued: register.gauges(
                 "keevee_peer_queue_messages",
                 "Messages that wait to be sent to a peer.",
@@ -443,13 +475,19 @@ impl Metrics {
             snapshots: self.snapshots.with_label_values(&labels),
             rebuilt: self.rebuilt.with_label_values(&labels),
             rebuilding: self.rebuilding.with_label_values(&labels),
+            scrub_ended: self.scrub_ended.with_label_values(&labels),
+            scrub_records: self.scrub_records.with_label_values(&labels),
+            scrub_bytes: self.scrub_bytes.with_label_values(&labels),
+            scrub_differences: self.scrub_differences.with_label_values(&labels),
         }
     }
 
     /// A replica of this shard takes part no longer: nobody reads its last state as today's.
     pub fn drop_gauges(&self, shard: ShardId) {
         let shard = shard.to_string();
-        for gauge in [&self.applied, &self.chosen, &self.last, &self.quiesced, &self.leader] {
+        let gauges = [&self.applied, &self.chosen, &self.last, &self.quiesced, &self.leader];
+        let scrubbed = [&self.scrub_ended, &self.scrub_records, &self.scrub_bytes];
+        for gauge in gauges.into_iter().chain(scrubbed) {
             // None yet, if it left at once.
             let _ = gauge.remove_label_values(&[shard.as_str()]);
         }

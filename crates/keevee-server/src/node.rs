@@ -16,7 +16,7 @@ use keevee_core::limits::Limits;
 use keevee_core::shard_map::view::CarpView;
 use keevee_core::shard_map::{Explanation, NodeInfo};
 use keevee_replica::{
-    Attempt, Attempts, CutRefusal, Heard, Members, Refusal, Route, ShardStatus as ReplicaStatus,
+    Attempt, Attempts, CutRefusal, Heard, Members, Refusal, Route, ScrubStatus, ShardStatus as ReplicaStatus,
 };
 use prometheus::IntGauge;
 use tokio::runtime::{self, Handle};
@@ -142,6 +142,26 @@ pub struct ShardStatus {
     pub chain: String,
     /// True while nobody asks the shard anything: its replicas say nothing to each other.
     pub quiesced: bool,
+    /// The last scrub that the replica took part in, since it was opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<ScrubView>,
+}
+
+/// What came of a comparison of the replicas' states.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ScrubView {
+    /// The index at which they were compared.
+    pub index: u64,
+    /// When this replica had read its own, in milliseconds since the Unix epoch.
+    pub ended_unix_ms: u64,
+    /// How many records it held.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Nodes whose states held the same, this one among them.
+    pub agree: Vec<u64>,
+    /// Nodes whose states did not.
+    pub differ: Vec<u64>,
 }
 
 /// Who takes part in a shard.
@@ -579,6 +599,17 @@ impl Node {
         }
     }
 
+    /// Has this shard scrubbed, or all, of those that this node leads: one after the other, in the background. Which they are.
+    ///
+    /// # Errors
+    ///
+    /// [`ExecuteError`] if the node stops.
+    pub async fn scrub(&self, shard: Option<ShardId>) -> Result<Vec<ShardId>, ExecuteError> {
+        let (answer, answered) = oneshot::channel();
+        self.parts.jobs.send(Job::Scrub { shard, answer });
+        answered.await.map_err(|_| ExecuteError::stopping())
+    }
+
     /// Breaks off the cuts that are sent.
     pub(crate) fn end_cuts(&self) {
         self.parts.cuts.end();
@@ -752,5 +783,18 @@ fn describe_shard(shard: ShardId, status: ReplicaStatus) -> ShardStatus {
         members: describe_members(&status.engine.members),
         chain: format!("{:032x}", status.chain),
         quiesced: status.is_quiesced,
+        scrub: status.scrub.map(describe_scrub),
+    }
+}
+
+fn describe_scrub(scrub: ScrubStatus) -> ScrubView {
+    let list = |nodes: BTreeSet<NodeId>| nodes.into_iter().map(|node| node.0).collect();
+    ScrubView {
+        index: scrub.index,
+        ended_unix_ms: scrub.ended / 1_000,
+        records: scrub.content.records,
+        bytes: scrub.content.bytes,
+        agree: list(scrub.agree),
+        differ: list(scrub.differ),
     }
 }

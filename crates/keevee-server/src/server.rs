@@ -51,6 +51,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::resp::{self, Resp};
 use crate::room::Room;
+use crate::scrub::Scrubber;
 use crate::seeker::Seeker;
 use crate::storage::LogEvent;
 use crate::storage::LogWriter;
@@ -235,6 +236,8 @@ impl Server {
         let jobs = Jobs(sender);
         let peer_bytes = Arc::new(AtomicUsize::new(0));
         let changed = Arc::new(Notify::new());
+        let scrubber = Scrubber::start(config.engine.scrub_bytes_per_second)?;
+        let scrub_interval = Some(config.engine.scrub_interval_ms).filter(|interval| *interval > 0);
         let executor = |open| Executor {
             node: config.node_id(),
             origin: Instant::now(),
@@ -259,6 +262,9 @@ impl Server {
             folder: config.node.data.clone(),
             room: Room::new(&config.node.data, config.limits.disk_free_bytes_min),
             short_of_room: BTreeSet::new(),
+            scrubber,
+            scrub_interval: scrub_interval.map(Duration::from_millis),
+            scrubs_wanted: BTreeSet::new(),
             is_leaving: false,
         };
         // The last that can fail.

@@ -58,6 +58,8 @@ counters! {
     TakenOver = "snapshots taken over",
     /// A member that lacked what no log held any more came back when nobody wrote.
     Returns = "returns to idle groups",
+    /// A replica compared what its state holds with another one's, and found it the same.
+    StatesCompared = "states compared",
     /// A shard had other members in the end.
     MembersChanged = "members changed",
     /// A process died while a configuration was on its way to its disk.

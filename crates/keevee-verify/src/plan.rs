@@ -279,6 +279,8 @@ pub enum FaultKind {
     },
     /// The leader is asked to hand over.
     Transfer,
+    /// Replicas compare what their states hold: the leader is asked for it.
+    Scrub,
     /// A shard shall have other members.
     ChangeMembers {
         /// Who shall go, if enough are left.
@@ -420,6 +422,7 @@ impl Plan {
         add_changes(&mut faults, nodes, faulty_micros, Random::new(seed, CHANGES_STREAM));
         aim_at_changes(&mut faults, nodes, faulty_micros, Random::new(seed, AIMED_STREAM));
         add_disk_faults(&mut faults, nodes, faulty_micros, Random::new(seed, DISKS_STREAM));
+        add_scrubs(&mut faults, faulty_micros, Random::new(seed, SCRUBS_STREAM));
         let expiry = Random::new(seed, 5).percent(EXPIRY_PERCENT);
         let engine = EngineKind::Paxos;
         Plan {
@@ -740,6 +743,23 @@ fn add_disk_faults(faults: &mut Vec<Fault>, nodes: u64, end: u64, mut random: Ra
         let is_rare = matches!(kind, FaultKind::CrashInNewFile { .. });
         let lasts = if is_rare { 3 * lasts } else { lasts }.min(end - at);
         faults.push(Fault { number: faults.len() + 1, at, lasts, kind });
+    }
+    faults.sort_by_key(|fault| fault.at);
+}
+
+/// How many of a hundred plans have scrubs. Each writes an entry, and so changes the course of the run.
+const SCRUBS_PERCENT: u64 = 15;
+/// As [`CHANGES_STREAM`].
+const SCRUBS_STREAM: u64 = 363;
+
+/// Adds scrubs, from a stream of its own.
+fn add_scrubs(faults: &mut Vec<Fault>, end: u64, mut random: Random) {
+    if !random.percent(SCRUBS_PERCENT) {
+        return;
+    }
+    for _ in 0..random.between(3, 12) {
+        let at = random.between(end / 20, end - SECOND);
+        faults.push(Fault { number: faults.len() + 1, at, lasts: SECOND, kind: FaultKind::Scrub });
     }
     faults.sort_by_key(|fault| fault.at);
 }

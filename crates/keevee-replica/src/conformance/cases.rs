@@ -4,6 +4,7 @@ mod cuts;
 mod expiry;
 mod members;
 mod quiescence;
+mod scrubs;
 mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ pub use cuts::*;
 pub use expiry::*;
 pub use members::*;
 pub use quiescence::*;
+pub use scrubs::*;
 pub use snapshots::*;
 
 use super::{Cluster, Maker, Node, SharedLog};

@@ -90,6 +90,9 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         if members.next.is_none() {
             self.membership.handed_over = None;
         }
+        if members != self.members {
+            self.scrubs.give_way();
+        }
         self.hashes.set_members(members.all());
         self.members = members;
     }

@@ -153,6 +153,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     fn has_work(&self) -> bool {
         self.is_busy()
             || self.expiries.has_work()
+            || self.scrubs.is_asked()
             || self.engine.unsynced() > 0
             || self.snapshots.is_receiving()
             || self.is_changing_members()

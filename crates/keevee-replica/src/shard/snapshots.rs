@@ -354,6 +354,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         reads.into_iter().for_each(|request| self.refuse(request.ticket, Refusal::NotLeader(None)));
         self.look_after_held(|_| true);
         self.cuts.refuse_all(Refusal::NotLeader(None));
+        self.scrubs.give_way();
         for (_, proposed) in mem::take(&mut self.proposed) {
             self.displace(proposed);
         }

@@ -216,6 +216,19 @@ impl MemoryState {
         self.current.values.iter()
     }
 
+    /// Changes the value of one key, the first being number 0, as a disk may do without telling anybody. The key, if there
+    /// are so many.
+    pub fn rot(&mut self, number: usize) -> Option<Place> {
+        let place = self.current.values.keys().nth(number)?.clone();
+        for tables in [&mut self.current, &mut self.flushed] {
+            tables
+                .values
+                .entry(place.clone())
+                .and_modify(|value| value.value = Bytes::from_static(b"rotten"));
+        }
+        Some(place)
+    }
+
     /// The state as a crash leaves it: without what was not flushed.
     pub fn crashed(&self) -> MemoryState {
         let flushed = self.flushed.clone();

@@ -199,6 +199,21 @@ pub(super) async fn cut<S: Store>(
     Ok(([(CONTENT_TYPE, "application/octet-stream")], body).into_response())
 }
 
+/// Shards of which a scrub begins, one after the other.
+#[derive(Debug, Serialize)]
+pub(super) struct ScrubsBegun {
+    shards: Vec<ShardId>,
+}
+
+/// `POST /v1/cluster/scrub?shard=`: what comes of it is in the status of the replicas.
+pub(super) async fn scrub<S: Store>(
+    State(api): State<Api<S>>,
+    RawQuery(query): RawQuery,
+) -> Result<(StatusCode, Json<ScrubsBegun>), Problem> {
+    let shards = api.store.scrub(query::shard(query.as_deref())?).await?;
+    Ok((StatusCode::ACCEPTED, Json(ScrubsBegun { shards })))
+}
+
 /// `GET /v1/explain?key=`
 pub(super) async fn explain<S: Store>(
     State(api): State<Api<S>>,

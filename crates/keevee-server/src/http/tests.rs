@@ -203,6 +203,10 @@ impl Store for FakeStore {
         Err(CutFailure::Time { kind: ErrorKind::Conflict, detail, clock: 17 })
     }
 
+    async fn scrub(&self, shard: Option<ShardId>) -> Result<Vec<ShardId>, ExecuteError> {
+        Ok(vec![shard.unwrap_or(ShardId::FIRST_DATA)])
+    }
+
     fn is_leader(&self, shard: ShardId) -> Option<bool> {
         (shard == ShardId::FIRST_DATA).then_some(true)
     }
@@ -804,4 +808,19 @@ async fn a_cut_names_its_shard_and_its_time_and_a_refusal_tells_the_clock() {
         assert_eq!(post(&format!("/v1/cluster/cut{query}")).await.0, 400, "{query}");
     }
     assert_eq!(server.get("/v1/cluster/cut?shard=2&time=5").await.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn a_scrub_is_of_one_shard_or_of_all_and_tells_which_it_begins() {
+    let server = Server::start().await;
+    let post = async |path: &str| {
+        let answer = server.send("POST", path, &[], b"").await;
+        (answer.status.as_u16(), serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap())
+    };
+    assert_eq!(post("/v1/cluster/scrub").await, (202, serde_json::json!({"shards": [1]})));
+    assert_eq!(post("/v1/cluster/scrub?shard=7").await, (202, serde_json::json!({"shards": [7]})));
+    for query in ["?shard=x", "?shard=1&shard=2", "?time=5"] {
+        assert_eq!(post(&format!("/v1/cluster/scrub{query}")).await.0, 400, "{query}");
+    }
+    assert_eq!(server.get("/v1/cluster/scrub").await.status, StatusCode::METHOD_NOT_ALLOWED);
 }

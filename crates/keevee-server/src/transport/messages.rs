@@ -7,7 +7,7 @@ use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::Message;
 use keevee_raft::RaftMessage;
-use keevee_replica::{ChainHash, SnapshotMessage};
+use keevee_replica::{ChainHash, ScrubMessage, SnapshotMessage};
 use serde::{Deserialize, Serialize};
 
 /// What nodes speak to each other: the same on every node of a cluster.
@@ -60,6 +60,8 @@ pub enum PeerMessage {
     },
     /// About a snapshot of the shard's state.
     Snapshot(SnapshotMessage),
+    /// About a comparison of the replicas' states.
+    Scrub(ScrubMessage),
 }
 
 /// Commands that an ingress node hands to the leader: one hop, never forwarded again.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_paxos::{Ballot, Configuration, Entry, Message, QuorumSystem, Value};
-use keevee_replica::{ChainHash, SnapshotChunk, SnapshotMessage};
+use keevee_replica::{ChainHash, ScrubMessage, SnapshotChunk, SnapshotMessage};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +143,8 @@ kinds! {
     SnapshotAsk "/snapshot/ask"
     SnapshotChunk "/snapshot/chunk"
     SnapshotGone "/snapshot/gone"
+    ScrubBegin "/scrub/begin"
+    ScrubContent "/scrub/content"
 }
 
 fn read_kind<M: Received>(body: &[u8]) -> Result<(Envelope, Vec<PeerMessage>), WireError> {
@@ -327,6 +329,13 @@ impl From<PeerMessage> for Kind {
             PeerMessage::Snapshot(SnapshotMessage::Chunk(chunk)) => Kind::SnapshotChunk(write_chunk(chunk)),
             PeerMessage::Snapshot(SnapshotMessage::Gone { snapshot }) => {
                 Kind::SnapshotGone(proto::SnapshotGone { snapshot })
+            }
+            PeerMessage::Scrub(ScrubMessage::Begin { index }) => {
+                Kind::ScrubBegin(proto::ScrubBegin { index })
+            }
+            PeerMessage::Scrub(ScrubMessage::Content { index, layout, digest }) => {
+                let digest = write_hash(digest);
+                Kind::ScrubContent(proto::ScrubContent { index, layout, digest })
             }
         }
     }
@@ -553,6 +562,20 @@ impl Received for proto::SnapshotGone {
     }
 }
 
+impl Received for proto::ScrubBegin {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        Ok(PeerMessage::Scrub(ScrubMessage::Begin { index: self.index }))
+    }
+}
+
+impl Received for proto::ScrubContent {
+    fn check(self) -> Result<PeerMessage, WireError> {
+        let proto::ScrubContent { index, layout, digest } = self;
+        let digest = read_hash(&digest, "digest")?;
+        Ok(PeerMessage::Scrub(ScrubMessage::Content { index, layout, digest }))
+    }
+}
+
 impl Received for proto::AdvanceTime {
     fn check(self) -> Result<PeerMessage, WireError> {
         Ok(PeerMessage::AdvanceTime { to: self.to })
@@ -641,6 +664,12 @@ mod tests {
         std::iter::once(dropped).chain(snapshots.map(PeerMessage::Snapshot)).collect()
     }
 
+    /// About scrubs.
+    fn scrub_kinds() -> Vec<PeerMessage> {
+        let content = ScrubMessage::Content { index: 300, layout: 3, digest: 0xfeed };
+        [ScrubMessage::Begin { index: 300 }, content].map(PeerMessage::Scrub).into()
+    }
+
     /// With who takes part.
     fn member_kinds() -> Vec<PeerMessage> {
         let joint = QuorumSystem::Joint { old: [1, 2, 3].into(), new: [2, 3, 400].into() };
@@ -660,6 +689,7 @@ mod tests {
     #[test]
     fn every_kind_comes_back_from_its_path() {
         let later = later_kinds().into_iter().chain(snapshot_kinds()).chain(member_kinds());
+        let later = later.chain(scrub_kinds());
         let later =
             later.chain([PeerMessage::Alive { boot: 1, leads: 0, wall_micros: None, short_of_room: true }]);
         for message in every_kind().into_iter().chain(later) {
@@ -719,6 +749,7 @@ mod tests {
             ("/paxos/accept", &entry(&format!(r#"{ballot},"data":"a!""#)), "nvalid symbol"),
             ("/paxos/accept", &entry(&format!(r#"{ballot},"data":[1]"#)), "base64"),
             ("/chain_hash", r#"{"index":1,"chain":"12"}"#, "`chain` is malformed"),
+            ("/scrub/content", r#"{"index":1,"layout":3,"digest":"12"}"#, "`digest` is malformed"),
             ("/chain_hash", r#"{"index":1,"chain":"+1111111111111111111111111111111"}"#, "`chain`"),
         ] {
             let error = error(path, message);
@@ -765,6 +796,7 @@ mod tests {
             ("later_batch", batch_of_one(later_kinds())),
             ("snapshot_batch", batch_of_one(snapshot_kinds())),
             ("member_batch", batch_of_one(member_kinds())),
+            ("scrub_batch", batch_of_one(scrub_kinds())),
             ("forward_request", forward_request(7, forward)),
             ("forward_answer", forward_answer(7, vec![ForwardReply::Outcome("\u{1}".into()), error])),
         ]

@@ -154,6 +154,7 @@ impl World {
             }
             FaultKind::Reset { .. } => self.reset(node),
             FaultKind::Transfer => self.transfer(shard),
+            FaultKind::Scrub => self.scrub(shard),
             FaultKind::ChangeMembers { joins, count, lingers, .. } => {
                 let (joins, count, lingers) = (*joins, *count, *lingers);
                 self.change_members(shard, Change { leaves: node, joins, count, lingers });
@@ -324,6 +325,16 @@ impl World {
             self.send(id, other, PeerMessage::Reset);
             self.send(other, id, PeerMessage::Reset);
         }
+    }
+
+    /// Whoever leads has the replicas look at their states.
+    fn scrub(&mut self, shard: ShardId) {
+        let Some(Leader { node: leader, .. }) = self.leading(shard) else { return };
+        let now = self.nodes[&leader].clock.read(self.now).monotonic;
+        let process = self.node_mut(leader).process.as_mut();
+        let Some(replica) = process.and_then(|process| process.touch(shard)) else { return };
+        replica.scrub(now);
+        self.settle(leader);
     }
 
     fn transfer(&mut self, shard: ShardId) {

@@ -4,15 +4,17 @@
 //! ([`World::settle`]) those that were touched go as far as they can. What the world makes of that is in
 //! `observed.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::shard_map::ShardMap;
 use keevee_mutants::{Mutant, is_active};
-use keevee_replica::storage::{LogRecord, LogStore};
-use keevee_replica::{Bounds, Effects, Neighbours, Refusal, ReplicaMessage, Reply, Shard};
+use keevee_replica::storage::{LogRecord, LogStore, MemorySource};
+use keevee_replica::{
+    Bounds, Effects, Neighbours, Refusal, ReplicaMessage, Reply, Scrub, ScrubProgress, Shard,
+};
 
 use super::clock::Clock;
 use super::disk::{Disk, SharedState, Submitted};
@@ -26,6 +28,9 @@ use crate::plan::{MILLISECOND, Unsynced};
 
 /// How often late requests are looked for and flushed marks noted, as the server does.
 pub(super) const HOUSEKEEPING: u64 = 100 * MILLISECOND;
+/// What of a state is read for a scrub each time, in bytes.
+const SCRUB_PAGE_BYTES: usize = 500;
+
 pub(crate) struct Node {
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
@@ -74,6 +79,8 @@ pub(crate) struct Process {
     pub(crate) leaders: BTreeMap<ShardId, u64>,
     pub(crate) tickets: BTreeMap<u64, Owner>,
     pub(crate) ingress: BTreeMap<u64, Ingress>,
+    /// Views of states that are read, one after the other.
+    scrubs: VecDeque<(ShardId, Scrub<MemorySource>)>,
     /// Numbers tickets, ingress keys and forwards.
     pub(crate) count: u64,
 }
@@ -180,6 +187,7 @@ impl World {
         node.disk.forget_reads();
         let touched = shards.keys().rev().copied().collect();
         let (leaders, tickets, ingress) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let scrubs = VecDeque::new();
         // An answer to an earlier life must not pass for one to this.
         let count = life << 32;
         let settings = &self.plan.settings;
@@ -189,8 +197,18 @@ impl World {
             Duration::from_micros(settings.timeout_min * 2 / 3),
         );
         let is_clock_off = false;
-        let process =
-            Process { shards, boot, neighbours, is_clock_off, touched, leaders, tickets, ingress, count };
+        let process = Process {
+            shards,
+            boot,
+            neighbours,
+            is_clock_off,
+            touched,
+            leaders,
+            tickets,
+            ingress,
+            scrubs,
+            count,
+        };
         node.process = Some(process);
         let phase = self.random.below(tick);
         self.after(phase, Event::Tick { node: id, life });
@@ -330,10 +348,41 @@ impl World {
             self.coverage.note(Counter::Fetches);
         }
         self.after(HOUSEKEEPING, Event::KeepHouse { node: id, life });
+        if !self.read_scrub(id) {
+            return;
+        }
         self.tell_wanted(id);
         self.settle(id);
         let rests = self.nodes[&id].process.as_ref().map_or(0, Process::resting);
         self.coverage.add(Counter::Quiesced, rests.saturating_sub(rested));
+    }
+
+    /// Reads on in the view of a state that is to be compared. False if the node does nothing any more.
+    fn read_scrub(&mut self, id: u64) -> bool {
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        let now = node.clock.read(self.now);
+        let Some(process) = &mut node.process else { return false };
+        let Process { shards, scrubs, .. } = process;
+        let is_of_use = |(shard, scrub): &(ShardId, Scrub<MemorySource>)| {
+            shards.get(shard).is_some_and(|replica| replica.is_scrubbing(scrub.index()))
+        };
+        scrubs.retain(is_of_use);
+        let Some((shard, scrub)) = scrubs.front_mut() else { return true };
+        let (shard, index) = (*shard, scrub.index());
+        let read = scrub.read(SCRUB_PAGE_BYTES).expect("a simulated state is always readable");
+        let ScrubProgress::Done(content) = read else { return true };
+        scrubs.pop_front();
+        let Some(replica) = process.touch(shard) else { return true };
+        if let Err(failure) = replica.scrubbed(now, index, Ok(content)) {
+            self.end_by(id, shard, &failure);
+            return false;
+        }
+        let compared = replica.status().scrub.map_or(0, |scrub| scrub.agree.len());
+        self.coverage.add(Counter::StatesCompared, u64::from(compared > 1));
+        self.trace.at(self.now, id, || {
+            format!("the state of shard {shard} at {index} is compared with {compared}")
+        });
+        true
     }
 
     pub(crate) fn flush(&mut self, id: u64, life: u64) {
@@ -434,7 +483,10 @@ impl World {
     fn advance(&mut self, id: u64, shard: ShardId) -> Option<Effects<Message>> {
         let node = self.nodes.get_mut(&id)?;
         let now = node.clock.read(self.now);
-        let advanced = node.process.as_mut()?.shards.get_mut(&shard)?.advance(now);
+        let process = node.process.as_mut()?;
+        let replica = process.shards.get_mut(&shard)?;
+        let advanced = replica.advance(now);
+        process.scrubs.extend(replica.take_scrub().map(|scrub| (shard, scrub)));
         let is_dead = node.disk.is_dead();
         self.observe_log(id, shard);
         self.observe_state(id, shard);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use keevee_core::command::Outcome;
 use keevee_core::error::ErrorKind;
 use keevee_core::ids::{NodeId, ShardId};
-use keevee_replica::{Refusal, ReplicaMessage, SnapshotMessage};
+use keevee_replica::{Refusal, ReplicaMessage, ScrubMessage, SnapshotMessage};
 
 use super::network::Way;
 use super::watched::Message;
@@ -89,6 +89,10 @@ impl PeerMessage {
                     SnapshotMessage::Chunk(chunk) => chunk.digest as u64,
                     SnapshotMessage::Gone { snapshot } => *snapshot,
                 },
+                ReplicaMessage::Scrub(message) => match message {
+                    ScrubMessage::Begin { index } => *index,
+                    ScrubMessage::Content { digest, .. } => *digest as u64,
+                },
             },
             PeerMessage::Alive { boot, .. } => *boot,
             PeerMessage::Forward(forward) => forward.number,
@@ -147,7 +151,10 @@ impl World {
                 let goes_on = self.groups[*shard].oracles.fetches.asks(from, *snapshot, *chunk);
                 self.hold(Fetches::NAME, goes_on);
             }
-            ReplicaMessage::ChainHash(_) | ReplicaMessage::Quiesce { .. } | ReplicaMessage::Snapshot(_) => {}
+            ReplicaMessage::ChainHash(_)
+            | ReplicaMessage::Quiesce { .. }
+            | ReplicaMessage::Snapshot(_)
+            | ReplicaMessage::Scrub(_) => {}
         }
     }
 
@@ -224,6 +231,10 @@ pub(crate) fn describe(message: &PeerMessage, marks: bool) -> String {
                 }
                 ReplicaMessage::Snapshot(SnapshotMessage::Gone { snapshot }) => {
                     format!("Gone {:04x}", snapshot & 0xffff)
+                }
+                ReplicaMessage::Scrub(ScrubMessage::Begin { index }) => format!("Scrub {index}"),
+                ReplicaMessage::Scrub(ScrubMessage::Content { index, digest, .. }) => {
+                    format!("Content {index} {:08x}", digest >> 96)
                 }
             };
             marked(shard, text)

@@ -1,7 +1,11 @@
-//! `keevee shards`: the shards of a cluster, and one more.
+//! `keevee shards`: the shards of a cluster, one more, and whether their replicas hold the same.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use keevee_core::ids::NodeId;
+use keevee_client::ErrorKind;
+use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::shard_map::view::ShardView;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,6 +18,9 @@ use crate::commands::{ClientArguments, Output};
 use crate::failure::Failure;
 
 const PATH: &str = "/v1/cluster/shards";
+const SCRUB_PATH: &str = "/v1/cluster/scrub";
+/// How long one node may take to say that it begins.
+const NODE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// List the shards: engine, slots, who leads, who holds a replica.
 #[derive(Args)]
@@ -23,7 +30,8 @@ const PATH: &str = "/v1/cluster/shards";
 Examples:
   keevee shards
   keevee shards --output json
-  keevee shards add --name archive --engine raft --replicas 3"
+  keevee shards add --name archive --engine raft --replicas 3
+  keevee shards scrub"
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -35,6 +43,7 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Add(AddArguments),
+    Scrub(ScrubArguments),
 }
 
 /// Add a shard. It holds no keys yet: slots can't move in this version.
@@ -57,6 +66,24 @@ struct AddArguments {
     client: ClientArguments,
 }
 
+/// Have replicas compare their data now, in the background, as each shard's leader does once a day.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  keevee shards scrub
+  keevee shards scrub 2
+  keevee status --output json          what came of it, for each replica
+
+Each replica reads its data through at a bounded rate ([engine] scrub_bytes_per_second). One that holds
+something else than most of the others stops serving.")]
+struct ScrubArguments {
+    /// The shard [default: all]
+    #[arg(value_name = "SHARD")]
+    shard: Option<u32>,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
 /// A shard, and how many slots it owns.
 #[derive(Deserialize, Serialize)]
 pub(crate) struct Shard {
@@ -71,8 +98,10 @@ pub(crate) async fn all(api: &Api<'_>) -> Result<Vec<Shard>, Failure> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    if let Some(Command::Add(arguments)) = arguments.command {
-        return add(arguments).await;
+    match arguments.command {
+        Some(Command::Add(arguments)) => return add(arguments).await,
+        Some(Command::Scrub(arguments)) => return scrub(arguments).await,
+        None => {}
     }
     let client = &arguments.client;
     let mut shards = all(&Api { nodes: &client.nodes.endpoints, timeout: client.timeout }).await?;
@@ -116,5 +145,40 @@ async fn add(arguments: AddArguments) -> Result<(), Failure> {
     }
     let added = ShardView::deserialize(&answer).map_err(Failure::other)?;
     println!("shard {} ({}) is on nodes {}", added.id, added.name, list(&added.members));
+    Ok(())
+}
+
+/// Shards of which a node begins a scrub.
+#[derive(Deserialize)]
+struct Begun {
+    shards: Vec<ShardId>,
+}
+
+/// Asks every node, each of which begins with the shards that it leads.
+async fn scrub(arguments: ScrubArguments) -> Result<(), Failure> {
+    let client = &arguments.client;
+    let path = arguments.shard.map_or(SCRUB_PATH.to_owned(), |shard| format!("{SCRUB_PATH}?shard={shard}"));
+    let (mut begun, mut failed) = (BTreeSet::new(), None);
+    for peer in client.client()?.nodes().await? {
+        let nodes = [peer.http.parse().map_err(Failure::other)?];
+        // A node that does not answer leads nothing for long.
+        let timeout = client.timeout.min(NODE_PATIENCE);
+        match (Api { nodes: &nodes, timeout }).post::<Begun>(&path, "").await {
+            Ok(Begun { shards }) => begun.extend(shards),
+            Err(failure) => failed = Some(failure),
+        }
+    }
+    if begun.is_empty() {
+        let detail = "unavailable: no node that answers leads such a shard";
+        return Err(failed.unwrap_or_else(|| Failure::of_kind(ErrorKind::Unavailable, detail)));
+    }
+    let begun: Vec<ShardId> = begun.into_iter().collect();
+    match client.output {
+        Output::Json => println!("{}", json!({ "shards": begun })),
+        Output::Text => {
+            let begun: Vec<String> = begun.iter().map(ShardId::to_string).collect();
+            println!("the replicas of these shards are compared: {}", begun.join(","));
+        }
+    }
     Ok(())
 }

@@ -153,6 +153,9 @@ fn shard_line(rows: &[Row], Shard { view, slots }: &Shard) -> [String; 8] {
     let state = match leader {
         None => format!("no leader; {here} of {all} replicas answer"),
         Some(_) if here < all => format!("{here} of {all} replicas answer"),
+        Some(_) if replicas.iter().any(|replica| differs(replica)) => {
+            "replicas hold different data: see --output json".to_owned()
+        }
         Some(_) => "ok".to_owned(),
     };
     let chosen = replicas.iter().map(|shard| shard.chosen).max();
@@ -166,6 +169,11 @@ fn shard_line(rows: &[Row], Shard { view, slots }: &Shard) -> [String; 8] {
         chosen.map_or("-".to_owned(), |chosen| chosen.to_string()),
         state,
     ]
+}
+
+/// True if the last scrub found another replica that holds something else.
+fn differs(replica: &ShardStatus) -> bool {
+    replica.scrub.as_ref().is_some_and(|scrub| !scrub.differ.is_empty())
 }
 
 /// A line for each replica.
@@ -191,6 +199,7 @@ fn replicas_table(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use keevee_client::ScrubStatus;
     use keevee_core::ids::NodeId;
     use keevee_core::shard_map::Consensus;
     use keevee_core::shard_map::view::ShardView;
@@ -209,6 +218,7 @@ mod tests {
             applied: 7,
             chain: "0123456789abcdef".to_owned(),
             quiesced: false,
+            scrub: None,
         };
         let (cluster_id, version) = (String::new(), String::new());
         let status = NodeStatus {
@@ -242,6 +252,14 @@ mod tests {
             vec![row(1, "follower", Some(2)), row(2, "leader", Some(2)), row(3, "leader", Some(3))];
         let [_, _, _, leader, members, .., state] = shard_line(&rows, &shard());
         assert_eq!((leader.as_str(), members.as_str(), state.as_str()), ("2", "1,2,3", "ok"));
+        let scrub = |differ| {
+            let agree = vec![1, 3];
+            Some(ScrubStatus { index: 7, ended_unix_ms: 1, records: 9, bytes: 99, agree, differ })
+        };
+        rows[0].status.as_mut().unwrap().shards[0].scrub = scrub(vec![]);
+        assert_eq!(shard_line(&rows, &shard())[7], "ok");
+        rows[0].status.as_mut().unwrap().shards[0].scrub = scrub(vec![2]);
+        assert_eq!(shard_line(&rows, &shard())[7], "replicas hold different data: see --output json");
         rows[2] = Row::new(3, rows[2].http.clone(), None);
         assert_eq!(shard_line(&rows, &shard())[7], "2 of 3 replicas answer");
         rows[1] = Row::new(2, rows[1].http.clone(), None);

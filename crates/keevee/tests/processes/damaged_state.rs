@@ -44,7 +44,7 @@ async fn flip(cluster: &mut TemporaryCluster, id: u64) {
 }
 
 /// How often the data shard's replica of a node was rebuilt since it began anew; `None` while it does not answer.
-async fn rebuilt(cluster: &mut TemporaryCluster, id: u64) -> Option<u64> {
+pub(crate) async fn rebuilt(cluster: &mut TemporaryCluster, id: u64) -> Option<u64> {
     let endpoint = endpoint_of(cluster, id);
     let mut connection = Connection::open(&endpoint, PATIENCE).await.ok()?;
     let (_, body) = connection.ask("/metrics").await.ok()?;

@@ -39,6 +39,7 @@ mod recover;
 mod redis;
 mod scans;
 mod scripts;
+mod scrubs;
 mod service;
 mod shards;
 mod snapshots;

@@ -206,6 +206,10 @@ impl Store for CoreStore {
         Err(CutFailure::Time { kind: ErrorKind::Conflict, detail, clock: 17 })
     }
 
+    async fn scrub(&self, _: Option<ShardId>) -> Result<Vec<ShardId>, ExecuteError> {
+        unimplemented!("not asked over gRPC")
+    }
+
     fn is_leader(&self, _: ShardId) -> Option<bool> {
         Some(true)
     }
