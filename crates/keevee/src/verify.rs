@@ -1,13 +1,14 @@
 //! `keevee verify`: real processes under faults, and a proof that nothing is lost. A cluster of its own, clients of all
 //! protocols, faults drawn from a seed, and in the end a verdict over everything the clients were told.
 //!
-//! [`schedule`] says which faults come, [`nodes`] and [`network`] do them; [`clients`] and [`callers`] are the load, whose
+//! [`schedule`] says which faults come, [`inflict`] does them to the [`nodes`] and their [`network`]; [`clients`] and [`callers`] are the load, whose
 //! [`history`] the [`verdict`] is on; [`report`] and [`mod@page`] tell of it. The simulator (`keevee-verify`) tries far more
 //! schedules, of the same code without its disks, sockets and processes; this is for what only those can show.
 
 mod callers;
 mod clients;
 mod history;
+mod inflict;
 mod network;
 mod nodes;
 mod page;
@@ -26,13 +27,12 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use keevee_client::Endpoint;
 use keevee_core::shard_map::view::CarpView;
-use keevee_shim::Shim;
 
 use crate::api::Api;
 use crate::failure::Failure;
 use clients::{Clients, Pace, Shared};
 use history::History;
-use nodes::{Nodes, Setting};
+use nodes::Nodes;
 pub(crate) use page::page;
 use report::{Fault, Leadership, Outcome, Report};
 pub(crate) use schedule::Kind;
@@ -64,28 +64,14 @@ pub(crate) struct Plan {
 
 /// Runs it in a folder, which is there and empty.
 pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
-    // With more nodes than replicas, all can leave one.
-    let spare = u64::from(plan.kinds.contains(&Kind::Members));
-    let setting = Setting {
-        consensus: plan.consensus.clone(),
-        nodes: plan.nodes + spare,
-        shards: plan.shards,
-        replicas: plan.nodes,
-        shim: if plan.kinds.iter().any(|kind| kind.needs_shim()) {
-            Some(Shim::install(folder)?)
-        } else {
-            None
-        },
-    };
-    let program = std::env::current_exe()?;
-    let mut nodes = Nodes::start(&folder.join("cluster"), program, &setting).await?;
+    let mut nodes = Nodes::start(folder, plan).await?;
     let pace = Pace { clients: plan.clients, rate: plan.rate };
     let history = History::new(format!("verify-{}", plan.seed), KEYS);
     let clients = Clients::start(&nodes.http(), &nodes.resp(), pace, history, plan.seed)?;
     let origin = clients.shared.origin;
     let (endpoints, mut leaderships) = (nodes.http(), Vec::new());
-    let faults = tokio::select! {
-        faults = torment(plan, &mut nodes, &clients.shared) => faults?,
+    let blows = tokio::select! {
+        blows = torment(plan, &mut nodes, &clients.shared) => blows?,
         never = watch(&endpoints, origin, &mut leaderships) => match never {},
     };
     let Shared { history, done, refused, unknown, .. } = clients.stop().await;
@@ -99,7 +85,7 @@ pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
         done: done.map(AtomicU64::into_inner),
         refused: refused.into_inner(),
         unknown: unknown.into_inner(),
-        faults,
+        blows,
         leaderships,
         timeline,
         ended,
@@ -108,37 +94,32 @@ pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
     Ok(Report::new(plan, outcome))
 }
 
-/// One fault after the other, until the time is over and each kind has come; and a while without any.
-async fn torment(plan: &Plan, nodes: &mut Nodes, shared: &Arc<Shared>) -> Result<Vec<Fault>, Failure> {
+/// One blow after the other, until the time is over and each kind has come; and a while without any.
+async fn torment(plan: &Plan, nodes: &mut Nodes, shared: &Arc<Shared>) -> Result<Vec<Vec<Fault>>, Failure> {
     let (origin, start) = (shared.origin, Instant::now());
     let bar = progress(plan);
-    let mut faults: Vec<Fault> = Vec::new();
-    for planned in Schedule::new(plan.seed, &plan.kinds, nodes.http().len()) {
-        let is_over = start.elapsed() + planned.pause >= plan.duration;
-        let has_come = |kind: &Kind| faults.iter().any(|fault| fault.kind == *kind && fault.happened);
-        let is_last_try = faults.len() >= ROUNDS_MIN * plan.kinds.len();
+    let mut blows: Vec<Vec<Fault>> = Vec::new();
+    for blow in Schedule::new(plan.seed, &plan.kinds, nodes.ids().len()) {
+        let is_over = start.elapsed() + blow.pause >= plan.duration;
+        let faults = || blows.iter().flatten();
+        let has_come = |kind: &Kind| faults().any(|fault| fault.kind == *kind && fault.happened);
+        let is_last_try = faults().count() >= ROUNDS_MIN * plan.kinds.len();
         if is_over && (is_last_try || plan.kinds.iter().all(has_come)) {
             break;
         }
-        tokio::time::sleep(planned.pause).await;
-        let target = nodes.target(&planned).await;
-        bar.set_message(format!("{} of node {target}", planned.kind));
-        let from = origin.elapsed();
-        let happened = nodes.inflict(&planned, target).await?;
-        let healed = origin.elapsed();
-        nodes.ready().await?;
-        let ready = origin.elapsed();
-        faults.push(Fault { kind: planned.kind, target, happened, from, healed, ready });
-        bar.set_position(start.elapsed().min(plan.duration).as_secs());
         bar.set_prefix(format!(
             "{} faults, {} operations",
-            faults.len(),
+            faults().count(),
             shared.done.iter().map(|done| done.load(Ordering::Relaxed)).sum::<u64>()
         ));
+        tokio::time::sleep(blow.pause).await;
+        bar.set_message(blow.to_string());
+        blows.push(nodes.inflict(&blow, || origin.elapsed()).await?);
+        bar.set_position(start.elapsed().min(plan.duration).as_secs());
     }
     bar.finish_and_clear();
     tokio::time::sleep(CALM).await;
-    Ok(faults)
+    Ok(blows)
 }
 
 fn progress(plan: &Plan) -> ProgressBar {

@@ -53,7 +53,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 24, value_parser = clap::value_parser!(u16).range(3..=96))]
     clients: u16,
     /// How many operations per second, all clients together
-    #[arg(long, value_name = "NUMBER", default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 6000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
     /// Where to write the report for people, one HTML page; among the system's temporary files if nothing is said
     #[arg(long, value_name = "FILE")]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::report::{Event, KindReport, Leadership, Report};
+use super::schedule::Kind;
 
 /// What a plot is wide, and where its axis begins, in pixels.
 const WIDTH: f64 = 1100.0;
@@ -122,12 +123,12 @@ fn leaders(scale: &Scale, seen: &[Leadership]) -> String {
 }
 
 /// The faults, one row for each kind.
-fn rows(scale: &Scale, events: &[Event], kinds: &BTreeMap<String, KindReport>) -> String {
+fn rows(scale: &Scale, events: &[Event], kinds: &BTreeMap<Kind, KindReport>) -> String {
     let mut content = String::new();
     for (row, kind) in kinds.keys().enumerate() {
         let y = row as f64 * ROW;
         let _ = write!(content, "<text x=\"0\" y=\"{}\">{kind}</text>", y + 12.0);
-        for event in events.iter().filter(|event| event.kind.name() == *kind) {
+        for event in events.iter().filter(|event| event.kind == *kind) {
             content += &bar(scale, event, y, ROW - 3.0, "#cc8833");
         }
     }
@@ -135,16 +136,18 @@ fn rows(scale: &Scale, events: &[Event], kinds: &BTreeMap<String, KindReport>) -
 }
 
 fn table(events: &[Event]) -> String {
-    let mut table = "<table><tr><th>fault<th>node<th>at, s<th>undone after, ms<th>all ready after, ms\
+    let mut table =
+        "<table><tr><th>fault<th>with<th>node<th>at, s<th>undone after, ms<th>all ready after, ms\
                      <th>without an answer, ms<th>really happened</tr>"
-        .to_owned();
-    for Event { kind, node, happened, from_ms, healed_ms, ready_ms, silence_ms } in events {
+            .to_owned();
+    for Event { kind, node, with, happened, from_ms, healed_ms, ready_ms, silence_ms, .. } in events {
+        let with = with.map_or_else(String::new, Kind::name);
         let happened = if *happened { "yes" } else { "no" };
         let at = *from_ms as f64 / 1e3;
         let (healed, ready) = (healed_ms - from_ms, ready_ms - from_ms);
         let _ = write!(
             table,
-            "<tr><td>{kind}<td>{node}<td>{at:.1}<td>{healed}<td>{ready}<td>{silence_ms}<td>{happened}</tr>"
+            "<tr><td>{kind}<td>{with}<td>{node}<td>{at:.1}<td>{healed}<td>{ready}<td>{silence_ms}<td>{happened}</tr>"
         );
     }
     table + "</table>"

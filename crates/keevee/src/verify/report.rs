@@ -18,6 +18,10 @@ const AFTERMATH: Duration = Duration::from_secs(10);
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
     pub(crate) target: u64,
+    /// True if it led a data shard.
+    pub(crate) is_leader: bool,
+    /// The other one, of two faults at once.
+    pub(crate) with: Option<Kind>,
     pub(crate) happened: bool,
     pub(crate) from: Duration,
     /// When it was undone.
@@ -40,7 +44,8 @@ pub(crate) struct Outcome {
     pub(crate) done: [u64; 3],
     pub(crate) refused: u64,
     pub(crate) unknown: u64,
-    pub(crate) faults: Vec<Fault>,
+    /// One after another; the faults of one at once.
+    pub(crate) blows: Vec<Vec<Fault>>,
     pub(crate) leaderships: Vec<Leadership>,
     pub(crate) timeline: Timeline,
     pub(crate) ended: Duration,
@@ -58,7 +63,7 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     pub(crate) checked: Checked,
     pub(crate) answers: Answers,
-    pub(crate) faults: BTreeMap<String, KindReport>,
+    pub(crate) faults: BTreeMap<Kind, KindReport>,
     /// What does not hold.
     pub(crate) violations: Vec<String>,
     pub(crate) events: Vec<Event>,
@@ -94,7 +99,9 @@ pub(crate) struct KindReport {
     /// How often it was tried, and really happened.
     pub(crate) tried: usize,
     pub(crate) happened: usize,
-    /// For how long some shard answered nothing, in milliseconds.
+    /// How often it happened while another fault held.
+    pub(crate) overlapped: usize,
+    /// For how long some shard answered nothing, in milliseconds; of those faults that came alone.
     pub(crate) silence_ms_median: u64,
     pub(crate) silence_ms_worst: u64,
 }
@@ -103,6 +110,10 @@ pub(crate) struct KindReport {
 pub(crate) struct Event {
     pub(crate) kind: Kind,
     pub(crate) node: u64,
+    /// True if it led a data shard.
+    pub(crate) is_leader: bool,
+    /// The other one, of two faults at once.
+    pub(crate) with: Option<Kind>,
     pub(crate) happened: bool,
     pub(crate) from_ms: u64,
     pub(crate) healed_ms: u64,
@@ -116,17 +127,20 @@ impl Report {
             done: [http, resp, grpc],
             refused,
             unknown,
-            faults,
+            blows,
             leaderships,
             timeline,
             ended,
             verdict,
         } = outcome;
-        let nexts = faults.iter().skip(1).map(|next| next.from).chain([ended]);
-        let events: Vec<Event> =
-            faults.iter().zip(nexts).map(|(fault, next)| event(fault, next, &timeline)).collect();
-        let kinds: BTreeMap<String, KindReport> =
-            plan.kinds.iter().map(|kind| (kind.name(), of_kind(*kind, &events))).collect();
+        let begin = |blow: &Vec<Fault>| blow.iter().map(|fault| fault.from).min().unwrap_or(ended);
+        let nexts = blows.iter().skip(1).map(begin).chain([ended]);
+        let events: Vec<Event> = (blows.iter().zip(nexts))
+            .flat_map(|(blow, next)| blow.iter().map(move |fault| (fault, next)))
+            .map(|(fault, next)| event(fault, next, &timeline))
+            .collect();
+        let kinds: BTreeMap<Kind, KindReport> =
+            plan.kinds.iter().map(|kind| (*kind, of_kind(*kind, &events))).collect();
         let mut violations = verdict.violations;
         for (kind, _) in kinds.iter().filter(|(_, kind)| kind.happened == 0) {
             violations.push(format!("no fault of kind {kind} really happened: let it run for longer"));
@@ -167,6 +181,8 @@ fn event(fault: &Fault, next: Duration, timeline: &Timeline) -> Event {
     Event {
         kind: fault.kind,
         node: fault.target,
+        is_leader: fault.is_leader,
+        with: fault.with,
         happened: fault.happened,
         from_ms: millis(fault.from),
         healed_ms: millis(fault.healed),
@@ -176,15 +192,15 @@ fn event(fault: &Fault, next: Duration, timeline: &Timeline) -> Event {
 }
 
 fn of_kind(kind: Kind, events: &[Event]) -> KindReport {
-    let mut silences: Vec<u64> = events
-        .iter()
-        .filter(|event| event.kind == kind && event.happened)
-        .map(|event| event.silence_ms)
-        .collect();
+    let of_kind = || events.iter().filter(|event| event.kind == kind);
+    let happened = || of_kind().filter(|event| event.happened);
+    let alone = happened().filter(|event| event.with.is_none());
+    let mut silences: Vec<u64> = alone.map(|event| event.silence_ms).collect();
     silences.sort_unstable();
     KindReport {
-        tried: events.iter().filter(|event| event.kind == kind).count(),
-        happened: silences.len(),
+        tried: of_kind().count(),
+        happened: happened().count(),
+        overlapped: happened().count() - silences.len(),
         silence_ms_median: silences.get(silences.len() / 2).copied().unwrap_or_default(),
         silence_ms_worst: silences.last().copied().unwrap_or_default(),
     }
@@ -196,12 +212,17 @@ impl fmt::Display for Report {
         writeln!(formatter, "{nodes} nodes, {shards} data shards, {consensus}, seed {seed}, {seconds:.0} s")?;
         writeln!(
             formatter,
-            "\n{:<16}{:>9}{:>22}{:>18}",
-            "fault", "happened", "silence median, ms", "worst, ms"
+            "\n{:<16}{:>9}{:>13}{:>22}{:>18}",
+            "fault", "happened", "with another", "silence median, ms", "worst, ms"
         )?;
-        for (kind, KindReport { tried, happened, silence_ms_median, silence_ms_worst }) in &self.faults {
-            let happened = format!("{happened}/{tried}");
-            writeln!(formatter, "{kind:<16}{happened:>9}{silence_ms_median:>22}{silence_ms_worst:>18}")?;
+        for (kind, KindReport { tried, happened, overlapped, silence_ms_median, silence_ms_worst }) in
+            &self.faults
+        {
+            let (kind, happened) = (kind.name(), format!("{happened}/{tried}"));
+            writeln!(
+                formatter,
+                "{kind:<16}{happened:>9}{overlapped:>13}{silence_ms_median:>22}{silence_ms_worst:>18}"
+            )?;
         }
         let Answers { done, http, resp, grpc, refused, unknown } = answers;
         writeln!(

@@ -11,6 +11,15 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
+/// How long there is between faults, in milliseconds.
+const PAUSE_MS: std::ops::Range<u64> = 300..1500;
+/// How long a fault lasts, in milliseconds.
+const HOLDS_MS: std::ops::Range<u64> = 500..3500;
+/// How often nodes look at the room that is left, and some more.
+const ROOM_LOOK: Duration = Duration::from_secs(2);
+/// How probable it is that a fault which may have company has it.
+const COMPANY: f64 = 0.4;
+
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -65,6 +74,38 @@ impl Kind {
         )
     }
 
+    /// True if another one may hold at the same time: not of what befalls all nodes or has every node's help to end.
+    fn may_overlap(self) -> bool {
+        !matches!(self, Kind::KillAll | Kind::RollingRestart | Kind::Members | Kind::PowerLoss)
+    }
+
+    /// True if a count tells whether it really happened: of what it held back, or of what a disk or a clock did wrong.
+    pub(crate) fn is_counted(self) -> bool {
+        self.is_of_network() || self.needs_shim() && self != Kind::PowerLoss
+    }
+
+    fn is_of_network(self) -> bool {
+        matches!(self, Kind::Isolate | Kind::Split | Kind::OneWay | Kind::Partial | Kind::SlowLink)
+    }
+
+    fn is_of_process(self) -> bool {
+        matches!(self, Kind::Kill | Kind::Pause | Kind::HandOver)
+    }
+
+    /// True if both may hold at the same time. The network is whole again when one fault of it ends.
+    fn goes_with(self, other: Kind) -> bool {
+        let of_network = self.is_of_network() && other.is_of_network();
+        self.may_overlap() && other.may_overlap() && !of_network
+    }
+
+    /// True if both may befall one node: what ends, stops or starts its process is one thing at a time, and so is what its disk
+    /// suffers.
+    fn goes_with_on_one_node(self, other: Kind) -> bool {
+        let may_end = |kind: Kind| kind.is_of_process() || matches!(kind, Kind::FailSync | Kind::FullDisk);
+        let both_may_end = may_end(self) && may_end(other);
+        self.goes_with(other) && !both_may_end && !(self.needs_shim() && other.needs_shim())
+    }
+
     /// As on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
@@ -93,10 +134,36 @@ pub(crate) struct Planned {
     pub(crate) target: Target,
     /// The other end, of a fault that has two: so many nodes after the target, from 1.
     pub(crate) other: usize,
+    /// How long it lasts; nothing if it ends by itself.
+    pub(crate) holds: Duration,
+}
+
+/// A second fault that begins while a first one holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Second {
+    pub(crate) fault: Planned,
+    /// How long after the first one it begins.
+    pub(crate) after: Duration,
+    /// True if it must be another node's.
+    pub(crate) is_elsewhere: bool,
+}
+
+/// What comes next: a fault, sometimes two at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Blow {
     /// How long nothing happens before.
     pub(crate) pause: Duration,
-    /// How long it lasts, if it lasts.
-    pub(crate) holds: Duration,
+    pub(crate) first: Planned,
+    pub(crate) second: Option<Second>,
+}
+
+impl fmt::Display for Blow {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.second {
+            None => write!(formatter, "{}", self.first.kind),
+            Some(second) => write!(formatter, "{} with {}", self.first.kind, second.fault.kind),
+        }
+    }
 }
 
 /// Faults without end: each kind once, in an order that is drawn, and again.
@@ -115,15 +182,8 @@ impl Schedule {
     }
 }
 
-impl Iterator for Schedule {
-    type Item = Planned;
-
-    fn next(&mut self) -> Option<Planned> {
-        if self.deck.is_empty() {
-            self.deck.clone_from(&self.kinds);
-            self.deck.shuffle(&mut self.random);
-        }
-        let kind = self.deck.pop()?;
+impl Schedule {
+    fn planned(&mut self, kind: Kind) -> Planned {
         let random = &mut self.random;
         let target = if random.random_bool(0.6) {
             Target::Leader
@@ -131,8 +191,45 @@ impl Iterator for Schedule {
             Target::Node(random.random_range(0..self.nodes))
         };
         let other = random.random_range(1..self.nodes.max(2));
-        let mut millis = |range: std::ops::Range<u64>| Duration::from_millis(random.random_range(range));
-        Some(Planned { kind, target, other, pause: millis(300..1500), holds: millis(500..3500) })
+        // How long those last that do.
+        let holds = self.millis(HOLDS_MS);
+        let holds = match kind {
+            Kind::KillAll | Kind::RollingRestart | Kind::Members => Duration::ZERO,
+            // Nodes must have time to look.
+            Kind::LowDisk => holds + ROOM_LOOK,
+            _ => holds,
+        };
+        Planned { kind, target, other, holds }
+    }
+
+    /// One of those that are left of the round, and that may hold at the same time as this one.
+    fn second(&mut self, first: &Planned) -> Option<Second> {
+        let place = self.deck.iter().rposition(|kind| kind.goes_with(first.kind))?;
+        let kind = self.deck.remove(place);
+        let fault = self.planned(kind);
+        let after = first.holds.mul_f64(self.random.random_range(0.0..0.9));
+        Some(Second { fault, after, is_elsewhere: !kind.goes_with_on_one_node(first.kind) })
+    }
+
+    fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.random.random_range(range))
+    }
+}
+
+impl Iterator for Schedule {
+    type Item = Blow;
+
+    fn next(&mut self) -> Option<Blow> {
+        if self.deck.is_empty() {
+            self.deck.clone_from(&self.kinds);
+            self.deck.shuffle(&mut self.random);
+        }
+        let kind = self.deck.pop()?;
+        let pause = self.millis(PAUSE_MS);
+        let first = self.planned(kind);
+        let has_company = self.random.random_bool(COMPANY);
+        let second = if has_company { self.second(&first) } else { None };
+        Some(Blow { pause, first, second })
     }
 }
 
@@ -140,15 +237,59 @@ impl Iterator for Schedule {
 mod tests {
     use super::*;
 
+    fn all() -> BTreeSet<Kind> {
+        Kind::value_variants().iter().copied().collect()
+    }
+
+    fn kinds(blow: &Blow) -> impl Iterator<Item = Kind> {
+        [Some(blow.first.kind), blow.second.as_ref().map(|second| second.fault.kind)].into_iter().flatten()
+    }
+
     #[test]
     fn a_seed_gives_the_same_faults_and_every_kind_comes_once_a_round() {
-        let kinds: BTreeSet<Kind> = Kind::value_variants().iter().copied().collect();
-        let of = |seed| Schedule::new(seed, &kinds, 3).take(3 * kinds.len()).collect::<Vec<_>>();
+        let of = |seed| Schedule::new(seed, &all(), 3).take(100).collect::<Vec<_>>();
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
-        for round in of(7).chunks(kinds.len()) {
-            assert_eq!(round.iter().map(|planned| planned.kind).collect::<BTreeSet<_>>(), kinds);
-            assert!(round.iter().all(|planned| (1..3).contains(&planned.other)));
+        let drawn: Vec<Kind> = of(7).iter().flat_map(kinds).collect();
+        for round in drawn.chunks_exact(all().len()) {
+            assert_eq!(round.iter().copied().collect::<BTreeSet<_>>(), all());
         }
+        assert!(of(7).iter().all(|blow| (1..3).contains(&blow.first.other)));
+    }
+
+    #[test]
+    fn some_faults_come_while_others_hold() {
+        let blows: Vec<Blow> = Schedule::new(3, &all(), 3).take(1000).collect();
+        let pairs: Vec<(&Planned, &Second)> =
+            blows.iter().filter_map(|blow| Some((&blow.first, blow.second.as_ref()?))).collect();
+        assert!((100..500).contains(&pairs.len()), "{}", pairs.len());
+        for (first, Second { fault, after, .. }) in &pairs {
+            assert!(*after < first.holds, "the first one holds still");
+            assert!(first.kind.goes_with(fault.kind), "{} and {}", first.kind, fault.kind);
+        }
+        assert!(pairs.iter().any(|(_, second)| second.is_elsewhere));
+        assert!(pairs.iter().any(|(_, second)| !second.is_elsewhere));
+        let of_one =
+            Schedule::new(3, &BTreeSet::from([Kind::Kill]), 3).take(100).all(|blow| blow.second.is_none());
+        assert!(of_one, "there is no other kind");
+    }
+
+    #[test]
+    fn which_faults_go_together() {
+        let on_one = |one: Kind, other: Kind| {
+            assert_eq!(one.goes_with_on_one_node(other), other.goes_with_on_one_node(one), "{one}, {other}");
+            one.goes_with_on_one_node(other)
+        };
+        for one in all() {
+            assert!(all().iter().all(|other| !on_one(one, *other) || one.goes_with(*other)));
+        }
+        for alone in [Kind::KillAll, Kind::RollingRestart, Kind::Members, Kind::PowerLoss] {
+            assert!(all().iter().all(|kind| !kind.goes_with(alone)), "{alone}");
+        }
+        assert!(Kind::Kill.goes_with(Kind::Pause) && !on_one(Kind::Kill, Kind::Pause));
+        assert!(on_one(Kind::Isolate, Kind::Kill) && on_one(Kind::StallSync, Kind::OneWay));
+        assert!(!on_one(Kind::StallSync, Kind::FailSync), "a disk is healed of all it has");
+        assert!(!on_one(Kind::Pause, Kind::FailSync), "what is paused can't end");
+        assert!(!Kind::Isolate.goes_with(Kind::SlowLink), "the network is healed as a whole");
     }
 }

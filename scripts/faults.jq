@@ -1,0 +1,83 @@
+# The page of scripts/faults.sh, of the reports of `keevee verify --output json` as one list.
+
+# The shortest election timeout by default, `[engine] timeout_min_ms`; the longest is twice that.
+def timeout_ms: 600;
+def median: sort | if length == 0 then null else .[length / 2 | floor] end;
+def rounded: if . == null then "" else (. * 10 | round) / 10 end;
+def timeouts: if . == null then "" else . / timeout_ms | rounded end;
+def row: "| \(map(tostring) | join(" | ")) |";
+def events: [.[].events[]];
+def happened: map(select(.happened));
+
+def runs: ["passed", "engine", "seed", "minutes", "operations checked", "per minute", "faults", "acknowledged writes", "what does not hold"] as $head
+    | ([$head, ($head | map("---"))] + map([
+        (if .passed then "yes" else "**no**" end), .consensus, .seed, (.seconds / 60 | rounded), .checked.operations,
+        (.checked.operations * 60 / .seconds | round), (.events | happened | length), .checked.acknowledged_writes,
+        (.violations | length)]))[] | row;
+
+# Of one engine: how often each kind happened, and for how long some shard gave no answer.
+def kinds: events | happened | group_by(.kind)[]
+    | (map(select(.with == null) | .silence_ms)) as $alone
+    | (map(select(.with == null and .is_leader) | .silence_ms)) as $leaders
+    | [.[0].kind, length, (map(select(.with != null)) | length), ($leaders | length), ($leaders | median | timeouts),
+        ($leaders | max | timeouts), ($alone | median | timeouts), ($alone | max | timeouts)] | row;
+
+# The median of the p99s of whole seconds: of those in which a follower's link is slow and nothing else is wrong, and of
+# those in which no fault holds.
+def slow_follower: [.[] | .events as $events | .timeline | to_entries[] | .key as $second | .value
+        | select(.done > 0) | .p99_ms as $p99
+        | [$events[] | select(.from_ms < ($second + 1) * 1000 and ([.healed_ms, .ready_ms] | max) > $second * 1000)] as $near
+        | if $near == [] then {kind: "none", $p99}
+          elif ($near | length) == 1 and ($near[0] | .kind == "slow-link" and .happened and (.is_leader | not)
+            and .from_ms <= $second * 1000 and .healed_ms >= ($second + 1) * 1000) then {kind: "slow", $p99}
+          else empty end]
+    | (map(select(.kind == "none").p99)) as $none | (map(select(.kind == "slow").p99)) as $slow
+    | [($none | median | rounded), ($none | length), ($slow | median | rounded), ($slow | length)];
+
+([.[].consensus] | unique) as $engines
+| . as $reports
+| def of($engine): $reports | map(select(.consensus == $engine));
+"# Faults on real processes
+
+Written by `\($command)`: `keevee verify` with every kind of fault, for each engine and seed. [testing.md](../testing.md#real-processes) tells what
+each kind does and what is checked.
+
+\([$reports[].checked.operations] | add) operations were checked, \([$reports[].events[] | select(.happened)] | length) faults really happened, \([$reports[].events[] | select(.happened and .with != null)] | length) of them while another one held.
+
+\([$reports | runs] | join("\n"))
+
+## By kind
+
+How often each really happened, how often while another one held, and for how long some shard gave no answer, in election timeouts of
+\(timeout_ms) ms: the shortest that a node draws by default, the longest is twice that. Times are of faults that came alone, in steps of 50 ms, from the
+fault's beginning until the next one, at most ten seconds after it was undone. A fault *of a leader* struck a node that led a data shard. For as long
+as no majority is there, as with `kill-all`, nothing can be answered.
+\($engines | map("
+### \(.)
+
+| kind | happened | with another | of a leader, alone | median | worst | all that came alone: median | worst |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+\([of(.) | kinds] | join("\n"))
+") | join(""))
+## One slow follower
+
+The median of the p99 latencies of whole seconds: those in which no fault held, though one may just have ended, and those in which the link of a
+node that leads no data shard was 40 ms slower and nothing else was wrong.
+
+| engine | without, ms | seconds | with, ms | seconds |
+| --- | --- | --- | --- | --- |
+\($engines | map(. as $engine | [$engine] + (of($engine) | slow_follower) | row) | join("\n"))
+
+A node may lead the shard map's shard and none of the data shards. A follower with a slow disk is not here: faults of disks strike leaders.
+
+## Mutants
+
+\($mutants) known bugs, put back one at a time, are each caught by the simulator with a recorded seed
+(`crates/keevee-verify/seeds/mutants.txt`); `keevee-verify mutants` runs them.
+
+## Not covered
+
+- bits that flip in a log, in data or in a snapshot of a node that serves: tests do that (`crates/keevee/tests/processes/disks.rs`), `keevee verify` does not;
+- three faults at once, two of the network at once, and a fault while members change, while all nodes restart, or while power is lost;
+- more load than the nodes can take; values longer than a number; scans, batches and expiry;
+- machines of their own: here all nodes share cores, a disk and a loopback network."
