@@ -372,9 +372,8 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         message: ReplicaMessage<E::Message>,
     ) -> Result<bool, Failure> {
         if self.snapshots.is_deaf() {
-            match message {
-                ReplicaMessage::Snapshot(message) => self.receive_snapshot_deaf(now, from, message)?,
-                _ => {}
+            if let ReplicaMessage::Snapshot(message) = message {
+                self.receive_snapshot_deaf(now, from, message)?;
             }
             return Ok(true);
         }
