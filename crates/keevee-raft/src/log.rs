@@ -278,8 +278,8 @@ impl<L: LogStore> SharedLog<L> {
     }
 
     /// Puts a snapshot in the place of the log up to its index: the write's token. Nothing must be written in between that
-    /// and a new start. If more is known to be committed, the log stays as it is: it goes on from there. What follows is kept if the entry there is the snapshot's (Raft, section 7): then all of it may be
-    /// what a leader has counted. Else none of it is.
+    /// and a new start. If more is known to be committed, the log stays as it is: it goes on from there. Else what follows is kept
+    /// if the entry there is the snapshot's (Raft, section 7): then all of it may be what a leader has counted, and otherwise none of it.
     pub(crate) fn adopt_snapshot(&self, mark: Mark, incarnation: Incarnation) -> Result<u64, StorageError> {
         let Mark { id, configured } = mark;
         let mut log = self.lock();

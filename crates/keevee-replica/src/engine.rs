@@ -63,8 +63,8 @@ pub trait Engine {
     fn may_restore_snapshot(&self, index: u64, mark: &Bytes) -> bool;
 
     /// Puts a snapshot that may be adopted or restored in the place of the log up to its index: in one write, which puts an
-    /// incarnation of the state in force as well. A log that is known to be chosen further than that stays as it is. The write's token; once that is persisted the replica is to be opened anew, and this
-    /// engine must not be used for anything in between.
+    /// incarnation of the state in force as well. A log that is known to be chosen further than that stays as it is. The write's
+    /// token; once that is persisted the replica is to be opened anew, and this engine must not be used for anything in between.
     fn adopt_snapshot(
         &mut self,
         index: u64,
