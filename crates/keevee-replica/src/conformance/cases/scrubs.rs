@@ -123,7 +123,7 @@ pub fn a_state_that_cannot_be_read_is_damaged<M: Maker>(maker: &M) {
     let index = shard.take_scrub().expect("it takes part").index();
     let corrupt = StorageError::Corrupt { what: "reading a snapshot", cause: "a checksum".to_owned() };
     let read = shard.scrubbed(now, index, Err(corrupt.clone()));
-    assert_eq!(read, Err(Failure::Storage(corrupt)));
+    assert_eq!(read, Err(Failure::Storage(corrupt.of_state())));
 }
 
 pub fn a_member_that_is_away_is_left_out<M: Maker>(maker: &M) {
