@@ -436,7 +436,7 @@ impl Executor {
         for message in messages {
             if let PeerMessage::Alive { boot, leads, wall_micros, short_of_room, map_epoch } = message {
                 // A replica of the system shard that left it while it was quiesced hears nothing from there any more.
-                has_newer_map |= map_epoch > self.directory.map().epoch;
+                has_newer_map |= map_epoch > self.directory.epoch();
                 self.led.insert(from, leads as usize);
                 if short_of_room {
                     self.short_of_room.insert(from);
@@ -515,7 +515,7 @@ impl Executor {
             let leads = u32::try_from(self.leads()).unwrap_or(u32::MAX);
             let wall_micros = Some(self.now().wall_micros);
             let (boot, short_of_room) = (self.boot, self.room.is_short());
-            let map_epoch = self.directory.map().epoch;
+            let map_epoch = self.directory.epoch();
             let alive = PeerMessage::Alive { boot, leads, wall_micros, short_of_room, map_epoch };
             let alive = (ShardId::SYSTEM, alive);
             others.into_iter().for_each(|node| self.outgoing.entry(node).or_default().push(alive.clone()));

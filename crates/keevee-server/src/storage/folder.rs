@@ -6,6 +6,7 @@
 //! never was used. A folder that nobody will run any more is only looked at ([`survivor`]). Not here: what shards keep in the
 //! databases.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -183,6 +184,19 @@ pub enum FolderError {
         path.display()
     )]
     NoOtherReplica {
+        /// The folder.
+        path: PathBuf,
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The applied state is damaged, and no other node that answers has one to rebuild it from.
+    #[error(
+        "{}: data/ is damaged, and of shard {shard} no other node that answers has a state that this node's log goes on from: \
+         nothing is given up; start this node again once the others are there, and if none has the shard, see what is left of all \
+         folders with `keevee recover`",
+        path.display()
+    )]
+    NoOtherState {
         /// The folder.
         path: PathBuf,
         /// The shard.
@@ -369,18 +383,21 @@ impl FolderError {
 /// All of it goes, since shards share files: as long as a damaged one is there, RocksDB can merge it with no other. After a
 /// crash within this either the state was not given up, or a start finds no `data/` that it can use and does it again.
 ///
+/// `elsewhere` asks the other nodes of the map: how far the state of each shard was applied by whoever has gone furthest and has
+/// one. This node must not answer to such a question any more: so of several that find damage at the same time the last one finds nobody,
+/// and keeps what it has.
+///
 /// # Errors
 ///
-/// [`FolderError::NoOtherReplica`] if there is a shard that no other node has; as [`DataFolder::open`] otherwise.
-pub fn give_up_state(path: &Path) -> Result<(), FolderError> {
+/// [`FolderError::NoOtherReplica`] if there is a shard that no other node shall have, [`FolderError::NoOtherState`] if there is one
+/// that none has; as [`DataFolder::open`] otherwise.
+pub fn give_up_state(
+    path: &Path,
+    elsewhere: impl FnOnce(&ShardMap) -> BTreeMap<ShardId, u64>,
+) -> Result<(), FolderError> {
     let (identity, _lock) = enter(path)?;
     let log = Arc::new(open_database(path, LOG, &options::log(false), &identity)?);
-    if let Some(map) = read_map(path, &log)? {
-        let is_alone = |members: &[NodeId]| members == [identity.node_id];
-        if let Some(shard) = map.shards.iter().find(|shard| is_alone(&shard.members)) {
-            return Err(FolderError::NoOtherReplica { path: path.to_owned(), shard: shard.id });
-        }
-    }
+    check_others_have_it(path, identity.node_id, &log, elsewhere)?;
     // What only the journal has comes first: it must not take a mark back.
     let journal = Journal::open(&path.join(JOURNAL), identity.store_id, Arc::clone(&log));
     drop(journal.map_err(|error| journal_error(path, error))?);
@@ -396,6 +413,37 @@ pub fn give_up_state(path: &Path) -> Result<(), FolderError> {
     })?;
     create_database(&path.join(DATA), &options::data(true), &identity)?;
     sync_folder(path)
+}
+
+/// What is given up must be had elsewhere.
+fn check_others_have_it(
+    path: &Path,
+    own: NodeId,
+    log: &Database,
+    elsewhere: impl FnOnce(&ShardMap) -> BTreeMap<ShardId, u64>,
+) -> Result<(), FolderError> {
+    let missing = |shard| FolderError::NoOtherState { path: path.to_owned(), shard };
+    // Only a folder of an old version has none.
+    let map = read_map(path, log)?.ok_or_else(|| missing(ShardId::SYSTEM))?;
+    if let Some(shard) = map.shards.iter().find(|shard| shard.members == [own]) {
+        return Err(FolderError::NoOtherReplica { path: path.to_owned(), shard: shard.id });
+    }
+    let elsewhere = elsewhere(&map);
+    for shard in map.shards.iter().filter(|shard| shard.is_on(own)) {
+        let first =
+            first_in_log(log, shard.id).map_err(|error| database_error("reading", &path.join(LOG), error))?;
+        let is_of_use = |applied: &u64| *applied > 0 && applied.saturating_add(1) >= first;
+        if !elsewhere.get(&shard.id).is_some_and(is_of_use) {
+            return Err(missing(shard.id));
+        }
+    }
+    Ok(())
+}
+
+/// Where a shard's log begins, as far as it was marked: a state must have been applied up to there.
+fn first_in_log(log: &Database, shard: ShardId) -> Result<u64, rocksdb::Error> {
+    let marked = log.get(format::trimmed_key(shard))?;
+    Ok(marked.and_then(|bytes| format::decode_index(&bytes).ok()).unwrap_or(0))
 }
 
 /// Puts an incarnation in force that is not there, of each shard that has been more than named here.

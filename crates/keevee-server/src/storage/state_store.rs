@@ -75,8 +75,12 @@ impl RocksState {
         values: Arc<ValueCache>,
         initial_owned: SlotSet,
     ) -> Result<RocksState, StorageError> {
-        remove_other_incarnations(shard, incarnation, &data)?;
-        RocksState::open(shard, incarnation, data, values, initial_owned)
+        let state = RocksState::open(shard, incarnation, data, values, initial_owned)?;
+        // What is left of a state that is lost stays until another is in force.
+        if !state.is_lost() {
+            remove_other_incarnations(shard, incarnation, &state.data)?;
+        }
+        Ok(state)
     }
 
     /// True if the log says that there is a state, and there is none: it was given up, or got lost. Nothing of this may be

@@ -1,20 +1,33 @@
 //! `keevee server`: runs a node until it is asked to stop.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use keevee_client::Endpoint;
+use keevee_client::{Client, Endpoint, Options};
 use keevee_cluster::process;
+use keevee_core::ids::{NodeId, ShardId};
+use keevee_core::shard_map::ShardMap;
 use keevee_server::config::{self, Config, NodeConfig};
 use keevee_server::join;
 use keevee_server::server::{self, Listeners, Server, ServerError};
-use keevee_server::storage::give_up_state;
+use keevee_server::storage::{FolderError, give_up_state};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
+
+/// How long a node whose state is damaged waits for others that have one: all may be starting…
+const OTHERS_AWAITED: Duration = Duration::from_secs(60);
+/// …and how often it asks.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
 
 /// Run a node in the foreground.
 ///
@@ -79,7 +92,8 @@ fn run_rebuilding(config: &Config, join: Option<&Endpoint>) -> Result<(), Failur
         let ended = runtime(config.io_threads())?.block_on(serve(config, join))?;
         let Err(error) = ended else { return Ok(()) };
         if let Some(damage) = error.state_damage() {
-            give_up_state(&config.node.data).map_err(|error| Failure::other(format!("{damage}; {error}")))?;
+            let given_up = runtime(1)?.block_on(give_up(config));
+            given_up.map_err(|error| Failure::other(format!("{damage}; {error}")))?;
             tracing::error!(damage, "the state of all shards is given up, and rebuilt from the other nodes");
             continue;
         }
@@ -89,6 +103,49 @@ fn run_rebuilding(config: &Config, join: Option<&Endpoint>) -> Result<(), Failur
         }
         return Err(Failure::other(error));
     }
+}
+
+/// Gives the state up once other nodes have what it takes to rebuild it, which may be about to start.
+async fn give_up(config: &Config) -> Result<(), FolderError> {
+    let until = Instant::now() + OTHERS_AWAITED;
+    loop {
+        let (path, own) = (config.node.data.clone(), config.node_id());
+        let runtime = Handle::current();
+        let given_up =
+            spawn_blocking(move || give_up_state(&path, |map| runtime.block_on(states_elsewhere(map, own))));
+        match given_up.await.unwrap_or_else(|panic| resume_unwind(panic.into_panic())) {
+            Err(error @ FolderError::NoOtherState { .. }) if Instant::now() < until => {
+                tracing::warn!("{error}");
+                tokio::select! {
+                    () = sleep(ASKED_AGAIN) => {}
+                    () = stop_requested() => return Err(error),
+                }
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// How far other nodes have applied each shard, of those that have its state.
+async fn states_elsewhere(map: &ShardMap, own: NodeId) -> BTreeMap<ShardId, u64> {
+    let mut applied = BTreeMap::new();
+    for node in map.nodes.iter().filter(|node| node.id != own) {
+        let options = Options { timeout: Duration::from_secs(2), ..Options::default() };
+        let endpoint = format!("http://{}", node.http).parse();
+        let Ok(client) = endpoint.and_then(|endpoint| Client::unrouted(vec![endpoint], options)) else {
+            continue;
+        };
+        // Whoever has taken that address since is none of the cluster's.
+        let Ok(status) = client.status().await else { continue };
+        if status.node_id != node.id.0 {
+            continue;
+        }
+        for replica in status.shards.into_iter().filter(|replica| replica.role != "rebuilding") {
+            let most = applied.entry(ShardId(replica.shard)).or_insert(0);
+            *most = replica.applied.max(*most);
+        }
+    }
+    applied
 }
 
 /// With one thread nothing is ever handed to another, and nobody is woken for it.

@@ -141,6 +141,9 @@ fn node_line(row: &Row) -> [String; 6] {
     let state = match status {
         NodeStatus { clock_off: true, .. } => "its clock is off: set it right",
         NodeStatus { disk_low: true, .. } => "its disk is nearly full: make room",
+        status if status.shards.iter().any(|replica| replica.role == "rebuilding") => {
+            "its data was damaged, and is being rebuilt"
+        }
         _ => "ok",
     };
     [node, http, resp, data().count().to_string(), leads.to_string(), state.to_owned()]
@@ -150,9 +153,14 @@ fn shard_line(rows: &[Row], Shard { view, slots }: &Shard) -> [String; 8] {
     let replicas = replicas(rows, view.id.0);
     let leader = leader(rows, view.id.0);
     let (here, all) = (replicas.len(), view.members.len());
+    let rebuilding = replicas.iter().filter(|replica| replica.role == "rebuilding").count();
     let state = match leader {
+        None if rebuilding > 0 => {
+            format!("no leader; {here} of {all} replicas answer, {rebuilding} of them are being rebuilt")
+        }
         None => format!("no leader; {here} of {all} replicas answer"),
         Some(_) if here < all => format!("{here} of {all} replicas answer"),
+        Some(_) if rebuilding > 0 => format!("{rebuilding} of {all} replicas are being rebuilt"),
         Some(_) if replicas.iter().any(|replica| differs(replica)) => {
             "replicas hold different data: see --output json".to_owned()
         }

@@ -17,6 +17,7 @@ with_both_engines! {
     a_flipped_bit_in_a_leaders_state_is_found_and_made_good
     a_state_that_can_not_be_opened_is_rebuilt
     the_only_state_there_is_is_not_given_up
+    what_all_nodes_have_damaged_is_kept
 }
 
 /// The sorted files of a node's applied state that hold so much.
@@ -175,4 +176,36 @@ async fn the_only_state_there_is_is_not_given_up(engine: &str) {
     let log = fs::read_to_string(node.log()).expect("a log");
     assert!(log.contains("no other node has a replica of shard"), "{log}");
     assert!(folder.join("data").exists() && !folder.join("damaged").exists(), "it is as it was");
+}
+
+async fn what_all_nodes_have_damaged_is_kept(engine: &str) {
+    let mut cluster = start_with_short_logs(engine, "").await;
+    let kept = fill(&mut cluster, "kept", 50).await;
+    cluster.stop(PATIENCE).await.expect("stopped");
+    let moved = |folder: PathBuf| (folder.join("data/CURRENT"), folder.join("moved"));
+    for id in 1..=3 {
+        let (current, aside) = moved(cluster.node(id).expect("a node").data());
+        fs::rename(current, aside).expect("moved");
+    }
+    cluster.start().expect("started");
+    for id in 1..=3 {
+        let log = cluster.node(id).expect("a node").log();
+        let says = async || {
+            fs::read_to_string(&log).ok()?.contains("no other node that answers has a state").then_some(())
+        };
+        assert!(until(PATIENCE, says).await.is_some(), "node {id} gives up what nobody has");
+        assert!(!damaged(&mut cluster, id).exists(), "node {id} has nobody to have it from");
+    }
+    // The others wait for one that has it.
+    cluster.kill(1).await.expect("killed");
+    let (current, aside) = moved(cluster.node(1).expect("a node").data());
+    fs::rename(aside, current).expect("moved back");
+    cluster.start_node(1).expect("started");
+    cluster.wait_ready(PATIENCE).await.expect("ready");
+    put(&client(cluster.endpoints()), "last", "one").await;
+    for id in 1..=3 {
+        catches_up(&client_of(&mut cluster, id), "last", "one").await;
+        holds(&mut cluster, id, &kept).await;
+    }
+    agree(&mut cluster).await;
 }
