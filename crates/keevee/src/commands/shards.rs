@@ -75,7 +75,7 @@ Examples:
   keevee status --output json          what came of it, for each replica
 
 Each replica reads its data through at a bounded rate ([engine] scrub_bytes_per_second). One that holds
-something else than most of the others stops serving.")]
+something else than most of the others is damaged: its node gives its data up, and rebuilds it from the others.")]
 struct ScrubArguments {
     /// The shard [default: all]
     #[arg(value_name = "SHARD")]
