@@ -176,9 +176,7 @@ impl MapKeeper {
             }
             self.node.directory().end_look(look);
             let is_led = self.node.directory().leader(ShardId::SYSTEM).is_some();
-            // Of a newer map that the system shard does not tell here, another node can tell.
-            let waits = is_here && !is_asked;
-            let (is_fine, patience) = if waits { (is_led, LEADERLESS_LOOKS) } else { (is_answered, 1) };
+            let (is_fine, patience) = if is_here { (is_led, LEADERLESS_LOOKS) } else { (is_answered, 1) };
             leaderless = if is_fine { 0 } else { leaderless + 1 };
             if leaderless >= patience {
                 leaderless = 0;
