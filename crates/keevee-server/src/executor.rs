@@ -52,7 +52,7 @@ const FLUSH_CHECK: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(1);
 /// How often leaderships are spread over the nodes.
 const SPREADING: Duration = Duration::from_secs(2);
-/// How often what other nodes say of a newer map has it looked at.
+/// How often messages for a shard that is not here have the map looked at.
 const MAP_LOOKS: Duration = Duration::from_millis(500);
 /// How often it is told that a replica has no state yet.
 const REBUILDING_TOLD: Duration = Duration::from_secs(30);
@@ -432,11 +432,9 @@ impl Executor {
         messages: Vec<PeerMessage>,
         touched: &mut BTreeSet<ShardId>,
     ) -> Result<(), FatalError> {
-        let (mut refused, mut homeless, mut has_newer_map) = (0, false, false);
+        let (mut refused, mut homeless) = (0, false);
         for message in messages {
-            if let PeerMessage::Alive { boot, leads, wall_micros, short_of_room, map_epoch } = message {
-                // A replica of the system shard that left it while it was quiesced hears nothing from there any more.
-                has_newer_map |= map_epoch > self.directory.epoch();
+            if let PeerMessage::Alive { boot, leads, wall_micros, short_of_room } = message {
                 self.led.insert(from, leads as usize);
                 if short_of_room {
                     self.short_of_room.insert(from);
@@ -454,12 +452,12 @@ impl Executor {
                 homeless = true;
             }
         }
-        // Whoever sends for a shard that is not here may know of a map by which it is.
-        if (homeless || has_newer_map) && self.looked_at_map.is_none_or(|at| now >= at + MAP_LOOKS) {
-            self.looked_at_map = Some(now);
-            self.map_changed.notify_one();
-        }
         if homeless {
+            // Whoever sends this may know of a map by which there is one.
+            if self.looked_at_map.is_none_or(|at| now >= at + MAP_LOOKS) {
+                self.looked_at_map = Some(now);
+                self.map_changed.notify_one();
+            }
             let detail = format!("this node has no replica of shard {shard}");
             self.refusals.note(Party::Node(from), RefusalReason::UnknownShard, &detail);
         }
@@ -515,8 +513,7 @@ impl Executor {
             let leads = u32::try_from(self.leads()).unwrap_or(u32::MAX);
             let wall_micros = Some(self.now().wall_micros);
             let (boot, short_of_room) = (self.boot, self.room.is_short());
-            let map_epoch = self.directory.epoch();
-            let alive = PeerMessage::Alive { boot, leads, wall_micros, short_of_room, map_epoch };
+            let alive = PeerMessage::Alive { boot, leads, wall_micros, short_of_room };
             let alive = (ShardId::SYSTEM, alive);
             others.into_iter().for_each(|node| self.outgoing.entry(node).or_default().push(alive.clone()));
         }
