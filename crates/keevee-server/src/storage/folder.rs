@@ -333,11 +333,7 @@ impl DataFolder {
         if read_members(path, &log)?.is_some() || read_map(path, &log)?.is_some() {
             return Err(FolderError::AlreadyMember { path: path.to_owned() });
         }
-        store_shard_map(&log, map).map_err(|error| FolderError::Unusable {
-            path: path.to_owned(),
-            database: LOG,
-            cause: error.to_string(),
-        })
+        store_shard_map(&log, map).map_err(|error| unusable_log(path, &error))
     }
 
     /// True if the node of a formatted folder is a member of its cluster: it was told the first members, or joined.
@@ -397,15 +393,11 @@ pub fn give_up_state(
 ) -> Result<(), FolderError> {
     let (identity, _lock) = enter(path)?;
     let log = Arc::new(open_database(path, LOG, &options::log(false), &identity)?);
-    check_others_have_it(path, identity.node_id, &log, elsewhere)?;
-    // What only the journal has comes first: it must not take a mark back.
+    // What only the journal has comes first: logs may begin later than `log/` says, and it must not take a mark back.
     let journal = Journal::open(&path.join(JOURNAL), identity.store_id, Arc::clone(&log));
     drop(journal.map_err(|error| journal_error(path, error))?);
-    mark_lost(&log).map_err(|error| FolderError::Unusable {
-        path: path.to_owned(),
-        database: LOG,
-        cause: error.to_string(),
-    })?;
+    check_others_have_it(path, identity.node_id, &log, elsewhere)?;
+    mark_lost(&log).map_err(|error| unusable_log(path, &error))?;
     put_aside(path).map_err(|source| FolderError::Io {
         what: "putting aside",
         path: path.join(DATA),
@@ -430,8 +422,10 @@ fn check_others_have_it(
     }
     let elsewhere = elsewhere(&map);
     for shard in map.shards.iter().filter(|shard| shard.is_on(own)) {
-        let first =
-            first_in_log(log, shard.id).map_err(|error| database_error("reading", &path.join(LOG), error))?;
+        let mark = log
+            .get(format::trimmed_key(shard.id))
+            .map_err(|error| database_error("reading", &path.join(LOG), error))?;
+        let first = format::trimmed_below(mark).map_err(|error| unusable_log(path, &error))?;
         let is_of_use = |applied: &u64| *applied > 0 && applied.saturating_add(1) >= first;
         if !elsewhere.get(&shard.id).is_some_and(is_of_use) {
             return Err(missing(shard.id));
@@ -440,10 +434,8 @@ fn check_others_have_it(
     Ok(())
 }
 
-/// Where a shard's log begins, as far as it was marked: a state must have been applied up to there.
-fn first_in_log(log: &Database, shard: ShardId) -> Result<u64, rocksdb::Error> {
-    let marked = log.get(format::trimmed_key(shard))?;
-    Ok(marked.and_then(|bytes| format::decode_index(&bytes).ok()).unwrap_or(0))
+fn unusable_log(path: &Path, error: &StorageError) -> FolderError {
+    FolderError::Unusable { path: path.to_owned(), database: LOG, cause: error.to_string() }
 }
 
 /// Puts an incarnation in force that is not there, of each shard that has been more than named here.
@@ -459,9 +451,7 @@ fn mark_lost(log: &Database) -> Result<(), StorageError> {
         next = found.and_then(|shard| shard.0.checked_add(1)).map(ShardId);
         let Some(shard) = found else { break };
         let key = format::incarnation_key(shard);
-        let incarnation = log.get(key).map_err(failed)?;
-        let incarnation =
-            incarnation.map_or(Ok(Incarnation(0)), |bytes| format::decode_incarnation(&bytes))?;
+        let incarnation = format::incarnation_in_force(log.get(key).map_err(failed)?)?;
         // Without it nothing was promised or applied: the replica is as good as new.
         if log.get(format::hard_state_key(shard)).map_err(failed)?.is_some() {
             batch.put(key, format::encode_incarnation(Incarnation(incarnation.0 + 1)));

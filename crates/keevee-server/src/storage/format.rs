@@ -158,6 +158,16 @@ pub fn decode_incarnation(bytes: &[u8]) -> Result<Incarnation, StorageError> {
     number.map_err(|_| corrupt("an incarnation", format!("{} bytes instead of 4", bytes.len())))
 }
 
+/// The incarnation in force, by the mark that is kept of it: the first one if there is none.
+pub fn incarnation_in_force(mark: Option<impl AsRef<[u8]>>) -> Result<Incarnation, StorageError> {
+    mark.map_or(Ok(Incarnation(0)), |bytes| decode_incarnation(bytes.as_ref()))
+}
+
+/// Below which index entries were removed on purpose, by the mark that is kept of it: 0 if there is none.
+pub fn trimmed_below(mark: Option<impl AsRef<[u8]>>) -> Result<u64, StorageError> {
+    mark.map_or(Ok(0), |bytes| decode_index(bytes.as_ref()))
+}
+
 /// The key of an entry in `log/`.
 pub fn entry_key(shard: ShardId, index: u64) -> [u8; 13] {
     let mut key = [0; 13];

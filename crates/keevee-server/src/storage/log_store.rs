@@ -47,11 +47,8 @@ impl RocksLog {
     ) -> Result<RocksLog, StorageError> {
         let read = |key: [u8; 5]| log.get(key).map_err(|error| storage_error(READING, error));
         let hard_state = read(format::hard_state_key(shard))?.map(Bytes::from);
-        let incarnation = read(format::incarnation_key(shard))?;
-        let incarnation =
-            incarnation.map_or(Ok(Incarnation(0)), |bytes| format::decode_incarnation(&bytes))?;
-        let trimmed = read(format::trimmed_key(shard))?;
-        let trimmed = trimmed.map_or(Ok(0), |bytes| format::decode_index(&bytes))?;
+        let incarnation = format::incarnation_in_force(read(format::incarnation_key(shard))?)?;
+        let trimmed = format::trimmed_below(read(format::trimmed_key(shard))?)?;
         let mut store = RocksLog {
             shard,
             log,

@@ -122,14 +122,12 @@ impl LogView {
 
     /// Below which index a shard's entries were removed on purpose.
     pub(crate) fn trimmed(&self, shard: ShardId) -> Result<u64, StorageError> {
-        let trimmed = self.get(&format::trimmed_key(shard))?;
-        trimmed.map_or(Ok(0), |bytes| format::decode_index(&bytes))
+        format::trimmed_below(self.get(&format::trimmed_key(shard))?)
     }
 
     /// Which incarnation of a shard's state is in force.
     pub(crate) fn incarnation(&self, shard: ShardId) -> Result<Incarnation, StorageError> {
-        let incarnation = self.get(&format::incarnation_key(shard))?;
-        incarnation.map_or(Ok(Incarnation(0)), |bytes| format::decode_incarnation(&bytes))
+        format::incarnation_in_force(self.get(&format::incarnation_key(shard))?)
     }
 
     /// Which engine writes a shard's log; `None` if there is no such log.
