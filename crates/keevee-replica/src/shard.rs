@@ -337,8 +337,12 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
 
     /// True if there may be something to begin.
     fn may_begin(&self) -> bool {
-        self.has_reads_to_start()
-            || !self.waiting.is_empty()
+        self.has_reads_to_start() || self.may_propose()
+    }
+
+    /// True if there may be an entry to propose.
+    fn may_propose(&self) -> bool {
+        !self.waiting.is_empty()
             || self.expiries.has_work()
             || self.cuts.is_waiting()
             || self.scrubs.is_asked()
@@ -372,8 +376,11 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         message: ReplicaMessage<E::Message>,
     ) -> Result<bool, Failure> {
         if self.snapshots.is_deaf() {
-            if let ReplicaMessage::Snapshot(message) = message {
-                self.receive_snapshot_deaf(now, from, message)?;
+            // One that has lost its state takes in what it asked for.
+            if let ReplicaMessage::Snapshot(message) = message
+                && !self.snapshots.is_adopting()
+            {
+                self.receive_snapshot(now, from, message)?;
             }
             return Ok(true);
         }
@@ -606,12 +613,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
     /// there was one.
     fn propose(&mut self, now: Now) -> bool {
         self.drop_late(now.monotonic);
-        let is_held_up = self.engine.is_changing_members();
-        let has_work = !self.waiting.is_empty()
-            || self.expiries.has_work()
-            || self.cuts.is_waiting()
-            || self.scrubs.is_asked();
-        if is_held_up || !has_work {
+        if self.engine.is_changing_members() || !self.may_propose() {
             return false;
         }
         let leader = self.engine.leader();

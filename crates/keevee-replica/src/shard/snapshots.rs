@@ -254,24 +254,6 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         Ok(())
     }
 
-    /// Of a replica that has lost its state: it has nothing to send, and takes in what it asked for.
-    pub(super) fn receive_snapshot_deaf(
-        &mut self,
-        now: Duration,
-        from: NodeId,
-        message: SnapshotMessage,
-    ) -> Result<(), Failure> {
-        match message {
-            _ if self.snapshots.is_adopting() => Ok(()),
-            SnapshotMessage::Ask { snapshot, .. } => {
-                let gone = ReplicaMessage::Snapshot(SnapshotMessage::Gone { snapshot });
-                self.effects.send.push((from, gone));
-                Ok(())
-            }
-            message => self.receive_snapshot(now, from, message),
-        }
-    }
-
     pub(super) fn receive_snapshot(
         &mut self,
         now: Duration,
@@ -279,8 +261,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         message: SnapshotMessage,
     ) -> Result<(), Failure> {
         match message {
-            SnapshotMessage::Ask { snapshot, .. } if !self.hashes.others().any(|member| member == from) => {
-                // It took part once, or this replica has not heard yet that it does.
+            SnapshotMessage::Ask { snapshot, .. }
+                if self.snapshots.is_lost || !self.hashes.others().any(|member| member == from) =>
+            {
+                // There is no state here to send, or: it took part once, or this replica has not heard yet that it does.
                 let gone = ReplicaMessage::Snapshot(SnapshotMessage::Gone { snapshot });
                 self.effects.send.push((from, gone));
             }
