@@ -111,6 +111,13 @@ pub struct ShardStatus {
     pub scrub: Option<ScrubStatus>,
 }
 
+impl ShardStatus {
+    /// True while the replica has no state of its own to answer from.
+    pub fn is_rebuilding(&self) -> bool {
+        self.role == "rebuilding"
+    }
+}
+
 /// What came of a comparison of a shard's replicas: of what their states held at one index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScrubStatus {

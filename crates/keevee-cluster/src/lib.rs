@@ -28,7 +28,7 @@ pub use cluster::{Cluster, Ending, Node, REMOVED};
 pub use config::{Config, ConfigError};
 pub use error::ClusterError;
 pub use plan::{Choices, Layout, NODES_MAX, Plan};
-pub use ports::free_ports;
+pub use ports::{free_ports, is_free};
 pub use temporary::TemporaryCluster;
 pub use wait::until;
 pub use watch::Event;

@@ -64,7 +64,7 @@ pub(crate) fn check(node: u64, addresses: &Addresses) -> Result<(), ClusterError
 }
 
 /// True if a listener could be opened there.
-pub(crate) fn is_free(address: SocketAddr) -> bool {
+pub fn is_free(address: SocketAddr) -> bool {
     TcpListener::bind(address).is_ok()
 }
 

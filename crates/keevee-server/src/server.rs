@@ -473,16 +473,16 @@ fn replica_opener(
     let values = Arc::new(ValueCache::new(config.engine.value_cache_bytes));
     let is_founder = !folder.first_members.is_empty();
     move |shard, slots, now| {
+        let failed = |failure| ServerError::Replica { shard: shard.id, failure };
         let log = RocksLog::open(shard.id, Arc::clone(&log), writer.clone())?;
         // The system shard's keys are its own: they are in no slot of the table.
         let owned = if shard.id == ShardId::SYSTEM { SlotSet::all() } else { slots.slots_of(shard.id) };
         let (data, values) = (Arc::clone(&data), Arc::clone(&values));
         let state = RocksState::enter(shard.id, log.incarnation()?, data, values, owned)
-            .map_err(|error| ServerError::Replica { shard: shard.id, failure: error.into() })?;
+            .map_err(|error| failed(error.into()))?;
         let is_lost = state.is_lost();
         let applied = if is_lost { log.applied_at_least() } else { state.meta()?.applied };
-        log.check_fits(applied)
-            .map_err(|error| ServerError::Replica { shard: shard.id, failure: error.into() })?;
+        log.check_fits(applied).map_err(|error| failed(error.into()))?;
         check_consensus(&config, is_founder, shard, &log)?;
         let mut random = rand::rng();
         let seed = random.next_u64();
@@ -496,8 +496,7 @@ fn replica_opener(
             ..Bounds::default()
         };
         let boot = random.next_u64();
-        let mut replica = Shard::new(shard.id, node, boot, engine, state, bounds)
-            .map_err(|failure| ServerError::Replica { shard: shard.id, failure })?;
+        let mut replica = Shard::new(shard.id, node, boot, engine, state, bounds).map_err(failed)?;
         if is_lost {
             replica.lose_state();
         }

@@ -140,7 +140,7 @@ async fn states_elsewhere(map: &ShardMap, own: NodeId) -> BTreeMap<ShardId, u64>
         if status.node_id != node.id.0 {
             continue;
         }
-        for replica in status.shards.into_iter().filter(|replica| replica.role != "rebuilding") {
+        for replica in status.shards.into_iter().filter(|replica| !replica.is_rebuilding()) {
             let most = applied.entry(ShardId(replica.shard)).or_insert(0);
             *most = replica.applied.max(*most);
         }

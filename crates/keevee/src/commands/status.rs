@@ -141,7 +141,7 @@ fn node_line(row: &Row) -> [String; 6] {
     let state = match status {
         NodeStatus { clock_off: true, .. } => "its clock is off: set it right",
         NodeStatus { disk_low: true, .. } => "its disk is nearly full: make room",
-        status if status.shards.iter().any(|replica| replica.role == "rebuilding") => {
+        status if status.shards.iter().any(ShardStatus::is_rebuilding) => {
             "its data was damaged, and is being rebuilt"
         }
         _ => "ok",
@@ -153,7 +153,7 @@ fn shard_line(rows: &[Row], Shard { view, slots }: &Shard) -> [String; 8] {
     let replicas = replicas(rows, view.id.0);
     let leader = leader(rows, view.id.0);
     let (here, all) = (replicas.len(), view.members.len());
-    let rebuilding = replicas.iter().filter(|replica| replica.role == "rebuilding").count();
+    let rebuilding = replicas.iter().filter(|replica| replica.is_rebuilding()).count();
     let state = match leader {
         None if rebuilding > 0 => {
             format!("no leader; {here} of {all} replicas answer, {rebuilding} of them are being rebuilt")

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use keevee_client::Endpoint;
-use keevee_cluster::{Choices, Cluster, Layout, Plan, free_ports};
+use keevee_cluster::{Choices, Cluster, Layout, Plan, free_ports, is_free};
 use keevee_shim::{Disk, Shim};
 use serde::Deserialize;
 use tokio::net::TcpSocket;
@@ -65,7 +65,7 @@ impl Nodes {
         let mut tries = 1;
         loop {
             let ports = free_ports(PORTS * count);
-            let is_taken = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err();
+            let is_taken = |port| !is_free((Ipv4Addr::LOCALHOST, port).into());
             match Nodes::try_start(&folder, asked, (count, ports), shim.as_ref()).await {
                 // By another program, which was faster: none of the nodes is there any more.
                 Err(_) if tries < TRIES && (ports..ports + PORTS * count).any(is_taken) => tries += 1,
