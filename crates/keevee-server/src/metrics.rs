@@ -485,7 +485,8 @@ impl Metrics {
     /// A replica of this shard takes part no longer: nobody reads its last state as today's.
     pub fn drop_gauges(&self, shard: ShardId) {
         let shard = shard.to_string();
-        let gauges = [&self.applied, &self.chosen, &self.last, &self.quiesced, &self.leader];
+        let gauges =
+            [&self.applied, &self.chosen, &self.last, &self.quiesced, &self.leader, &self.rebuilding];
         let scrubbed = [&self.scrub_ended, &self.scrub_records, &self.scrub_bytes];
         for gauge in gauges.into_iter().chain(scrubbed) {
             // None yet, if it left at once.
