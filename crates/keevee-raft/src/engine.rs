@@ -106,6 +106,14 @@ const GRAIN: Duration = Duration::from_micros(2);
 /// next one somebody asks for votes; and clocks differ, so that two would at times be too few for ever.
 const SILENCES: u32 = 3;
 
+/// A leader that is handing over.
+struct Leaving {
+    term: u64,
+    /// To whom, if not to whoever holds most.
+    wanted: Option<NodeId>,
+    told: Duration,
+}
+
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A Raft replica on a log.
@@ -142,6 +150,7 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     oldest_write: Option<(u64, Duration)>,
     /// The term in which it leads, and since when on the runtime's clock.
     leads_since: Option<(u64, Duration)>,
+    leaving: Option<Leaving>,
     doubt: Option<Doubt>,
     /// The log need not be kept up to here, whoever lacks some of it.
     compactable: u64,
@@ -193,6 +202,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             told_flushed: None,
             oldest_write: None,
             leads_since: None,
+            leaving: None,
             doubt: None,
             compactable: 0,
             needs_snapshot: None,
@@ -521,8 +531,23 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         };
         let others = replication.into_iter().filter(|(member, _)| may_lead(member));
         let Some((to, _)) = others.max_by_key(|(_, matched)| *matched) else { return };
+        self.leaving = self.leads_since.map(|(term, _)| Leaving { term, wanted, told: self.now });
         let raft = self.raft.clone();
         self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
+    }
+
+    /// openraft tells the others once and proposes nothing more in this term, though the word may get lost, or come to one that
+    /// lacks an entry yet.
+    fn hand_over_again(&mut self) {
+        let term = self.leads_since.map(|(term, _)| term);
+        self.leaving.take_if(|leaving| Some(leaving.term) != term);
+        if let Some(leaving) = &mut self.leaving
+            && self.now >= leaving.told + self.timing.heartbeat
+        {
+            leaving.told = self.now;
+            let wanted = leaving.wanted;
+            self.hand_over(wanted);
+        }
     }
 
     /// Whether it leads, and a quorum has told so within twice the longest timeout. Slow disks hold answers back. One whose
@@ -586,6 +611,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         self.reads.tick(self.now, self.leader(), self.timing.timeout_min);
         self.poll_if_due();
         self.leave_if_stalled();
+        self.hand_over_again();
         self.fall_silent_or_speak();
         self.is_stirred = true;
     }

@@ -54,6 +54,7 @@ macro_rules! conformance {
             a_replica_that_differs_from_a_majority_stops
             leadership_goes_to_the_member_that_is_named
             leadership_is_handed_over_without_an_election_timeout
+            leadership_is_handed_over_though_the_word_is_lost
             a_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout
             a_leader_that_only_one_replica_has_lost_stays
             a_leader_that_was_lost_for_a_moment_by_one_after_the_other_stays

@@ -401,6 +401,19 @@ pub fn leadership_is_handed_over_without_an_election_timeout<M: Maker>(maker: &M
     assert_eq!(cluster.now, now);
 }
 
+pub fn leadership_is_handed_over_though_the_word_is_lost<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    let now = cluster.now;
+    cluster.node(leader).shard.transfer_leadership(now, None);
+    cluster.advance(leader).expect("it goes on");
+    cluster.network.clear();
+    cluster.elapse(Duration::from_millis(300));
+    let leads = |node: &Node<M>| node.shard.status().engine.role == Role::Leader;
+    let leaders: Vec<u64> = cluster.nodes.iter().filter(|(_, node)| leads(node)).map(|(id, _)| *id).collect();
+    assert!(leaders.len() == 1 && leaders != [leader], "{leaders:?} after {leader}");
+}
+
 pub fn a_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout<M: Maker>(maker: &M) {
     for size in [3, 5] {
         let (mut cluster, leader) = Cluster::led(maker, size, Bounds::default());
