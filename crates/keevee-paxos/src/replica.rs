@@ -284,6 +284,8 @@ impl Replica {
     fn tick(&mut self, disk: &dyn LogRead) {
         match &self.role {
             Role::Leading(_) => self.tick_leader(disk),
+            // Another ballot would wait for the same disk, and the answer to this one would come in vain.
+            Role::Preparing(preparing) if self.waits_for_disk_since(preparing.since) => {}
             Role::Preparing(preparing) if self.now < preparing.until => self.resend_prepare(),
             _ if self.now >= self.poll_at => self.poll(disk),
             _ => {}
@@ -333,9 +335,16 @@ impl Replica {
         self.random.random_range(timeout_min..=timeout_max)
     }
 
-    /// True if the disk has kept a write waiting for longer than the longest timeout.
+    /// True if the disk has kept a write waiting for longer than the longest timeout, and others may do better.
     pub(crate) fn is_stalled(&self) -> bool {
-        self.disk_silent_for(|_| true) > self.timing.timeout_max
+        let alone = |node| node == self.id;
+        let is_alone = self.quorum.is_phase1_quorum(alone) && self.quorum.is_phase2_quorum(alone);
+        !is_alone && self.disk_silent_for(|_| true) > self.timing.timeout_max
+    }
+
+    /// True if not all is on disk yet that was written by then.
+    fn waits_for_disk_since(&self, since: Duration) -> bool {
+        self.pending.front().is_some_and(|pending| pending.since <= since)
     }
 
     /// For how long the oldest write has waited for the disk, if it is of entries.

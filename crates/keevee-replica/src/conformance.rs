@@ -67,6 +67,7 @@ macro_rules! conformance {
             a_log_that_has_lost_its_end_is_refused
             a_replica_refuses_proposals_while_leadership_is_handed_over
             a_leader_that_lost_what_it_had_sent_puts_nothing_else_in_its_place
+            a_replica_alone_leads_though_its_disk_is_slower_than_its_timeouts
             a_leader_whose_disk_stalls_leads_no_more
             a_shard_that_nobody_asks_says_nothing_and_serves_when_it_is_asked
             heartbeats_in_step_with_quiescing_do_not_keep_a_shard_awake

@@ -621,6 +621,24 @@ pub fn a_leader_that_lost_what_it_had_sent_puts_nothing_else_in_its_place<M: Mak
     }
 }
 
+/// Nobody else could do better.
+pub fn a_replica_alone_leads_though_its_disk_is_slower_than_its_timeouts<M: Maker>(maker: &M) {
+    let mut cluster = Cluster::new(maker, 1, Bounds::default());
+    let sync_slowly = |cluster: &mut Cluster<M>| {
+        cluster.node(1).is_stalled = true;
+        cluster.elapse(Duration::from_secs(3));
+        cluster.node(1).is_stalled = false;
+        cluster.sync(1);
+    };
+    (0..4).for_each(|_| sync_slowly(&mut cluster));
+    for value in ["1", "2"] {
+        let write = cluster.submit(1, put("a", value));
+        (0..2).for_each(|_| sync_slowly(&mut cluster));
+        let reply = cluster.replies.remove(&write).expect("answered");
+        assert!(reply.result.is_ok(), "{reply:?}");
+    }
+}
+
 pub fn a_leader_whose_disk_stalls_leads_no_more<M: Maker>(maker: &M) {
     let (mut cluster, old) = Cluster::led(maker, 3, Bounds::default());
     cluster.run(old, put("a", "0")).expect("written");
