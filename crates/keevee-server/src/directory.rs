@@ -18,6 +18,8 @@ pub(crate) type Leader = Option<NodeId>;
 /// Shared by all that route.
 pub(crate) struct Directory {
     map: watch::Sender<Arc<ShardMap>>,
+    /// The newest epoch that another node has told of.
+    told: AtomicU64,
     leaders: RwLock<BTreeMap<ShardId, watch::Sender<Leader>>>,
     /// Those whose replica here has lost its state.
     rebuilding: RwLock<BTreeSet<ShardId>>,
@@ -30,6 +32,7 @@ impl Directory {
     pub(crate) fn new(map: ShardMap) -> Directory {
         let directory = Directory {
             map: watch::Sender::new(Arc::new(map)),
+            told: AtomicU64::new(0),
             leaders: RwLock::default(),
             rebuilding: RwLock::default(),
             looks_begun: AtomicU64::new(0),
@@ -47,6 +50,16 @@ impl Directory {
     /// The epoch of that map.
     pub(crate) fn epoch(&self) -> u64 {
         self.map.borrow().epoch
+    }
+
+    /// Another node goes by the map of this epoch.
+    pub(crate) fn told_of(&self, epoch: u64) {
+        self.told.fetch_max(epoch, Ordering::AcqRel);
+    }
+
+    /// True if another node has told of a newer map than this node has.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.told.load(Ordering::Acquire) > self.epoch()
     }
 
     /// A look at the system shard's map begins: its number.
@@ -174,7 +187,10 @@ mod tests {
         assert!(looked.now_or_never().is_some());
 
         let mut looked = pin!(directory.looked_for(9));
+        directory.told_of(8);
+        assert!(directory.is_behind());
         directory.take_in(ShardMap { epoch: 8, ..map() });
+        assert!(!directory.is_behind());
         assert!(looked.as_mut().now_or_never().is_none());
         directory.take_in(ShardMap { epoch: 9, ..map() });
         assert!(looked.now_or_never().is_some());

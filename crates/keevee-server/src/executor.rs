@@ -434,7 +434,8 @@ impl Executor {
     ) -> Result<(), FatalError> {
         let (mut refused, mut homeless) = (0, false);
         for message in messages {
-            if let PeerMessage::Alive { boot, leads, wall_micros, short_of_room } = message {
+            if let PeerMessage::Alive { boot, leads, wall_micros, short_of_room, map_epoch } = message {
+                self.directory.told_of(map_epoch);
                 self.led.insert(from, leads as usize);
                 if short_of_room {
                     self.short_of_room.insert(from);
@@ -513,7 +514,8 @@ impl Executor {
             let leads = u32::try_from(self.leads()).unwrap_or(u32::MAX);
             let wall_micros = Some(self.now().wall_micros);
             let (boot, short_of_room) = (self.boot, self.room.is_short());
-            let alive = PeerMessage::Alive { boot, leads, wall_micros, short_of_room };
+            let map_epoch = self.directory.epoch();
+            let alive = PeerMessage::Alive { boot, leads, wall_micros, short_of_room, map_epoch };
             let alive = (ShardId::SYSTEM, alive);
             others.into_iter().for_each(|node| self.outgoing.entry(node).or_default().push(alive.clone()));
         }

@@ -36,8 +36,9 @@ pub(crate) const KEY: &[u8] = b"shard_map";
 const LOOK_HERE: Duration = Duration::from_millis(500);
 /// …and one without asks for it.
 const ASK: Duration = Duration::from_secs(5);
-/// After so many looks in a row at a replica of the system shard that has no leader, other nodes are asked.
-const LEADERLESS_LOOKS: u32 = 20;
+/// After looking for so long at a replica of the system shard that has no leader, or that does not have the map by which
+/// others go, other nodes are asked.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a change asks for the first map, which the system shard's leader is about to write.
 const BEGIN_PAUSE: Duration = Duration::from_millis(50);
 /// How long one of these requests may take.
@@ -153,7 +154,7 @@ pub(crate) struct MapKeeper {
 impl MapKeeper {
     /// Runs until the node must stop: why.
     pub(crate) async fn run(self) -> ServerError {
-        let (mut is_asked, mut leaderless) = (false, 0);
+        let (mut is_asked, mut told_at) = (false, Instant::now());
         loop {
             let look = self.node.directory().begin_look();
             if let Err(error) = self.look_ahead().await {
@@ -175,11 +176,15 @@ impl MapKeeper {
                 Err(error) => tracing::debug!(%error, "the shard map can't be read now"),
             }
             self.node.directory().end_look(look);
-            let is_led = self.node.directory().leader(ShardId::SYSTEM).is_some();
-            let (is_fine, patience) = if is_here { (is_led, LEADERLESS_LOOKS) } else { (is_answered, 1) };
-            leaderless = if is_fine { 0 } else { leaderless + 1 };
-            if leaderless >= patience {
-                leaderless = 0;
+            let directory = self.node.directory();
+            // A replica that left the system shard while it was quiesced, and missed the word, knows a leader for ever.
+            let is_told = directory.leader(ShardId::SYSTEM).is_some() && !directory.is_behind();
+            let (is_told, patience) =
+                if is_here { (is_told, PATIENCE) } else { (is_answered, Duration::ZERO) };
+            if is_told {
+                told_at = Instant::now();
+            } else if told_at.elapsed() >= patience {
+                told_at = Instant::now();
                 if let Err(error) = self.ask_others().await {
                     return error;
                 }
@@ -221,8 +226,8 @@ impl MapKeeper {
         if map.epoch > known.epoch { self.take_in(map).await } else { Ok(()) }
     }
 
-    /// Nothing is heard of a leader: perhaps this node takes part no longer, and was away when the map said so. Any other
-    /// node tells its map to one that says who it is, or that it was removed.
+    /// The system shard tells nothing: perhaps this node takes part no longer, and was away when the map said so. Any other
+    /// node tells its map to one that says who it is, or that it was removed. One that knows no newer map may be as alone.
     async fn ask_others(&self) -> Result<(), ServerError> {
         let map = self.node.directory().map();
         let joining = Joining::new(self.cluster.id, self.own.clone());
@@ -231,9 +236,10 @@ impl MapKeeper {
             let answer = tokio::time::timeout(TIMEOUT, asked).await;
             // Whoever has taken that address since may answer anything: the map alone counts.
             if let Ok(Ok((StatusCode::OK | StatusCode::GONE, body))) = answer
-                && let Ok(map) = codec::decode(body)
+                && let Ok(newer) = codec::decode(body)
+                && newer.epoch > map.epoch
             {
-                return self.look_at(map).await;
+                return self.look_at(newer).await;
             }
         }
         Ok(())

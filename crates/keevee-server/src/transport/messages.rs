@@ -47,6 +47,8 @@ pub enum PeerMessage {
         wall_micros: Option<u64>,
         /// Its disk is nearly full.
         short_of_room: bool,
+        /// Of the shard map that it goes by; 0 from an older version.
+        map_epoch: u64,
     },
     /// The leader shall let shard time come so far, for the sender's reads.
     AdvanceTime {

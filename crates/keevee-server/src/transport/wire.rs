@@ -318,8 +318,8 @@ impl From<PeerMessage> for Kind {
             }
             PeerMessage::Quiesce { index } => Kind::Quiesce(proto::Quiesce { index }),
             PeerMessage::Wake => Kind::Wake(proto::Wake {}),
-            PeerMessage::Alive { boot, leads, wall_micros, short_of_room } => {
-                Kind::Alive(proto::Alive { boot, leads, wall_micros, short_of_room })
+            PeerMessage::Alive { boot, leads, wall_micros, short_of_room, map_epoch } => {
+                Kind::Alive(proto::Alive { boot, leads, wall_micros, short_of_room, map_epoch })
             }
             PeerMessage::AdvanceTime { to } => Kind::AdvanceTime(proto::AdvanceTime { to }),
             PeerMessage::TimeNotCome { to } => Kind::TimeNotCome(proto::TimeNotCome { to }),
@@ -521,8 +521,8 @@ impl Received for proto::Wake {
 
 impl Received for proto::Alive {
     fn check(self) -> Result<PeerMessage, WireError> {
-        let proto::Alive { boot, leads, wall_micros, short_of_room } = self;
-        Ok(PeerMessage::Alive { boot, leads, wall_micros, short_of_room })
+        let proto::Alive { boot, leads, wall_micros, short_of_room, map_epoch } = self;
+        Ok(PeerMessage::Alive { boot, leads, wall_micros, short_of_room, map_epoch })
     }
 }
 
@@ -628,15 +628,26 @@ mod tests {
         let rest = [
             PeerMessage::Quiesce { index: 6 },
             PeerMessage::Wake,
-            PeerMessage::Alive { boot: u64::MAX, leads: 2, wall_micros: None, short_of_room: false },
+            PeerMessage::Alive {
+                boot: u64::MAX,
+                leads: 2,
+                wall_micros: None,
+                short_of_room: false,
+                map_epoch: 0,
+            },
         ];
         messages.into_iter().map(PeerMessage::Paxos).chain([chain]).chain(rest).collect()
     }
 
     /// Kinds and fields that came later.
     fn later_kinds() -> Vec<PeerMessage> {
-        let alive =
-            PeerMessage::Alive { boot: u64::MAX, leads: 2, wall_micros: Some(300), short_of_room: false };
+        let alive = PeerMessage::Alive {
+            boot: u64::MAX,
+            leads: 2,
+            wall_micros: Some(300),
+            short_of_room: false,
+            map_epoch: 0,
+        };
         vec![alive, PeerMessage::AdvanceTime { to: 300 }, PeerMessage::TimeNotCome { to: 300 }]
     }
 
@@ -690,8 +701,13 @@ mod tests {
     fn every_kind_comes_back_from_its_path() {
         let later = later_kinds().into_iter().chain(snapshot_kinds()).chain(member_kinds());
         let later = later.chain(scrub_kinds());
-        let later =
-            later.chain([PeerMessage::Alive { boot: 1, leads: 0, wall_micros: None, short_of_room: true }]);
+        let later = later.chain([PeerMessage::Alive {
+            boot: 1,
+            leads: 0,
+            wall_micros: None,
+            short_of_room: true,
+            map_epoch: 7,
+        }]);
         for message in every_kind().into_iter().chain(later) {
             let kind = Kind::from(message.clone());
             let path = kind.path();
