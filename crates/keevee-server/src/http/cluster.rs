@@ -210,7 +210,13 @@ pub(super) async fn scrub<S: Store>(
     State(api): State<Api<S>>,
     RawQuery(query): RawQuery,
 ) -> Result<(StatusCode, Json<ScrubsBegun>), Problem> {
-    let shards = api.store.scrub(query::shard(query.as_deref())?).await?;
+    let shard = query::shard(query.as_deref())?;
+    if let Some(shard) = shard.filter(|shard| api.store.carp().shards.iter().all(|known| known.id != *shard))
+    {
+        let detail = format!("there is no shard {shard}: GET /v1/cluster/shards lists them");
+        return Err(Problem::new(ErrorKind::NotFound, detail));
+    }
+    let shards = api.store.scrub(shard).await?;
     Ok((StatusCode::ACCEPTED, Json(ScrubsBegun { shards })))
 }
 

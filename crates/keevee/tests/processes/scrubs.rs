@@ -57,7 +57,8 @@ async fn replicas_that_hold_the_same_agree(engine: &str) {
         assert!(metrics.contains("keevee_scrub_differences_total{shard=\"1\"} 0\n"), "{metrics}");
     }
     let (code, stdout, stderr) = run(&cluster, &["shards", "scrub", "99"]);
-    assert!(code == 5 && stdout.is_empty(), "{code}: {stdout}{stderr}");
+    assert!(code == 3 && stdout.is_empty(), "{code}: {stdout}{stderr}");
+    assert!(stderr.contains("there is no shard 99"), "{stderr}");
 }
 
 /// A cluster with a key, of which a node's data is changed while that node is stopped; then all nodes run. The node.
