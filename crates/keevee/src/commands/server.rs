@@ -108,6 +108,7 @@ fn run_rebuilding(config: &Config, join: Option<&Endpoint>) -> Result<(), Failur
 /// Gives the state up once other nodes have what it takes to rebuild it, which may be about to start.
 async fn give_up(config: &Config) -> Result<(), FolderError> {
     let until = Instant::now() + OTHERS_AWAITED;
+    let mut told = String::new();
     loop {
         let (path, own) = (config.node.data.clone(), config.node_id());
         let runtime = Handle::current();
@@ -115,7 +116,11 @@ async fn give_up(config: &Config) -> Result<(), FolderError> {
             spawn_blocking(move || give_up_state(&path, |map| runtime.block_on(states_elsewhere(map, own))));
         match given_up.await.unwrap_or_else(|panic| resume_unwind(panic.into_panic())) {
             Err(error @ FolderError::NoOtherState { .. }) if Instant::now() < until => {
-                tracing::warn!("{error}");
+                let why = error.to_string();
+                if why != told {
+                    tracing::warn!("{why}; it is asked for again and again for {OTHERS_AWAITED:?}");
+                    told = why;
+                }
                 tokio::select! {
                     () = sleep(ASKED_AGAIN) => {}
                     () = stop_requested() => return Err(error),
