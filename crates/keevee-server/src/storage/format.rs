@@ -37,6 +37,8 @@ pub enum NodeKind {
     Journaled = 4,
     /// `[count u64]`: how many segments the journal has, if more than one; in `log/` only.
     Segments = 5,
+    /// `[sequence u64]`: a record that the journal had on the disk, the first of a segment's use; in `log/` only.
+    Reached = 6,
 }
 
 /// Kinds of keys of a shard in `log/`: `[shard u32][kind u8]`, then what each kind adds.

@@ -10,7 +10,7 @@
 //! checksum. Sequence numbers only rise, so what is left of a segment's former use is told from what is new. A write was
 //! complete before the next began: the last record may be torn, which shows as sectors of it that were
 //! not written; it was never acknowledged and is dropped. A sector that is neither empty nor whole, a gap between
-//! records, or an end below what `log/` has, is damage.
+//! records, or an end below what `log/` has or knows to have been here, is damage.
 //!
 //! Not here: what the records say (the log writer and [`format`]), the layout of a sector ([`sector`]).
 
@@ -160,6 +160,7 @@ impl Journal {
             self.current = self.next_segment()?;
             self.offset = 0;
         }
+        let begins = self.offset == 0;
         let segment = &mut self.segments[self.current];
         let end = self.offset + shape.bytes();
         // Zeros behind the record, once the end of those that there are is reached.
@@ -181,6 +182,10 @@ impl Journal {
         if self.buffer.capacity() > KEPT_BUFFER_BYTES {
             self.buffer = Vec::new();
         }
+        if begins {
+            // A segment that is emptied would leave no trace of what was in it, as long as `log/` has none of that in sorted files.
+            note(&self.log, NodeKind::Reached, self.last)?;
+        }
         Ok(())
     }
 
@@ -200,7 +205,7 @@ impl Journal {
         let made = made.and_then(|()| Segment::open(&self.folder, self.store, number));
         let segment =
             made.map_err(|error| StorageError::Io { what: "making a segment", cause: error.to_string() })?;
-        note_segments(&self.log, number)?;
+        note(&self.log, NodeKind::Segments, number.into())?;
         self.segments.push(segment);
         Ok(self.segments.len() - 1)
     }
@@ -270,11 +275,10 @@ fn create_segment(folder: &Path, number: u32) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Remembers in `log/` how many segments there are, so that a missing one is found.
-fn note_segments(log: &Database, number: u32) -> Result<(), StorageError> {
-    let key = format::node_key(NodeKind::Segments);
-    let noted = log.put_opt(key, format::encode_index(number.into()), &options::synced());
-    noted.map_err(|error| storage_error("noting a segment", error))
+/// Remembers a number in `log/`, on the disk when this returns.
+fn note(log: &Database, kind: NodeKind, number: u64) -> Result<(), StorageError> {
+    let noted = log.put_opt(format::node_key(kind), format::encode_index(number), &options::synced());
+    noted.map_err(|error| storage_error("noting where the journal is", error))
 }
 
 /// How many segments there are; the first was made with the folder.
@@ -323,6 +327,11 @@ impl Missing {
             seen = seen.max(scan(folder, store, number, &mut records)?);
         }
         let applied = read_journaled(log, &Default::default())?;
+        let known = applied.max(read_mark(log, NodeKind::Reached, &Default::default())?.unwrap_or(0));
+        if seen < known {
+            let cause = format!("it ends at record {seen}, and had record {known}");
+            return Err(JournalError::Damaged(cause));
+        }
         records.retain(|record| record.sequence > applied);
         records.sort_unstable_by_key(|record| record.sequence);
         check_complete(&records, applied, seen)?;
@@ -387,10 +396,6 @@ fn scan(folder: &Path, store: StoreId, number: u32, records: &mut Vec<Found>) ->
 
 /// The records follow what `log/` has without a gap, and behind them is one torn record at most.
 fn check_complete(records: &[Found], applied: u64, seen: u64) -> Result<(), JournalError> {
-    if seen < applied {
-        let cause = format!("it ends at record {seen}, but log/ has record {applied}");
-        return Err(JournalError::Damaged(cause));
-    }
     let last = applied + records.len() as u64;
     let gap = records.iter().zip(applied + 1..).find(|(record, next)| record.sequence != *next);
     let missing = gap.map(|(_, missing)| missing).or((seen > last + 1).then_some(last + 1));

@@ -30,6 +30,7 @@ fn keys_of_the_log_are_as_in_version_3() {
     assert_eq!(hex(node_key(NodeKind::FirstMembers)), "ffffffff02");
     assert_eq!(hex(node_key(NodeKind::Journaled)), "ffffffff04");
     assert_eq!(hex(node_key(NodeKind::Segments)), "ffffffff05");
+    assert_eq!(hex(node_key(NodeKind::Reached)), "ffffffff06");
 }
 
 #[test]

@@ -248,7 +248,28 @@ fn a_missing_or_older_journal_is_damage() {
     drop(journal);
     let emptied = live.crashed();
     (1..=segments).for_each(|number| fs::write(emptied.segment(number), b"").unwrap());
-    assert!(emptied.damage().contains("it ends at record 0, but log/ has record 41"));
+    assert!(emptied.damage().contains("it ends at record 0, and had record 41"));
+}
+
+/// Also while `log/` has nothing of what was in it: in the first life, and with segments that are used for the second time.
+#[test]
+fn an_emptied_segment_is_damage() {
+    let live = Folder::new();
+    let mut journal = live.open();
+    for key in 1..=400 {
+        journal.put(key, 3000);
+        if key % 20 != 1 {
+            continue;
+        }
+        for is_cut in [true, false] {
+            let crashed = live.crashed();
+            let segment = crashed.segment(journal.current as u32 + 1);
+            let length = if is_cut { 0 } else { fs::metadata(&segment).unwrap().len() };
+            fs::write(&segment, vec![0; length as usize]).unwrap();
+            let cause = crashed.damage();
+            assert!(cause.contains("it ends at") || cause.contains("is missing"), "{key}: {cause}");
+        }
+    }
 }
 
 #[test]
