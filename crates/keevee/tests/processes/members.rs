@@ -124,8 +124,16 @@ async fn a_change_goes_on_though_every_node_is_killed_in_the_middle(engine: &str
     let mut spare = joiner(&mut cluster, 4);
     is_known(&one, 4).await;
     node(&one, &["replace", "2", "--with", "4", "--no-wait"]).await;
-    cluster.kill_all().await.expect("killed");
+    // Dead, it can't catch up: the change stands where it learns.
     spare.kill();
+    let learns = until(PATIENCE, async || {
+        let status = ask(&one, "/v1/cluster/status").await?;
+        let shards = status["shards"].as_array()?.clone();
+        let is_learning = |shard: &Value| shard["members"]["learners"] == json!([4]);
+        shards.iter().all(is_learning).then_some(())
+    });
+    learns.await.expect("the change has begun");
+    cluster.kill_all().await.expect("killed");
     cluster.start().expect("started");
     spare.start(&[]);
     let done = until(PATIENCE, async || {
