@@ -106,6 +106,9 @@ impl Manifest {
         if !ids.is_sorted_by(|one, next| one < next) || ids.first().is_none_or(|id| *id == ShardId::SYSTEM) {
             return Err(bad("its shards are none, out of order, or named twice".to_owned()));
         }
+        if manifest.taken != rfc3339(manifest.time) {
+            return Err(bad("its time in words is another than in numbers".to_owned()));
+        }
         Ok(manifest)
     }
 
