@@ -36,6 +36,9 @@ pub enum RecoverError {
     /// A folder can't be read or made, for a reason other than damage.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// A path leads to something else.
+    #[error("{} is no data folder of a node: name what its `keevee.toml` has as `[node] data`, or that file", .0.display())]
+    NoDataFolder(PathBuf),
     /// What a folder holds can't be read, for a reason other than damage.
     #[error("{}: {cause}; mend that, and run this again", path.display())]
     Unreadable {
@@ -265,6 +268,7 @@ fn open(path: &Path) -> Result<Folder, RecoverError> {
             | FolderError::BadIdentityFile { .. }
             | FolderError::IdentityMismatch { .. }),
         ) => Err(error.to_string()),
+        Err(FolderError::NotFormatted { path }) => return Err(RecoverError::NoDataFolder(path)),
         Err(error) => return Err(error.into()),
     };
     Ok(Folder { path: path.to_owned(), found })

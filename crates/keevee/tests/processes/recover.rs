@@ -304,7 +304,7 @@ async fn what_is_damaged_or_in_use_is_not_taken(engine: &str) {
     cluster.kill_all().await.expect("killed");
 
     let said = refused(&[folders[0], &folders[0].join("log")], &[], 1).await;
-    assert!(said.contains("is not a formatted data folder"), "{said}");
+    assert!(said.contains("is no data folder of a node"), "{said}");
     let copy = folders[0].with_file_name("copy");
     let copied = Command::new("cp").arg("-r").args([folders[0], &copy]).status().expect("cp");
     let said = refused(&[folders[0], &copy], &[], 1).await;
