@@ -83,7 +83,9 @@ pub enum ChangeError {
     #[error("there is no data shard {0}: see the map for those there are")]
     UnknownShard(ShardId),
     /// There is no such node.
-    #[error("there is no node {0}: see the map for those there are")]
+    #[error(
+        "there is no node {0}: `keevee node list` shows those there are; a new one joins with `keevee server --join`"
+    )]
     UnknownNode(NodeId),
     /// Shards cannot be removed yet.
     #[error("shard {0} cannot be removed: that is not possible yet; leave it: without slots it costs little")]
@@ -113,6 +115,22 @@ pub enum ChangeError {
         /// Who holds it.
         node: NodeId,
     },
+    /// Nobody would hold the shard.
+    #[error(
+        "node {node} holds the last replica of shard {shard}: give it to another node first, with `keevee node add`"
+    )]
+    LastReplica {
+        /// The shard.
+        shard: ShardId,
+        /// Who holds it.
+        node: NodeId,
+    },
+    /// Another folder has this number.
+    #[error(
+        "the cluster has a node {0} with another folder: join under a number that was never given, and if that folder is lost, \
+         have the new node take its place (`keevee node replace {0} --with`)"
+    )]
+    OtherFolder(NodeId),
     /// Nothing would change.
     #[error("node {0} cannot take its own place: name another node")]
     Itself(NodeId),
@@ -198,6 +216,7 @@ impl ShardMap {
         let mut next = self.next();
         match next.nodes.iter_mut().find(|known| known.id == node.id && known.store == node.store) {
             Some(known) => *known = node,
+            None if self.node(node.id).is_some() => return Err(ChangeError::OtherFolder(node.id)),
             None => return self.add_node(node),
         }
         checked(next)

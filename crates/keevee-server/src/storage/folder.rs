@@ -38,7 +38,11 @@ const LOCK: &str = "keevee.lock";
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// There is no formatted folder at the path.
-    #[error("{} is not a formatted data folder; format it with `keevee init`", path.display())]
+    #[error(
+        "{} is not a formatted data folder: for a new node, format it with `keevee init`; a node that was a member and lost its folder \
+         joins under a new number (`keevee server --join`), and takes the old one's place with `keevee node replace`",
+        path.display()
+    )]
     NotFormatted {
         /// The folder.
         path: PathBuf,

@@ -180,7 +180,7 @@ async fn who_does_not_belong_to_the_cluster_is_refused(engine: &str) {
     let mut twin = Joiner::new(&mut cluster, 1, None);
     twin.start(&["--join", one.authority()]);
     let said = twin.refusal().await;
-    assert!(said.contains("node 1 is there already"), "{said}");
+    assert!(said.contains("has a node 1 with another folder"), "{said}");
     assert_eq!(ask(&one, "/v1/cluster/carp").await.expect("a map")["epoch"], 1, "nothing has changed");
 }
 
