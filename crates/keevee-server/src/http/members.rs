@@ -19,10 +19,13 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 use super::{Api, Store};
+use crate::map_keeper::MapError;
 
 /// How long a node that shall get something may take to be heard of, and how often it is looked.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_PATIENCE: Duration = Duration::from_millis(1500);
 const ANSWER_PAUSE: Duration = Duration::from_millis(100);
+/// How long a change is planned anew while others come first.
+const RACE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a caller may say besides.
 #[derive(Debug, Default, Deserialize)]
@@ -84,7 +87,7 @@ pub(super) async fn change<S: Store>(
         return Err(Problem::invalid(format!("`{change}` is no change: add, drain, replace or remove")));
     }
     let mut moves = Vec::new();
-    let planned = |map: &ShardMap| {
+    let mut planned = |map: &ShardMap| {
         moves = plan(map)?;
         match &*change {
             _ if asked.dry_run => Ok(map.clone()),
@@ -96,7 +99,14 @@ pub(super) async fn change<S: Store>(
             }
         }
     };
-    let epoch = api.store.change_map(planned).await?.epoch;
+    let until = Instant::now() + RACE_PATIENCE;
+    let changed = loop {
+        match api.store.change_map(&mut planned).await {
+            Err(MapError::Raced) if Instant::now() < until => {}
+            changed => break changed?,
+        }
+    };
+    let epoch = changed.epoch;
     Ok(Json(Planned { moves, epoch, dry_run: asked.dry_run }))
 }
 
@@ -110,7 +120,8 @@ async fn check_answers<S: Store>(store: &S, id: NodeId) -> Result<(), Problem> {
             Some(node) if node.reachable => return Ok(()),
             Some(_) if Instant::now() >= until => {
                 let detail = format!("node {id} does not answer: start it, or name another node");
-                return Err(Problem::new(ErrorKind::Unavailable, detail));
+                // Not `unavailable`, after which the same would be asked of other nodes, again and again.
+                return Err(Problem::new(ErrorKind::Conflict, detail));
             }
             Some(_) => tokio::time::sleep(ANSWER_PAUSE).await,
         }

@@ -128,15 +128,17 @@ struct Planned {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    match arguments.command {
-        Command::List(arguments) => show(&arguments.client).await,
+    let (client, planned) = match arguments.command {
+        Command::List(arguments) => return show(&arguments.client).await,
         Command::Add(AddArguments { change: arguments, replicas }) => {
             // A node of an older version does not know the word.
             let asked = replicas.map_or_else(|| json!({}), |replicas| json!({ "replicas": replicas }));
-            change(&arguments, "add", asked, true).await
+            let planned = change(&arguments, "add", asked).await?;
+            (arguments.client, planned)
         }
         Command::Drain(DrainArguments { change: arguments, fewer_replicas }) => {
-            change(&arguments, "drain", json!({ "fewer_replicas": fewer_replicas }), true).await
+            let planned = change(&arguments, "drain", json!({ "fewer_replicas": fewer_replicas })).await?;
+            (arguments.client, planned)
         }
         Command::Replace(ReplaceArguments { change: arguments, with, fewer_replicas }) => {
             let mut asked = json!({ "with": with });
@@ -144,25 +146,37 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             if fewer_replicas {
                 asked["fewer_replicas"] = json!(true);
             }
-            change(&arguments, "replace", asked, true).await
+            let planned = change(&arguments, "replace", asked).await?;
+            (arguments.client, planned)
         }
-        Command::Remove(DrainArguments { change: arguments, fewer_replicas }) => {
-            if arguments.no_wait {
-                let why = "a node is removed once it holds nothing: `keevee node drain --no-wait`, and later `remove`";
-                return Err(Failure::of_kind(ErrorKind::Invalid, why.to_owned()));
-            }
-            let drain = json!({ "fewer_replicas": fewer_replicas });
-            change(&arguments, "drain", drain, arguments.dry_run).await?;
-            match arguments.dry_run {
-                true if arguments.client.output == Output::Text => {
-                    println!("then node {} would be removed", arguments.node)
-                }
-                true => {}
-                false => change(&arguments, "remove", json!({}), true).await?,
-            }
-            Ok(())
+        Command::Remove(arguments) => {
+            let planned = remove(&arguments).await?;
+            (arguments.change.client, planned)
         }
+    };
+    if client.output == Output::Json {
+        println!("{}", serde_json::to_string(&planned).map_err(Failure::other)?);
     }
+    Ok(())
+}
+
+/// Drains the node first.
+async fn remove(arguments: &DrainArguments) -> Result<Planned, Failure> {
+    let DrainArguments { change: arguments, fewer_replicas } = arguments;
+    if arguments.no_wait {
+        let why =
+            "a node is removed once it holds nothing: `keevee node drain --no-wait`, and later `remove`";
+        return Err(Failure::of_kind(ErrorKind::Invalid, why.to_owned()));
+    }
+    let drained = change(arguments, "drain", json!({ "fewer_replicas": fewer_replicas })).await?;
+    if !arguments.dry_run {
+        let removed = change(arguments, "remove", json!({})).await?;
+        return Ok(Planned { epoch: removed.epoch, ..drained });
+    }
+    if arguments.client.output == Output::Text {
+        println!("then node {} would be removed", arguments.node);
+    }
+    Ok(drained)
 }
 
 fn api(client: &ClientArguments) -> Api<'_> {
@@ -176,6 +190,9 @@ async fn show(client: &ClientArguments) -> Result<(), Failure> {
         let held = |node: &Node| {
             let mut value = serde_json::to_value(node).map_err(Failure::other)?;
             value["shards"] = json!(held(&shards, node.id));
+            if shards.iter().any(|shard| shard.view.next.is_some()) {
+                value["next_shards"] = json!(held_next(&shards, node.id));
+            }
             Ok::<_, Failure>(value)
         };
         let nodes: Vec<_> = nodes.iter().map(held).collect::<Result<_, _>>()?;
@@ -209,26 +226,29 @@ fn held(shards: &[Shard], node: u64) -> Vec<ShardId> {
     shards.iter().filter(holds).map(|shard| shard.view.id).collect()
 }
 
-/// `is_last`: nothing follows, so this is what a program is told.
+/// Once what is under way is done.
+fn held_next(shards: &[Shard], node: u64) -> Vec<ShardId> {
+    let next = |shard: &Shard| shard.view.next.clone().unwrap_or_else(|| shard.view.members.clone());
+    shards.iter().filter(|shard| next(shard).contains(&NodeId(node))).map(|shard| shard.view.id).collect()
+}
+
+/// Waits until it is done, unless it shall not.
 async fn change(
     arguments: &ChangeArguments,
     what: &str,
     mut body: serde_json::Value,
-    is_last: bool,
-) -> Result<(), Failure> {
+) -> Result<Planned, Failure> {
     let ChangeArguments { node, dry_run, no_wait, patience, client } = arguments;
     body["dry_run"] = json!(dry_run);
     let planned: Planned = api(client).post(&format!("{PATH}/{node}/{what}"), &body.to_string()).await?;
     if client.output == Output::Text {
         tell(*node, what, &planned);
     }
-    if !dry_run && !no_wait {
+    // Of a node that is removed nothing is left to be done, and the one that was asked may be the one.
+    if !dry_run && !no_wait && what != "remove" {
         wait(client, NodeId(*node), &planned, *patience).await?;
     }
-    if client.output == Output::Json && is_last {
-        println!("{}", serde_json::to_string(&planned).map_err(Failure::other)?);
-    }
-    Ok(())
+    Ok(planned)
 }
 
 fn tell(node: u64, what: &str, planned: &Planned) {
@@ -258,7 +278,12 @@ async fn wait(
     let until = Instant::now() + patience;
     let mut told = 0;
     loop {
-        let CarpView { epoch, shards, .. } = api(client).get("/v1/cluster/carp").await?;
+        let asked = api(client).get("/v1/cluster/carp").await;
+        let CarpView { epoch, shards, .. } = asked.map_err(|failure| {
+            let detail =
+                format!("outcome_unknown: the shard map says so now, and it goes on, but then: {failure}");
+            Failure::of_kind(ErrorKind::OutcomeUnknown, detail)
+        })?;
         let is_planned = |shard: &ShardView| planned.moves.iter().any(|one| one.shard == shard.id);
         let concerns = |shard: &ShardView| {
             is_planned(shard)
