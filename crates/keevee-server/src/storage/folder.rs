@@ -12,7 +12,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keevee_core::ids::{Incarnation, NodeId, ShardId};
+use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::shard_map::{ShardMap, codec};
 use keevee_replica::storage::StorageError;
 use rocksdb::{Options, WriteBatch};
@@ -24,6 +24,7 @@ use super::{Database, log_files, options, storage_error};
 use keevee_core::ids::StoreId;
 
 mod identity_file;
+mod lost;
 mod survivor;
 
 pub use survivor::{NewFolder, Survivor};
@@ -360,7 +361,12 @@ impl DataFolder {
         let data = open_database(path, DATA, &options::data(false), &identity)?;
         let journal = Journal::open(&path.join(JOURNAL), identity.store_id, Arc::clone(&log));
         let journal = journal.map_err(|error| journal_error(path, error))?;
-        Ok((OpenFolder { identity, first_members, shard_map, log, data: data.into(), lock }, journal))
+        let data = Arc::new(data);
+        if let Some(map) = &shard_map {
+            lost::give_up_departed(map, identity.node_id, &log, &data)
+                .map_err(|error| storage_failed(path, error))?;
+        }
+        Ok((OpenFolder { identity, first_members, shard_map, log, data, lock }, journal))
     }
 }
 
@@ -401,7 +407,7 @@ pub fn give_up_state(
     let journal = Journal::open(&path.join(JOURNAL), identity.store_id, Arc::clone(&log));
     drop(journal.map_err(|error| journal_error(path, error))?);
     check_others_have_it(path, identity.node_id, &log, elsewhere)?;
-    mark_lost(&log).map_err(|error| unusable_log(path, &error))?;
+    lost::give_up_all(&log).map_err(|error| unusable_log(path, &error))?;
     put_aside(path).map_err(|source| FolderError::Io {
         what: "putting aside",
         path: path.join(DATA),
@@ -440,28 +446,6 @@ fn check_others_have_it(
 
 fn unusable_log(path: &Path, error: &StorageError) -> FolderError {
     FolderError::Unusable { path: path.to_owned(), database: LOG, cause: error.to_string() }
-}
-
-/// Puts an incarnation in force that is not there, of each shard that has been more than named here.
-fn mark_lost(log: &Database) -> Result<(), StorageError> {
-    let failed = |error| storage_error("marking the state as lost", error);
-    let mut batch = WriteBatch::default();
-    let mut next = Some(ShardId(0));
-    while let Some(shard) = next {
-        let mut keys = log.raw_iterator();
-        keys.seek(shard.0.to_be_bytes());
-        let found = keys.key().and_then(format::shard_of);
-        keys.status().map_err(failed)?;
-        next = found.and_then(|shard| shard.0.checked_add(1)).map(ShardId);
-        let Some(shard) = found else { break };
-        let key = format::incarnation_key(shard);
-        let incarnation = format::incarnation_in_force(log.get(key).map_err(failed)?)?;
-        // Without it nothing was promised or applied: the replica is as good as new.
-        if log.get(format::hard_state_key(shard)).map_err(failed)?.is_some() {
-            batch.put(key, format::encode_incarnation(Incarnation(incarnation.0 + 1)));
-        }
-    }
-    log.write_opt(batch, &options::synced()).map_err(failed)
 }
 
 /// Only the first state that is given up is kept until all is rebuilt: a later one holds less.
@@ -679,6 +663,16 @@ fn format_members(members: &[FirstMember]) -> String {
 
 fn database_error(what: &'static str, path: &Path, error: rocksdb::Error) -> FolderError {
     FolderError::Database { what, path: path.to_owned(), cause: error.into_string() }
+}
+
+fn storage_failed(folder: &Path, error: StorageError) -> FolderError {
+    match error {
+        StorageError::Io { what, cause } => FolderError::Database { what, path: folder.to_owned(), cause },
+        StorageError::Corrupt { .. } => unusable_log(folder, &error),
+        StorageError::Damaged { .. } => {
+            FolderError::Unusable { path: folder.to_owned(), database: DATA, cause: error.to_string() }
+        }
+    }
 }
 
 fn journal_error(folder: &Path, error: JournalError) -> FolderError {

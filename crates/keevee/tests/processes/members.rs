@@ -1,5 +1,6 @@
 //! Members that change while the cluster serves: nodes that are added, drained, replaced and removed.
 
+use std::fs;
 use std::process::Command;
 
 use keevee_client::{Consistency, Endpoint};
@@ -15,6 +16,7 @@ with_both_engines! {
     a_dead_node_is_replaced
     a_change_goes_on_though_every_node_is_killed_in_the_middle
     newcomers_go_on_when_the_node_dies_through_which_they_joined
+    a_node_frees_what_has_moved_away_and_may_get_it_back
     a_removed_node_stops_and_says_why
 }
 
@@ -168,6 +170,30 @@ async fn newcomers_go_on_when_the_node_dies_through_which_they_joined(engine: &s
     assert!(said.contains("off node 1"), "{said}");
     assert_eq!(get(&there, "key").await.as_deref(), Some("after"));
     joined.iter_mut().for_each(Joiner::kill);
+}
+
+async fn a_node_frees_what_has_moved_away_and_may_get_it_back(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    let (one, two) = (endpoint_of(&mut cluster, 1), endpoint_of(&mut cluster, 2));
+    let there = client(cluster.endpoints());
+    for key in ["a", "b"] {
+        put(&there, key, "early").await;
+    }
+    let mut spare = joiner(&mut cluster, 4);
+    is_known(&one, 4).await;
+    node(&one, &["replace", "2", "--with", "4"]).await;
+    put(&there, "b", "late").await;
+    cluster.kill(2).await.expect("killed");
+    cluster.start_node(2).expect("started");
+    let log = cluster.node(2).expect("a node").config().with_file_name("keevee.log");
+    let said = fs::read_to_string(log).expect("a log");
+    assert!(said.contains("its state is removed here shard=1"), "{said}");
+    node(&one, &["replace", "4", "--with", "2"]).await;
+    spare.kill();
+    cluster.kill(3).await.expect("killed");
+    let there = client(vec![two]);
+    assert_eq!(get(&there, "a").await.as_deref(), Some("early"));
+    assert_eq!(get(&there, "b").await.as_deref(), Some("late"));
 }
 
 async fn a_removed_node_stops_and_says_why(engine: &str) {
