@@ -818,7 +818,7 @@ async fn a_scrub_is_of_one_shard_or_of_all_and_tells_which_it_begins() {
         (answer.status.as_u16(), serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap())
     };
     assert_eq!(post("/v1/cluster/scrub").await, (202, serde_json::json!({"shards": [1]})));
-    assert_eq!(post("/v1/cluster/scrub?shard=1").await, (202, serde_json::json!({"shards": [1]})));
+    assert_eq!(post("/v1/cluster/scrub?shard=0").await, (202, serde_json::json!({"shards": [0]})));
     let (status, problem) = post("/v1/cluster/scrub?shard=99").await;
     assert_eq!((status, &problem["kind"]), (404, &serde_json::json!("not_found")));
     for query in ["?shard=x", "?shard=1&shard=2", "?time=5"] {

@@ -181,7 +181,7 @@ type Change = fn(&mut Value);
 
 #[test]
 fn manifests_are_read_strictly() {
-    let changes: [(&str, Change); 13] = [
+    let changes: [(&str, Change); 14] = [
         ("format 2", |manifest| manifest["format"] = 2.into()),
         ("no format", |manifest| manifest["format"] = "1".into()),
         ("unknown field", |manifest| manifest["more"] = 1.into()),
@@ -193,6 +193,10 @@ fn manifests_are_read_strictly() {
         ("is not the file", |manifest| manifest["shards"][0]["keys"] = 1.into()),
         ("is not the file", |manifest| manifest["shards"][0]["bytes"] = u64::MAX.into()),
         ("is not the file", |manifest| manifest["shards"][0]["digest"] = "0".into()),
+        ("is not the file", |manifest| {
+            manifest["time"] = 1.into();
+            manifest["taken"] = rfc3339(1).into();
+        }),
         ("time in words", |manifest| manifest["time"] = 1.into()),
         ("time in words", |manifest| manifest["taken"] = "1999-01-01T00:00:00Z".into()),
     ];
