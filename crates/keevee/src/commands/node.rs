@@ -189,9 +189,9 @@ async fn show(client: &ClientArguments) -> Result<(), Failure> {
     if client.output == Output::Json {
         let held = |node: &Node| {
             let mut value = serde_json::to_value(node).map_err(Failure::other)?;
-            value["shards"] = json!(held(&shards, node.id));
+            value["shards"] = json!(held(&shards, node.id, members));
             if shards.iter().any(|shard| shard.view.next.is_some()) {
-                value["next_shards"] = json!(held_next(&shards, node.id));
+                value["next_shards"] = json!(held(&shards, node.id, wanted));
             }
             Ok::<_, Failure>(value)
         };
@@ -200,7 +200,7 @@ async fn show(client: &ClientArguments) -> Result<(), Failure> {
         return Ok(());
     }
     let row = |node: &Node| {
-        let held = held(&shards, node.id);
+        let held = held(&shards, node.id, members);
         let held = held.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let state = match (node.reachable, node.drained) {
             (true, false) => "up",
@@ -221,15 +221,19 @@ async fn show(client: &ClientArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn held(shards: &[Shard], node: u64) -> Vec<ShardId> {
-    let holds = |shard: &&Shard| shard.view.members.contains(&NodeId(node));
-    shards.iter().filter(holds).map(|shard| shard.view.id).collect()
+fn members(view: &ShardView) -> &[NodeId] {
+    &view.members
 }
 
-/// Once what is under way is done.
-fn held_next(shards: &[Shard], node: u64) -> Vec<ShardId> {
-    let next = |shard: &Shard| shard.view.next.clone().unwrap_or_else(|| shard.view.members.clone());
-    shards.iter().filter(|shard| next(shard).contains(&NodeId(node))).map(|shard| shard.view.id).collect()
+/// Who holds it once what is under way is done.
+fn wanted(view: &ShardView) -> &[NodeId] {
+    view.next.as_deref().unwrap_or(&view.members)
+}
+
+/// The shards of which these nodes include the node.
+fn held(shards: &[Shard], node: u64, nodes: impl Fn(&ShardView) -> &[NodeId]) -> Vec<ShardId> {
+    let views = shards.iter().map(|shard| &shard.view);
+    views.filter(|view| nodes(view).contains(&NodeId(node))).map(|view| view.id).collect()
 }
 
 /// Waits until it is done, unless it shall not.
