@@ -362,9 +362,7 @@ impl<'a, M: Maker> Cluster<'a, M> {
 
     fn wait_for_leader(&mut self) -> u64 {
         for _ in 0..500 {
-            let leads = |node: &Node<M>| node.shard.status().engine.role == Role::Leader;
-            if let Some((id, _)) = self.nodes.iter().find(|(_, node)| leads(node)) {
-                let id = *id;
+            if let Some(id) = self.leaders().first().copied() {
                 self.settle();
                 return id;
             }
@@ -438,6 +436,12 @@ impl<'a, M: Maker> Cluster<'a, M> {
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         ids.into_iter().for_each(|id| self.advance(id).expect("it goes on"));
         self.settle();
+    }
+
+    /// Those that believe that they lead.
+    fn leaders(&self) -> Vec<u64> {
+        let leads = |node: &Node<M>| node.shard.status().engine.role == Role::Leader;
+        self.nodes.iter().filter(|(_, node)| leads(node)).map(|(id, _)| *id).collect()
     }
 
     fn applied(&self, id: u64) -> u64 {

@@ -25,7 +25,7 @@ pub use quiescence::*;
 pub use scrubs::*;
 pub use snapshots::*;
 
-use super::{Cluster, Maker, Node, SharedLog};
+use super::{Cluster, Maker, SharedLog};
 use crate::storage::{LogRecord, LogStore};
 use crate::{Bounds, ChainHash, Engine, Failure, Refusal, ReplicaMessage, Reply, Request, Role, Room};
 
@@ -390,12 +390,7 @@ pub fn leadership_is_handed_over_without_an_election_timeout<M: Maker>(maker: &M
     cluster.node(leader).shard.transfer_leadership(now, None);
     cluster.advance(leader).expect("it goes on");
     cluster.settle();
-    let leaders: Vec<u64> = cluster
-        .nodes
-        .iter()
-        .filter(|(_, node)| node.shard.status().engine.role == Role::Leader)
-        .map(|(id, _)| *id)
-        .collect();
+    let leaders = cluster.leaders();
     assert_eq!(leaders.len(), 1);
     assert_ne!(leaders[0], leader);
     assert_eq!(cluster.now, now);
@@ -409,8 +404,7 @@ pub fn leadership_is_handed_over_though_the_word_is_lost<M: Maker>(maker: &M) {
     cluster.advance(leader).expect("it goes on");
     cluster.network.clear();
     cluster.elapse(Duration::from_millis(300));
-    let leads = |node: &Node<M>| node.shard.status().engine.role == Role::Leader;
-    let leaders: Vec<u64> = cluster.nodes.iter().filter(|(_, node)| leads(node)).map(|(id, _)| *id).collect();
+    let leaders = cluster.leaders();
     assert!(leaders.len() == 1 && leaders != [leader], "{leaders:?} after {leader}");
 }
 
@@ -422,8 +416,7 @@ pub fn a_leader_whose_connections_are_reset_is_replaced_without_an_election_time
         let now = cluster.now;
         cluster.nodes.values_mut().for_each(|node| node.shard.disconnected(now, NodeId(leader)));
         cluster.elapse(Duration::from_millis(300));
-        let leads = |node: &Node<M>| node.shard.status().engine.role == Role::Leader;
-        assert_eq!(cluster.nodes.values().filter(|node| leads(node)).count(), 1);
+        assert_eq!(cluster.leaders().len(), 1);
     }
 }
 
