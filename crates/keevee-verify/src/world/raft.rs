@@ -157,11 +157,11 @@ impl World {
     }
 }
 
-/// The end of a log, synced or not. It is never empty: the first entry is older than any fault.
+/// The end of a log, synced or not: its last entry, or the last that was dropped if there is none.
 fn last(log: &SharedLog) -> LogId {
-    let none = LogId { term: 0, index: 0 };
-    let Ok(last) = log.last() else { return none };
-    let stored = log.read(last, last, usize::MAX).unwrap_or_default();
-    let decoded = stored.into_iter().next().map(|(index, bytes)| records::decode_entry(index, bytes));
-    decoded.and_then(Result::ok).map_or(none, |entry| entry.id)
+    let stored = log.last().and_then(|last| log.read(last, last, usize::MAX)).unwrap_or_default();
+    let entry = stored.into_iter().next().map(|(index, bytes)| records::decode_entry(index, bytes));
+    let dropped = || records::decode_hard_state(log.hard_state().ok()??).ok()?.purged;
+    let last = entry.and_then(Result::ok).map(|entry| entry.id).or_else(dropped);
+    last.unwrap_or(LogId { term: 0, index: 0 })
 }
