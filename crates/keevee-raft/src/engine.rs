@@ -151,6 +151,11 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     /// The term in which it leads, and since when on the runtime's clock.
     leads_since: Option<(u64, Duration)>,
     leaving: Option<Leaving>,
+    /// Those to whom appends may have been lost: a connection was, or they were silent. Until they answer one.
+    lost: BTreeSet<NodeId>,
+    /// When others last answered an append or a heartbeat, on the runtime's clock. openraft counts no answer that takes longer
+    /// than heartbeats are apart, as with a slow disk.
+    answered: BTreeMap<NodeId, Duration>,
     doubt: Option<Doubt>,
     /// The log need not be kept up to here, whoever lacks some of it.
     compactable: u64,
@@ -203,6 +208,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             oldest_write: None,
             leads_since: None,
             leaving: None,
+            lost: BTreeSet::new(),
+            answered: BTreeMap::new(),
             doubt: None,
             compactable: 0,
             needs_snapshot: None,
@@ -216,7 +223,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     fn run(&mut self) {
         self.is_stirred = false;
         let tasks = mem::take(&mut self.tasks);
-        let time = self.now.saturating_sub(self.origin);
+        let time = self.reached();
         self.runtime.block_on(async {
             for task in tasks {
                 SimRuntime::spawn(task);
@@ -295,7 +302,14 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                 let index = read_index(&raft).await;
                 exchange.send(from, RaftMessage::ReadIndexReply { call, index });
             }),
-            RaftMessage::Appended { call, result } | RaftMessage::HeartbeatReply { call, result } => {
+            RaftMessage::Appended { call, result } => {
+                self.lost.remove(&from);
+                self.answered.insert(from, self.reached());
+                exchange.answer(from, call, Answer::Appended(result));
+            }
+            RaftMessage::HeartbeatReply { call, result } => {
+                self.repeat_lost(from, call);
+                self.answered.insert(from, self.reached());
                 exchange.answer(from, call, Answer::Appended(result));
             }
             RaftMessage::Voted { call, vote, granted, last } => {
@@ -337,6 +351,41 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                 exchange.send(from, answer(our_append_result(&response)));
             }
         });
+    }
+
+    /// Has openraft send again what was lost on the way to a member which answers once more. It would wait for answers, and
+    /// then for a while, though it may take this very member for a majority to hold anything.
+    ///
+    /// A heartbeat is answered that was sent later than appends without an answer. A slow disk may be why, so that is done
+    /// only until the member answers any append.
+    fn repeat_lost(&mut self, to: NodeId, heartbeat: u64) {
+        let led = self.leads_since.map(|(_, since)| self.reached().saturating_sub(since));
+        let was_silent = self.silence(to).or(led).is_some_and(|silence| silence > self.timing.timeout_min);
+        if was_silent {
+            self.lost.insert(to);
+        }
+        if !self.lost.contains(&to) {
+            return;
+        }
+        self.exchange.appends_are_lost(to, heartbeat);
+        let raft = self.raft.clone();
+        self.spawn(async move {
+            // Once openraft has seen the losses, and begun to wait.
+            SimRuntime::sleep(GRAIN / 2).await;
+            drop(raft.trigger().reset_backoff([to.0]).await);
+        });
+    }
+
+    /// How long ago a member last answered an append or a heartbeat of this leader, if it has.
+    fn silence(&self, member: NodeId) -> Option<Duration> {
+        let (_, since) = self.leads_since?;
+        let heard = self.answered.get(&member).filter(|heard| **heard > since)?;
+        Some(self.reached().saturating_sub(*heard))
+    }
+
+    /// The time on the runtime's clock.
+    fn reached(&self) -> Duration {
+        self.now.saturating_sub(self.origin)
     }
 
     /// Follows the members as the log has them.
@@ -427,9 +476,9 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         let is_alone =
             !needs_others(&self.members.voters) && !self.members.next.as_ref().is_some_and(needs_others);
         let (_, since) = self.leads_since.filter(|_| !is_alone)?;
-        let acknowledged = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed_since_start());
-        let reached = self.now.saturating_sub(self.origin);
-        Some(reached.saturating_sub(acknowledged.map_or(since, |acknowledged| acknowledged.max(since))))
+        let acknowledged =
+            metrics.last_quorum_acked.as_ref().map_or(since, |at| at.elapsed_since_start().max(since));
+        Some(self.reached().saturating_sub(acknowledged))
     }
 
     fn note_leadership(&mut self) {
@@ -438,8 +487,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             (metrics.state == ServerState::Leader).then_some(metrics.current_term)
         };
         if self.leads_since.map(|(known, _)| known) != term {
-            let reached = self.now.saturating_sub(self.origin);
-            self.leads_since = term.map(|term| (term, reached));
+            self.leads_since = term.map(|term| (term, self.reached()));
         }
     }
 
@@ -513,27 +561,32 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     }
 
     fn hand_over(&mut self, wanted: Option<NodeId>) {
-        let (replication, heartbeats) = {
-            let metrics = self.metrics.borrow_watched();
-            (metrics.replication.clone().unwrap_or_default(), metrics.heartbeat.clone().unwrap_or_default())
+        let successor = self.successor(wanted);
+        // Who is to go goes as soon as anybody answers; for one that is named nobody waits.
+        if wanted.is_none() || successor.is_some() {
+            self.leaving = self.leads_since.map(|(term, _)| Leaving { term, wanted, told: self.now });
+        }
+        if let Some(to) = successor {
+            let raft = self.raft.clone();
+            self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
+        }
+    }
+
+    /// Of those who may take over, the one that holds most. Who does not answer would not take over, and nobody would lead until
+    /// others notice.
+    fn successor(&self, wanted: Option<NodeId>) -> Option<u64> {
+        let metrics = self.metrics.borrow_watched();
+        let answers = |member: u64| {
+            self.silence(NodeId(member)).is_some_and(|silence| silence < self.timing.timeout_min)
         };
-        let reached = self.now.saturating_sub(self.origin);
-        // Who does not answer would not take over, and nobody would lead until others notice.
-        let answers = |member: &u64| {
-            let heard = heartbeats.get(member).copied().flatten();
-            heard.is_some_and(|at| at.elapsed_since_start() + self.timing.timeout_min > reached)
-        };
-        let may_lead = |member: &u64| {
-            *member != self.node.0
-                && self.members.is_voter(NodeId(*member))
-                && wanted.is_none_or(|wanted| wanted.0 == *member)
+        let may_lead = |member: u64| {
+            member != self.node.0
+                && self.members.is_voter(NodeId(member))
+                && wanted.is_none_or(|wanted| wanted.0 == member)
                 && answers(member)
         };
-        let others = replication.into_iter().filter(|(member, _)| may_lead(member));
-        let Some((to, _)) = others.max_by_key(|(_, matched)| *matched) else { return };
-        self.leaving = self.leads_since.map(|(term, _)| Leaving { term, wanted, told: self.now });
-        let raft = self.raft.clone();
-        self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
+        let others = metrics.replication.iter().flatten().filter(|(member, _)| may_lead(**member));
+        others.max_by_key(|(_, matched)| **matched).map(|(member, _)| *member)
     }
 
     /// openraft tells the others once and proposes nothing more in this term, though the word may get lost, or come to one that
@@ -624,7 +677,8 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
 
     fn disconnected(&mut self, now: Duration, node: NodeId) {
         self.now = self.now.max(now);
-        self.exchange.disconnected(node);
+        self.exchange.appends_are_lost(node, u64::MAX);
+        self.lost.insert(node);
         if self.leader() == Some(node) && node != self.node {
             self.doubt_leader(node);
         }

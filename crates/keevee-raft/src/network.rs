@@ -105,9 +105,11 @@ impl Exchange {
         }
     }
 
-    /// The connection to a node was reset: appends on their way are lost, and nobody need wait for their answers.
-    pub(crate) fn disconnected(&self, node: NodeId) {
-        self.desk().waiting.retain(|_, waiting| !(waiting.is_append && waiting.asked == node));
+    /// Appends to a node with lower numbers are lost: nobody need wait for their answers.
+    pub(crate) fn appends_are_lost(&self, node: NodeId, below: u64) {
+        let is_lost =
+            |call: u64, waiting: &Waiting| waiting.is_append && waiting.asked == node && call < below;
+        self.desk().waiting.retain(|call, waiting| !is_lost(*call, waiting));
     }
 
     pub(crate) fn answer_read(&self, from: NodeId, round: u64, index: Option<u64>) {

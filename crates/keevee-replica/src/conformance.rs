@@ -55,6 +55,9 @@ macro_rules! conformance {
             leadership_goes_to_the_member_that_is_named
             leadership_is_handed_over_without_an_election_timeout
             leadership_is_handed_over_though_the_word_is_lost
+            leadership_is_handed_over_once_somebody_answers
+            what_is_lost_with_a_connection_is_sent_again_once_there_is_one
+            a_replica_that_was_away_counts_again_as_soon_as_it_is_back
             a_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout
             a_leader_that_only_one_replica_has_lost_stays
             a_leader_that_was_lost_for_a_moment_by_one_after_the_other_stays

@@ -408,6 +408,21 @@ pub fn leadership_is_handed_over_though_the_word_is_lost<M: Maker>(maker: &M) {
     assert!(leaders.len() == 1 && leaders != [leader], "{leaders:?} after {leader}");
 }
 
+pub fn leadership_is_handed_over_once_somebody_answers<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    let away: Vec<_> = others.iter().map(|id| (*id, cluster.nodes.remove(id).expect("it exists"))).collect();
+    cluster.elapse(Duration::from_millis(700));
+    let now = cluster.now;
+    cluster.node(leader).shard.transfer_leadership(now, None);
+    cluster.elapse(Duration::from_millis(100));
+    cluster.nodes.extend(away);
+    cluster.elapse(Duration::from_millis(400));
+    let leaders = cluster.leaders();
+    assert!(leaders.len() == 1 && leaders != [leader], "{leaders:?} after {leader}");
+}
+
 pub fn a_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout<M: Maker>(maker: &M) {
     for size in [3, 5] {
         let (mut cluster, leader) = Cluster::led(maker, size, Bounds::default());
@@ -445,6 +460,34 @@ pub fn a_leader_that_was_lost_for_a_moment_by_one_after_the_other_stays<M: Maker
         cluster.elapse(Duration::from_millis(1500));
     }
     assert_eq!(cluster.node(leader).shard.status().engine.ballot, ballot);
+}
+
+/// Within a few heartbeats: not when those who wait for an answer give up.
+pub fn what_is_lost_with_a_connection_is_sent_again_once_there_is_one<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    let (now, others) = (cluster.now, (1..=3).filter(|id| *id != leader));
+    others.for_each(|other| cluster.node(leader).shard.disconnected(now, NodeId(other)));
+    let ticket = cluster.submit(leader, put("a", "2"));
+    cluster.sync(leader);
+    cluster.network.clear();
+    cluster.elapse(Duration::from_millis(300));
+    assert_eq!(cluster.replies.get(&ticket).map(|reply| &reply.result), Some(&written(2)));
+}
+
+pub fn a_replica_that_was_away_counts_again_as_soon_as_it_is_back<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    let away = cluster.follower(leader);
+    let other = (1..=3).find(|id| ![away, leader].contains(id)).expect("one more");
+    let node = cluster.nodes.remove(&away).expect("it exists");
+    for number in 1..=20 {
+        cluster.run(leader, put("a", &number.to_string())).expect("written");
+        cluster.elapse(Duration::from_millis(100));
+    }
+    cluster.nodes.insert(away, node);
+    cluster.elapse(Duration::from_millis(200));
+    cluster.nodes.remove(&other);
+    assert_eq!(cluster.run(leader, put("a", "21")), written(21));
 }
 
 pub fn leadership_is_not_handed_to_the_dead<M: Maker>(maker: &M) {
