@@ -37,6 +37,8 @@ pub(super) struct Remote {
     reachable: AtomicBool,
     /// It was heard since the last broken connection: one death breaks several connections, and is told once.
     alive: AtomicBool,
+    /// Changes when it is heard while it does not count as reachable.
+    back: watch::Sender<()>,
     complaints: Throttle,
 }
 
@@ -113,6 +115,7 @@ impl Remote {
             authorization: config.authorization()?,
             reachable: AtomicBool::new(false),
             alive: AtomicBool::new(false),
+            back: watch::Sender::new(()),
             complaints: Throttle::default(),
         })
     }
@@ -178,6 +181,9 @@ impl Remote {
     /// It said hello on a connection, or answered ours.
     pub(super) fn heard(&self) {
         self.alive.store(true, Ordering::Release);
+        if !self.is_reachable() {
+            self.back.send_replace(());
+        }
     }
 
     /// A connection on which it was heard broke: the first such since it was heard is told.
@@ -210,25 +216,69 @@ impl Place {
     }
 }
 
-/// The pause before the next attempt to connect: longer each time, and never the same for two nodes.
+/// The pauses between attempts to connect to a peer: longer each time, never the same for two nodes, and over as soon as the
+/// peer is back.
 pub(super) struct Backoff {
     next: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Backoff {
-        Backoff { next: PAUSE_MIN }
-    }
+    back: watch::Receiver<()>,
 }
 
 impl Backoff {
-    /// Pauses after a connection, or an attempt, that lasted so long.
-    pub(super) async fn pause(&mut self, lasted: Duration) {
+    pub(super) fn new(remote: &Remote) -> Backoff {
+        Backoff { next: PAUSE_MIN, back: remote.back.subscribe() }
+    }
+
+    /// Pauses after a connection, or an attempt, that lasted so long and ended so.
+    pub(super) async fn pause(&mut self, lasted: Duration, end: &LinkError) {
         // One that is taken and soon dropped again, over and over, is no success.
         if lasted > PAUSE_MAX {
             self.next = PAUSE_MIN;
         }
-        tokio::time::sleep(rand::random_range(self.next / 2..=self.next)).await;
-        self.next = (self.next * 2).min(PAUSE_MAX);
+        // What was heard while a connection stood says nothing of the time after it.
+        if !matches!(end, LinkError::Unreachable(_)) {
+            self.back.mark_unchanged();
+        }
+        let pause = rand::random_range(self.next / 2..=self.next);
+        // Whoever is heard again and again, and never reached, is not called all the time.
+        let shortest = PAUSE_MIN / 2;
+        tokio::time::sleep(shortest).await;
+        self.next = match timeout(pause - shortest, self.back.changed()).await {
+            Ok(_) => PAUSE_MIN,
+            Err(_) => (self.next * 2).min(PAUSE_MAX),
+        };
+        self.back.mark_unchanged();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::config;
+    use super::*;
+
+    const ADDRESS: &str = "127.0.0.1:1";
+
+    /// What the pause after the next one would be, at most.
+    async fn pause(backoff: &mut Backoff, end: &LinkError) -> Duration {
+        backoff.next = PAUSE_MAX;
+        backoff.pause(Duration::ZERO, end).await;
+        backoff.next
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_back_is_called_again_without_the_rest_of_the_pause() {
+        let peer = Peer { id: NodeId(2), store_id: "store-2".into(), address: ADDRESS.into() };
+        let remote = Remote::new(&config(1, &[]), &peer).expect("a peer");
+        let refused = LinkError::Unreachable(io::ErrorKind::ConnectionRefused.into());
+        let broken = LinkError::Broken("closed by the peer".to_owned());
+        let mut backoff = Backoff::new(&remote);
+        assert_eq!(pause(&mut backoff, &refused).await, PAUSE_MAX);
+        remote.heard();
+        assert_eq!(pause(&mut backoff, &refused).await, PAUSE_MIN);
+        assert_eq!(pause(&mut backoff, &refused).await, PAUSE_MAX, "it was heard once");
+        remote.heard();
+        assert_eq!(pause(&mut backoff, &broken).await, PAUSE_MAX, "it was heard before the end");
+        remote.reached();
+        remote.heard();
+        assert_eq!(pause(&mut backoff, &refused).await, PAUSE_MAX, "it was reached all the time");
     }
 }

@@ -105,7 +105,7 @@ struct TestNode {
     address: SocketAddr,
 }
 
-fn config(node: u64, addresses: &[SocketAddr]) -> PeerConfig {
+pub(in crate::transport) fn config(node: u64, addresses: &[SocketAddr]) -> PeerConfig {
     let peer = |(position, address): (usize, &SocketAddr)| {
         let id = position as u64 + 1;
         Peer { id: NodeId(id), store_id: format!("store-{id}"), address: address.to_string() }

@@ -103,7 +103,7 @@ pub(super) struct Caller {
 impl Caller {
     /// Keeps a connection for one load, for ever.
     pub(super) async fn run<L: Load>(self, load: Arc<L>) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(&self.remote);
         loop {
             let started = Instant::now();
             load.connects();
@@ -116,7 +116,7 @@ impl Caller {
                 self.remote.broke(&self.handler);
             }
             self.remote.complain(load.name(), &error);
-            backoff.pause(started.elapsed()).await;
+            backoff.pause(started.elapsed(), &error).await;
         }
     }
 

@@ -63,7 +63,7 @@ pub(super) fn request(remote: &Remote, path: &'static str, body: Vec<u8>) -> Req
 
 /// Keeps a connection to the peer and posts what is queued, for ever.
 pub(super) async fn run(lane: Arc<Lane>, remote: Arc<Remote>, handler: Handler) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(&remote);
     loop {
         let started = Instant::now();
         let Err(error) = remote.while_there(converse(&lane, &remote)).await;
@@ -75,7 +75,7 @@ pub(super) async fn run(lane: Arc<Lane>, remote: Arc<Remote>, handler: Handler) 
             remote.broke(&handler);
         }
         remote.complain(lane.kind.name(), &error);
-        backoff.pause(started.elapsed()).await;
+        backoff.pause(started.elapsed(), &error).await;
     }
 }
 
