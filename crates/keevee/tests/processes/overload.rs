@@ -5,6 +5,7 @@
 //! is late is dropped unserved, so it does not.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,9 +26,8 @@ const RATE: u64 = 1_000;
 /// How long one attempt waits, and how many attempts a request has.
 const ATTEMPT: Duration = Duration::from_millis(500);
 const ATTEMPTS: usize = 4;
-/// How a throttled node goes: it stands still, and runs.
+/// How long a throttled node stands still before it runs for a moment.
 const STILL: Duration = Duration::from_millis(400);
-const RUNS: Duration = Duration::from_millis(1);
 /// How long that goes on.
 const THROTTLED: Duration = Duration::from_secs(10);
 /// When goodput must be back.
@@ -86,19 +86,28 @@ async fn ask(client: Client, number: u64, served: Arc<AtomicU64>) {
     }
 }
 
-/// All nodes get a small part of the time, less than elections need to begin.
+/// All nodes get a small part of the time, and stand still for less than elections need to begin.
 async fn throttle(cluster: &mut TemporaryCluster) -> u64 {
     let until = Instant::now() + THROTTLED;
     let ids: Vec<u64> = cluster.nodes().iter().map(|node| node.id).collect();
+    let pids: Vec<String> =
+        cluster.nodes().iter_mut().map(|node| node.pid().expect("it runs").to_string()).collect();
+    ids.iter().for_each(|id| cluster.pause(*id).expect("paused"));
     let mut memory = 0;
     while Instant::now() < until {
-        ids.iter().for_each(|id| cluster.pause(*id).expect("paused"));
         memory = memory.max(resident_kib(cluster));
         sleep(STILL).await;
-        ids.iter().for_each(|id| cluster.resume(*id).expect("awake"));
-        sleep(RUNS).await;
+        run_for_a_moment(&pids);
     }
+    ids.iter().for_each(|id| cluster.resume(*id).expect("awake"));
     memory
+}
+
+/// By one shell, which starts before they run: they would run for as long as others take to start.
+fn run_for_a_moment(pids: &[String]) {
+    let script = "kill -s CONT \"$@\" && sleep 0.001; kill -s STOP \"$@\"";
+    let status = Command::new("sh").args(["-c", script, "sh"]).args(pids).status().expect("there is a shell");
+    assert!(status.success(), "{status}");
 }
 
 /// The resident memory of the node that has most.
