@@ -45,6 +45,7 @@ on_both! {
     messages_arrive_in_order_with_sender_and_shard
     a_broken_connection_is_told_at_once_and_mended
     a_broken_connection_from_a_peer_is_told_too
+    a_connection_that_is_dropped_at_once_is_made_again_without_waiting_for_an_answer
     a_silent_peer_becomes_unreachable_without_a_disconnect
     an_unreachable_peers_messages_are_dropped_and_counted
     forwards_bring_back_a_reply_for_each_command
@@ -339,6 +340,21 @@ async fn a_broken_connection_from_a_peer_is_told_too(protocol: PeerProtocol) {
     two.transport.stop();
     let heard = one.recorder.wait(|heard| !heard.disconnected.is_empty()).await;
     assert_eq!(heard.disconnected, [NodeId(2)]);
+}
+
+async fn a_connection_that_is_dropped_at_once_is_made_again_without_waiting_for_an_answer(
+    protocol: PeerProtocol,
+) {
+    let (mut listeners, addresses) = listeners(2).await;
+    let dropping = listeners.remove(1);
+    let _one = start(protocol, config(1, &addresses), listeners.remove(0));
+    // As a proxy does whose server is down. So many would take longer if answers were waited for.
+    let taken = async {
+        for _ in 0..30 {
+            drop(dropping.accept().await);
+        }
+    };
+    timeout(DEADLINE, taken).await.expect("it calls again");
 }
 
 async fn a_silent_peer_becomes_unreachable_without_a_disconnect(protocol: PeerProtocol) {

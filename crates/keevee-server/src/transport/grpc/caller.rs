@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -136,10 +136,12 @@ impl Caller {
             .handshake(TokioIo::new(socket))
             .await;
         let (requests, connection) = handshake.map_err(|error| LinkError::Broken(error.to_string()))?;
-        let connection = pin!(connection);
-        let over = async {
+        let mut connection = Box::pin(connection);
+        let over = async move {
             // It takes no more calls from here on; the one under way may go on.
-            let _ = work.until(connection).await;
+            let _ = work.until(connection.as_mut()).await;
+            // One that it had not begun with would never hear of it.
+            drop(connection);
             work.rest().await;
             // The call takes what came last, and ends by itself.
             tokio::time::sleep(ANSWER_TIMEOUT).await;
