@@ -293,15 +293,9 @@ impl Server {
             only_thread: only_thread(),
             cuts: Cuts::new(jobs.clone()),
         });
-        let seeker = Seeker {
-            configured: config
-                .members
-                .iter()
-                .map(|member| (NodeId(member.id), member.peer.clone()))
-                .collect(),
-            directory,
-            transport: transport.clone(),
-        };
+        let configured =
+            config.members.iter().map(|member| (NodeId(member.id), member.peer.clone())).collect();
+        let seeker = Seeker::new(configured, directory, transport.clone());
         let keeper = MapKeeper {
             node: node.clone(),
             own: config.own_node(folder.identity.store_id),
