@@ -9,9 +9,12 @@ def row: "| \(map(tostring) | join(" | ")) |";
 def events: [.[].events[]];
 def happened: map(select(.happened));
 
+# The kind, if a run had one alone.
+def only: .faults | keys | if length == 1 then ", \(.[0])" else "" end;
+
 def runs: ["passed", "engine", "seed", "minutes", "operations checked", "per minute", "faults", "acknowledged writes", "what does not hold"] as $head
     | ([$head, ($head | map("---"))] + map([
-        (if .passed then "yes" else "**no**" end), .consensus, .seed, (.seconds / 60 | rounded), .checked.operations,
+        (if .passed then "yes" else "**no**" end), .consensus, "\(.seed)\(only)", (.seconds / 60 | rounded), .checked.operations,
         (.checked.operations * 60 / .seconds | round), (.events | happened | length), .checked.acknowledged_writes,
         (.violations | length)]))[] | row;
 
@@ -39,7 +42,7 @@ def slow_follower: [.[] | .events as $events | .timeline | to_entries[] | .key a
 | def of($engine): $reports | map(select(.consensus == $engine));
 "# Faults on real processes
 
-Written by `\($command)`: `keevee verify` with every kind of fault, for each engine and seed. [testing.md](../testing.md#real-processes) tells what
+Written by `\($command)`: `keevee verify` with every kind of fault, for each engine and seed, and a minute with `slow-link` alone. [testing.md](../testing.md#real-processes) tells what
 each kind does and what is checked.
 
 \([$reports[].checked.operations] | add) operations were checked, \([$reports[].events[] | select(.happened)] | length) faults really happened, \([$reports[].events[] | select(.happened and .with != null)] | length) of them while another one held.

@@ -14,14 +14,23 @@ duration=${1:-10m}
 prepare_keevee
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+
+# Of this name, with these options.
+run() {
+    name=$1
+    shift
+    echo "$name" >&2
+    # A run that does not pass is reported as well.
+    "$keevee" verify "$@" --output json --report "$work/$name.html" >"$work/$name.json" || true
+    [ -s "$work/$name.json" ] || { echo "it has no report" >&2; exit 1; }
+}
+
 for consensus in paxos raft; do
     for seed in "$@"; do
-        echo "$consensus, seed $seed" >&2
-        # A run that does not pass is reported as well.
-        "$keevee" verify --consensus "$consensus" --seed "$seed" --duration "$duration" --output json \
-            --report "$work/$consensus-$seed.html" >"$work/$consensus-$seed.json" || true
-        [ -s "$work/$consensus-$seed.json" ] || { echo "it has no report" >&2; exit 1; }
+        run "$consensus-$seed" --consensus "$consensus" --seed "$seed" --duration "$duration"
     done
+    # A slow follower and nothing else is rare among all kinds.
+    run "$consensus-slow-link" --consensus "$consensus" --seed 1 --duration 1m --faults slow-link
 done
 mutants=$(grep -vc '^#' "$root/crates/keevee-verify/seeds/mutants.txt")
 page=$root/docs/benchmarks/faults.md
