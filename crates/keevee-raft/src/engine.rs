@@ -156,6 +156,8 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     /// When others last answered an append or a heartbeat, on the runtime's clock. openraft counts no answer that takes longer
     /// than heartbeats are apart, as with a slow disk.
     answered: BTreeMap<NodeId, Duration>,
+    /// When its leader was last heard, by the caller's clock. A start counts too: the leader may not know of it yet.
+    heard_leader: Duration,
     doubt: Option<Doubt>,
     /// The log need not be kept up to here, whoever lacks some of it.
     compactable: u64,
@@ -210,6 +212,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             leaving: None,
             lost: BTreeSet::new(),
             answered: BTreeMap::new(),
+            heard_leader: now,
             doubt: None,
             compactable: 0,
             needs_snapshot: None,
@@ -500,10 +503,14 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         self.poll_if_due();
     }
 
-    /// A doubt ends with a sign of life of the leader.
-    fn end_doubt(&mut self, from: NodeId, message: &RaftMessage) {
-        let is_sign_of_life = matches!(message, RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. });
-        self.doubt.take_if(|doubt| is_sign_of_life && doubt.is_about(from));
+    /// A sign of life of the leader, with which a doubt ends.
+    fn note_sign_of_life(&mut self, from: NodeId, message: &RaftMessage) {
+        if let RaftMessage::Append { vote, .. } | RaftMessage::Heartbeat { vote, .. } = message {
+            self.doubt.take_if(|doubt| doubt.is_about(from));
+            if self.log.vote().is_none_or(|known| vote.term >= known.term) {
+                self.heard_leader = self.now;
+            }
+        }
     }
 
     /// The doubt, unless it is of the past: it ends with another vote too. Only a voter has any.
@@ -644,7 +651,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         if self.known.last.is_none() && matches!(message, RaftMessage::RequestVote { .. }) {
             return true;
         }
-        self.end_doubt(from, &message);
+        self.note_sign_of_life(from, &message);
         if let Some(message) = self.doubtful(from, message) {
             self.take(from, message);
         }
@@ -796,7 +803,9 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
     fn leader(&self) -> Option<NodeId> {
         let metrics = self.metrics.borrow_watched();
         let leader = metrics.current_leader.map(NodeId);
-        leader.filter(|leader| *leader != self.node || self.leads(&metrics))
+        // openraft names whoever won the last vote that it knows, for ever.
+        let is_heard = self.now.saturating_sub(self.heard_leader) <= 2 * self.timing.timeout_max;
+        leader.filter(|leader| if *leader == self.node { self.leads(&metrics) } else { is_heard })
     }
 
     fn status(&self) -> EngineStatus {

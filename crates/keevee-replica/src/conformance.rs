@@ -61,6 +61,7 @@ macro_rules! conformance {
             a_leader_whose_connections_are_reset_is_replaced_without_an_election_timeout
             a_leader_that_only_one_replica_has_lost_stays
             a_leader_that_was_lost_for_a_moment_by_one_after_the_other_stays
+            who_hears_no_leader_knows_none
             leadership_is_not_handed_to_the_dead
             an_entry_that_is_unknown_and_chosen_stops_the_replica
             a_replica_that_was_away_catches_up_page_by_page

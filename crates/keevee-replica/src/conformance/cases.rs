@@ -490,6 +490,19 @@ pub fn a_replica_that_was_away_counts_again_as_soon_as_it_is_back<M: Maker>(make
     assert_eq!(cluster.run(leader, put("a", "21")), written(21));
 }
 
+/// Also one that starts again, and has the last leader's name on its disk.
+pub fn who_hears_no_leader_knows_none<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "1")).expect("written");
+    let follower = cluster.follower(leader);
+    cluster.nodes.retain(|id, _| *id == follower);
+    for boot in 2..=3 {
+        cluster.elapse(Duration::from_secs(4));
+        assert_eq!(cluster.node(follower).shard.status().engine.leader, None);
+        cluster.restart(follower, boot);
+    }
+}
+
 pub fn leadership_is_not_handed_to_the_dead<M: Maker>(maker: &M) {
     for dead in 1..=3 {
         let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());

@@ -17,6 +17,7 @@ with_both_engines! {
     a_change_goes_on_though_every_node_is_killed_in_the_middle
     newcomers_go_on_when_the_node_dies_through_which_they_joined
     a_node_frees_what_has_moved_away_and_may_get_it_back
+    a_node_that_was_down_hears_that_it_was_drained
     a_removed_node_stops_and_says_why
 }
 
@@ -204,6 +205,28 @@ async fn a_node_frees_what_has_moved_away_and_may_get_it_back(engine: &str) {
     let there = client(vec![two]);
     assert_eq!(get(&there, "a").await.as_deref(), Some("early"));
     assert_eq!(get(&there, "b").await.as_deref(), Some("late"));
+}
+
+/// Also if the leader goes on of which it knew: that one has nothing to say to it any more.
+async fn a_node_that_was_down_hears_that_it_was_drained(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    let one = endpoint_of(&mut cluster, 1);
+    let _spare = joiner(&mut cluster, 4);
+    is_known(&one, 4).await;
+    let status = ask(&one, "/v1/cluster/status").await.expect("a status");
+    let system = status["shards"].as_array().and_then(|shards| shards.iter().find(|one| one["shard"] == 0));
+    let down = if system.expect("there is one")["leader"] == 2 { 3 } else { 2 };
+    cluster.kill(down).await.expect("killed");
+    node(&one, &["drain", &down.to_string()]).await;
+    cluster.start_node(down).expect("started");
+    let there = endpoint_of(&mut cluster, down);
+    let has_heard = until(PATIENCE, async || {
+        let shards = ask(&there, "/v1/cluster/shards").await?;
+        let is_elsewhere =
+            |shard: &Value| shard["members"].as_array().is_some_and(|list| !list.contains(&json!(down)));
+        shards.as_array()?.iter().all(is_elsewhere).then_some(())
+    });
+    has_heard.await.expect("it hears that it holds nothing");
 }
 
 async fn a_removed_node_stops_and_says_why(engine: &str) {
