@@ -459,6 +459,10 @@ impl SharedState {
         self.change(|state| std::mem::take(&mut state.written))
     }
 
+    pub(crate) fn flush_all(&self) {
+        self.change(|state| state.memory.flush());
+    }
+
     /// Flushes some of what is not flushed yet.
     pub(crate) fn flush_some(&self, random: &mut Random) {
         self.change(|state| {
