@@ -183,8 +183,8 @@ impl Journal {
             self.buffer = Vec::new();
         }
         if begins {
-            // A segment that is emptied would leave no trace of what was in it, as long as `log/` has none of that in sorted files.
-            note(&self.log, NodeKind::Reached, self.last)?;
+            // One that is emptied is found at once.
+            self.settle()?;
         }
         Ok(())
     }
@@ -217,6 +217,11 @@ impl LogSink for Journal {
         self.append(batch.data())?;
         let written = self.log.write_opt(batch, &options::unlogged());
         written.map_err(|error| storage_error("writing the log", error))
+    }
+
+    /// A journal that loses its end leaves no trace of it, as long as `log/` has none of that in sorted files.
+    fn settle(&mut self) -> Result<(), StorageError> {
+        note(&self.log, NodeKind::Reached, self.last)
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ use super::format;
 
 /// One sync takes no more than this beside the oldest submission: what comes during it waits so long.
 const BATCH_BYTES_MAX: usize = 2 << 20;
+/// For so long what was written may not be settled.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 /// What a record counts for besides its bytes.
 const RECORD_BYTES: usize = 32;
 
@@ -52,6 +54,11 @@ pub enum LogEvent {
 pub trait LogSink: Send + 'static {
     /// Writes the batch atomically; it is on disk when the call returns `Ok`.
     fn write_synced(&mut self, batch: WriteBatch) -> Result<(), StorageError>;
+
+    /// Does for what was written what its answers need not wait for: now and then, and last.
+    fn settle(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
 }
 
 /// The thread that writes the log. It ends when every handle is dropped and all of it is written, or at
@@ -82,8 +89,10 @@ impl LogWriter {
         on_event: impl Fn(LogEvent) + Send + 'static,
     ) -> Result<(LogWriter, LogWriterHandle), StorageError> {
         let (submissions, receiver) = mpsc::channel();
-        let run =
-            move || Writer { sink, on_event, dropped_below: HashMap::new(), is_shared: false }.run(&receiver);
+        let run = move || {
+            Writer { sink, on_event, dropped_below: HashMap::new(), is_shared: false, unsettled: None }
+                .run(&receiver)
+        };
         let thread = thread::Builder::new().name("log-writer".to_owned()).spawn(run);
         let thread = thread.map_err(|error| StorageError::Io {
             what: "starting the log writer",
@@ -117,14 +126,23 @@ struct Writer<S, F: Fn(LogEvent)> {
     dropped_below: HashMap<ShardId, u64>,
     /// True if several shards shared the last sync.
     is_shared: bool,
+    /// When the first write was made that is not settled.
+    unsettled: Option<Instant>,
 }
 
 impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
     fn run(mut self, submissions: &Receiver<Submission>) {
+        if let Err(error) = self.write_all(submissions) {
+            (self.on_event)(LogEvent::Failed { error });
+            // Whatever waits is dropped, and so is whatever is still submitted.
+        }
+    }
+
+    fn write_all(&mut self, submissions: &Receiver<Submission>) -> Result<(), StorageError> {
         let mut waiting = VecDeque::new();
         loop {
             if waiting.is_empty() {
-                let Ok(first) = submissions.recv() else { return };
+                let Some(first) = self.next(submissions)? else { return Ok(()) };
                 waiting.push_back(first);
             }
             if self.is_shared {
@@ -133,12 +151,28 @@ impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
                 thread::yield_now();
             }
             waiting.extend(submissions.try_iter());
-            if let Err(error) = self.write(take_batch(&mut waiting)) {
-                (self.on_event)(LogEvent::Failed { error });
-                // Whatever waits is dropped with the receiver, and so is whatever is still submitted.
-                return;
+            self.write(take_batch(&mut waiting))?;
+            if self.unsettled.is_some_and(|since| since.elapsed() >= SETTLED_WITHIN) {
+                self.settle()?;
             }
         }
+    }
+
+    /// The next submission, if there will be one. While nobody waits, what was written is settled.
+    fn next(&mut self, submissions: &Receiver<Submission>) -> Result<Option<Submission>, StorageError> {
+        loop {
+            let Some(since) = self.unsettled else { return Ok(submissions.recv().ok()) };
+            match submissions.recv_timeout(SETTLED_WITHIN.saturating_sub(since.elapsed())) {
+                Ok(submission) => return Ok(Some(submission)),
+                Err(RecvTimeoutError::Timeout) => self.settle()?,
+                Err(RecvTimeoutError::Disconnected) => return self.settle().map(|()| None),
+            }
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), StorageError> {
+        self.unsettled = None;
+        self.sink.settle()
     }
 
     fn write(&mut self, submissions: Vec<Submission>) -> Result<(), StorageError> {
@@ -154,6 +188,7 @@ impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
         if records > 0 {
             let started = Instant::now();
             self.sink.write_synced(batch)?;
+            self.unsettled.get_or_insert(started);
             (self.on_event)(LogEvent::Synced { took: started.elapsed(), records });
         }
         for Submission { shard, token, .. } in submissions {

@@ -272,6 +272,39 @@ fn an_emptied_segment_is_damage() {
     }
 }
 
+/// Cut or zeroed behind any record: no crash takes what was settled.
+#[test]
+fn a_journal_that_ends_before_what_was_settled_is_damage() {
+    let live = Folder::new();
+    let mut journal = live.open();
+    let mut ends = Vec::new();
+    for key in 1..=10 {
+        journal.put(key, 3000);
+        ends.push(journal.offset);
+    }
+    journal.settle().unwrap();
+    let (whole, settled) = (fs::read(live.segment(1)).unwrap(), journal.last);
+    for end in &ends[..9] {
+        for is_cut in [true, false] {
+            let crashed = live.crashed();
+            let mut bytes = whole[..*end as usize].to_vec();
+            if !is_cut {
+                bytes.resize(whole.len(), 0);
+            }
+            fs::write(crashed.segment(1), bytes).unwrap();
+            assert!(crashed.damage().contains(&format!("and had record {settled}")));
+        }
+    }
+    journal.put(11, 3000);
+    let crashed = live.crashed();
+    fs::write(crashed.segment(1), whole).unwrap();
+    assert_eq!(
+        crashed.open().keys(),
+        (1..=10).collect::<Vec<_>>(),
+        "what was not settled may be a torn write"
+    );
+}
+
 #[test]
 fn a_segment_that_a_crash_left_unused_is_taken() {
     let live = Folder::new();

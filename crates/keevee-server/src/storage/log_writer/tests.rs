@@ -197,3 +197,34 @@ fn a_sync_is_bounded() {
     assert_eq!(arrived.iter().collect::<Vec<_>>(), [2, 2]);
     assert!(writer.join());
 }
+
+/// Tells the numbers of writes and of those that are settled.
+struct SettlingSink {
+    written: usize,
+    settled: Sender<usize>,
+}
+
+impl LogSink for SettlingSink {
+    fn write_synced(&mut self, _: WriteBatch) -> Result<(), StorageError> {
+        self.written += 1;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), StorageError> {
+        let _ = self.settled.send(self.written);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_was_written_is_settled_once_nobody_writes_and_at_the_end() {
+    let (settled_in, settled) = mpsc::channel();
+    let sink = SettlingSink { written: 0, settled: settled_in };
+    let (writer, handle) = LogWriter::start(sink, |_| {}).unwrap();
+    handle.submit(ShardId(1), vec![entry(1)], 1);
+    assert_eq!(settled.recv(), Ok(1));
+    handle.submit(ShardId(1), vec![entry(2)], 2);
+    drop(handle);
+    assert!(writer.join());
+    assert_eq!(settled.iter().collect::<Vec<_>>(), [2]);
+}
