@@ -15,6 +15,8 @@ use crate::load::wire::Wire;
 
 /// How long connecting to one node may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long one node may take to show that it is there.
+const LIFE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long one node may take to answer a question before the next is asked.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -81,6 +83,15 @@ async fn ask_one(
         return Err(unavailable("can't be reached"));
     };
     let (host, length) = (node.authority(), body.len());
+    // A process that stands still takes connections: what it was told to do nobody else could be told.
+    let is_alive = format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    if !matches!(
+        timeout_at(deadline.min(Instant::now() + LIFE_PATIENCE), exchange(&mut wire, is_alive.as_bytes()))
+            .await,
+        Ok(Ok(_))
+    ) {
+        return Err(unavailable("does not answer"));
+    }
     let request =
         format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n{body}");
     let changes_nothing = method == "GET";
@@ -117,6 +128,15 @@ mod tests {
         assert_eq!(problem(400, body), (ErrorKind::Invalid, "invalid: there are 3".to_owned()));
         let (_, message) = problem(502, b"<html>");
         assert!(message.contains("502"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_takes_connections_and_does_not_answer_is_told_nothing() {
+        let hung = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let nodes = [hung.local_addr().expect("bound").to_string().parse().expect("an endpoint")];
+        let api = Api { nodes: &nodes, timeout: Duration::from_millis(300) };
+        let failure = api.post::<serde_json::Value>("/v1/cluster/shards", "{}").await.unwrap_err();
+        assert_eq!(failure.code, 5, "{failure}");
     }
 
     #[tokio::test]

@@ -300,13 +300,13 @@ async fn wait(
             .map(|shard| shard.id)
             .collect();
         let is_new = epoch >= planned.epoch;
-        if is_new && open.is_empty() {
-            return Ok(());
-        }
         let done = planned.moves.len().saturating_sub(open.len());
         if is_new && done > told && client.output == Output::Text {
             told = done;
             println!("{done} of {} done", planned.moves.len());
+        }
+        if is_new && open.is_empty() {
+            return Ok(());
         }
         if Instant::now() >= until {
             return Err(Failure::other(format!(
