@@ -59,11 +59,17 @@ pub(crate) async fn take(api: &Api<'_>, folder: &Path) -> Result<Manifest, Failu
     let mut target = Target::create(folder).map_err(Failure::usage)?;
     // How far the shards' clocks are ahead of this machine's, as far as they have said.
     let (mut offset, mut ahead, mut last) = (0, AHEAD, String::new());
-    for _ in 0..ATTEMPTS_MAX {
+    let (mut attempts, mut since) = (0, Instant::now());
+    while attempts < ATTEMPTS_MAX && since.elapsed() < api.timeout {
+        attempts += 1;
         let map: Value = api.get("/v1/cluster/carp").await?;
         let view = CarpView::deserialize(&map).map_err(Failure::other)?;
         let time = wall_micros().saturating_add_signed(offset) + ahead.as_micros() as u64;
-        match take_at(api, &view, time, &mut target).await {
+        let progress = Arc::new(Progress::new());
+        let taken = take_at(api, &view, time, &mut target, &progress).await;
+        // Also of an attempt that is given up.
+        progress.bar.finish_and_clear();
+        match taken {
             Ok(shards) => {
                 let manifest = Manifest::new(status.cluster_id, time, shards, map);
                 let finished = spawn_blocking(move || target.finish(&manifest).map(|()| manifest)).await;
@@ -73,6 +79,10 @@ pub(crate) async fn take(api: &Api<'_>, folder: &Path) -> Result<Manifest, Failu
             Err(Lost::Retry { why, clock }) => {
                 target.clear();
                 last = why;
+                // What has begun may take as long as it takes, and again.
+                if progress.bytes.load(Ordering::Relaxed) > 0 {
+                    since = Instant::now();
+                }
                 if let Some(clock) = clock {
                     offset = clock.wrapping_sub(wall_micros()) as i64;
                 }
@@ -81,7 +91,7 @@ pub(crate) async fn take(api: &Api<'_>, folder: &Path) -> Result<Manifest, Failu
             }
         }
     }
-    let detail = format!("unavailable: no cut of all shards in {ATTEMPTS_MAX} attempts; the last: {last}");
+    let detail = format!("unavailable: no cut of all shards in {attempts} attempts; the last: {last}");
     Err(Failure::of_kind(ErrorKind::Unavailable, detail))
 }
 
@@ -96,20 +106,18 @@ async fn take_at(
     map: &CarpView,
     time: u64,
     target: &mut Target,
+    progress: &Arc<Progress>,
 ) -> Result<Vec<ShardEntry>, Lost> {
     let shards: Vec<&ShardView> = map.shards.iter().filter(|shard| shard.id != ShardId::SYSTEM).collect();
-    let progress = Arc::new(Progress::new(shards.len() as u64));
+    progress.bar.set_length(shards.len() as u64);
     // Dropped, it ends all of them.
     let mut cuts = JoinSet::new();
     for shard in &shards {
         let source = Source::new(api, map, shard, time);
-        let (file, progress) = (target.file(shard.id)?, Arc::clone(&progress));
+        let (file, progress) = (target.file(shard.id)?, Arc::clone(progress));
         cuts.spawn(async move { copy(source, file, &progress).await });
     }
-    let written = all_written(&mut cuts, &progress.bar).await;
-    // Also of an attempt that is given up.
-    progress.bar.finish_and_clear();
-    let written = written?;
+    let written = all_written(&mut cuts, &progress.bar).await?;
     check_slots(&written)?;
     let entry = |shard: &ShardView| {
         let Written { keys, bytes, digest, .. } = written.iter().find(|cut| cut.head.shard == shard.id)?;
@@ -157,8 +165,8 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(shards: u64) -> Progress {
-        let bar = shards_bar("backing up", shards);
+    fn new() -> Progress {
+        let bar = shards_bar("backing up", 0);
         Progress { bar, keys: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
@@ -207,11 +215,11 @@ impl Source {
     async fn open(&self) -> Result<AnswerBody, Lost> {
         let shard = self.shard;
         let path = format!("/v1/cluster/cut?shard={shard}&time={}", self.time);
-        let (mut hint, mut last) = (None::<Endpoint>, format!("shard {shard} is on no node with an address"));
+        let (mut hint, mut last) = (None::<Endpoint>, "nobody answers".to_owned());
         for asked in 0.. {
             let Some(node) = hint.take().or_else(|| self.nodes.get(asked % self.nodes.len().max(1)).cloned())
             else {
-                return Err(retry(last));
+                return Err(retry(format!("shard {shard} is on no node with an address")));
             };
             match timeout_at(self.deadline, ask(&node, &path)).await {
                 Ok(Ok(Ok(body))) => return Ok(body),
