@@ -81,9 +81,11 @@ impl ShardMap {
             let is_many = shard.id == ShardId::SYSTEM && rest >= SYSTEM_MEMBERS_ENOUGH;
             let is_spare = is_one_more || is_many || leaving.fewer_replicas && rest > 0;
             if to.is_none() && !is_spare {
-                let (shard, is_last) = (shard.id, leaving.fewer_replicas);
-                let nowhere = ChangeError::NowhereToGo { shard, node };
-                return Err(if is_last { ChangeError::LastReplica { shard, node } } else { nowhere });
+                let shard = shard.id;
+                return Err(match rest {
+                    0 => ChangeError::LastReplica { shard, node },
+                    _ => ChangeError::NowhereToGo { shard, node },
+                });
             }
             let one = Move { shard: shard.id, from: Some(node), to };
             next = next.move_replicas(&[one])?;
