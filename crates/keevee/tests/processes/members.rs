@@ -57,6 +57,17 @@ pub(crate) async fn is_known(there: &Endpoint, id: u64) {
     assert!(known.await.is_some(), "node {id} does not join");
 }
 
+/// Until the map that a node has says so of it.
+async fn hears_that_it_holds_nothing(there: &Endpoint, id: u64) {
+    let has_heard = until(PATIENCE, async || {
+        let shards = ask(there, "/v1/cluster/shards").await?;
+        let is_elsewhere =
+            |shard: &Value| shard["members"].as_array().is_some_and(|list| !list.contains(&json!(id)));
+        shards.as_array()?.iter().all(is_elsewhere).then_some(())
+    });
+    has_heard.await.expect("it hears that it holds nothing");
+}
+
 async fn nodes_are_added_and_the_first_is_removed_under_load(engine: &str) {
     let mut cluster = start(3, engine).await;
     let (one, two) = (endpoint_of(&mut cluster, 1), endpoint_of(&mut cluster, 2));
@@ -184,13 +195,7 @@ async fn a_node_frees_what_has_moved_away_and_may_get_it_back(engine: &str) {
     is_known(&one, 4).await;
     node(&one, &["replace", "2", "--with", "4"]).await;
     put(&there, "b", "late").await;
-    let is_told = until(PATIENCE, async || {
-        let shards = ask(&two, "/v1/cluster/shards").await?;
-        let is_elsewhere =
-            |shard: &Value| shard["members"].as_array().is_some_and(|list| !list.contains(&json!(2)));
-        shards.as_array()?.iter().all(is_elsewhere).then_some(())
-    });
-    is_told.await.expect("it hears that it holds nothing");
+    hears_that_it_holds_nothing(&two, 2).await;
     // What it has applied is in data/ then, where a crash could leave it in the log alone.
     cluster.stop_node(2, PATIENCE).await.expect("stopped");
     cluster.start_node(2).expect("started");
@@ -219,14 +224,7 @@ async fn a_node_that_was_down_hears_that_it_was_drained(engine: &str) {
     cluster.kill(down).await.expect("killed");
     node(&one, &["drain", &down.to_string()]).await;
     cluster.start_node(down).expect("started");
-    let there = endpoint_of(&mut cluster, down);
-    let has_heard = until(PATIENCE, async || {
-        let shards = ask(&there, "/v1/cluster/shards").await?;
-        let is_elsewhere =
-            |shard: &Value| shard["members"].as_array().is_some_and(|list| !list.contains(&json!(down)));
-        shards.as_array()?.iter().all(is_elsewhere).then_some(())
-    });
-    has_heard.await.expect("it hears that it holds nothing");
+    hears_that_it_holds_nothing(&endpoint_of(&mut cluster, down), down).await;
 }
 
 async fn a_removed_node_stops_and_says_why(engine: &str) {
