@@ -302,6 +302,22 @@ fn count_segments(folder: &Path, log: &Database) -> Result<u32, JournalError> {
     Ok(noted)
 }
 
+/// `log/` knows of a segment before anything is written to it, but from its write-ahead file alone, for a while: one that is cut
+/// or emptied looks like a shorter one.
+fn check_unknown(folder: &Path, store: StoreId, known: u32) -> Result<(), JournalError> {
+    let failed = |source| JournalError::Io { what: "reading", path: folder.to_owned(), source };
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".segment")?.parse::<u32>().ok());
+        let Some(number) = number.filter(|number| *number > known) else { continue };
+        if scan(folder, store, number, &mut Vec::new())? > 0 {
+            let cause = format!("there are records in {number}.segment, of which log/ does not know");
+            return Err(JournalError::Damaged(cause));
+        }
+    }
+    Ok(())
+}
+
 /// The sequence number up to which `log/` has what was journaled.
 fn read_journaled(log: &Database, read: &ReadOptions) -> Result<u64, StorageError> {
     Ok(read_mark(log, NodeKind::Journaled, read)?.unwrap_or(0))
@@ -331,15 +347,18 @@ impl Missing {
         for number in 1..=segments {
             seen = seen.max(scan(folder, store, number, &mut records)?);
         }
+        check_unknown(folder, store, segments)?;
         let applied = read_journaled(log, &Default::default())?;
-        let known = applied.max(read_mark(log, NodeKind::Reached, &Default::default())?.unwrap_or(0));
-        if seen < known {
-            let cause = format!("it ends at record {seen}, and had record {known}");
-            return Err(JournalError::Damaged(cause));
-        }
         records.retain(|record| record.sequence > applied);
         records.sort_unstable_by_key(|record| record.sequence);
         check_complete(&records, applied, seen)?;
+        // A record that `log/` knows to have been here was whole: what is left of it is no torn write.
+        let reached = read_mark(log, NodeKind::Reached, &Default::default())?.unwrap_or(0);
+        let (last, known) = (applied + records.len() as u64, applied.max(reached));
+        if last < known || seen < known {
+            let cause = format!("it ends at record {}, and had record {known}", last.min(seen));
+            return Err(JournalError::Damaged(cause));
+        }
         Ok(Missing { segments, records, applied, seen })
     }
 }

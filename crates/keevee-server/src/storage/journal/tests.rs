@@ -67,7 +67,8 @@ impl Folder {
     fn damage(&self) -> String {
         match self.open_as(STORE) {
             Err(JournalError::Damaged(cause)) => cause,
-            other => panic!("{other:?}"),
+            Err(other) => panic!("{other}"),
+            Ok(journal) => panic!("it opens, with {} as its last record", journal.last),
         }
     }
 
@@ -272,37 +273,57 @@ fn an_emptied_segment_is_damage() {
     }
 }
 
-/// Cut or zeroed behind any record: no crash takes what was settled.
+/// Cut or zeroed behind any sector, also in the middle of the last record: no crash takes what was settled.
 #[test]
 fn a_journal_that_ends_before_what_was_settled_is_damage() {
     let live = Folder::new();
     let mut journal = live.open();
-    let mut ends = Vec::new();
-    for key in 1..=10 {
-        journal.put(key, 3000);
-        ends.push(journal.offset);
-    }
+    (1..=4).for_each(|key| journal.put(key, 9000));
     journal.settle().unwrap();
     let (whole, settled) = (fs::read(live.segment(1)).unwrap(), journal.last);
-    for end in &ends[..9] {
+    for sectors in (0..journal.offset / SECTOR as u64).step_by(5) {
         for is_cut in [true, false] {
             let crashed = live.crashed();
-            let mut bytes = whole[..*end as usize].to_vec();
+            let mut bytes = whole[..(sectors as usize * SECTOR)].to_vec();
             if !is_cut {
                 bytes.resize(whole.len(), 0);
             }
             fs::write(crashed.segment(1), bytes).unwrap();
-            assert!(crashed.damage().contains(&format!("and had record {settled}")));
+            let cause = crashed.damage();
+            assert!(cause.contains(&format!("and had record {settled}")), "{sectors} sectors: {cause}");
         }
     }
-    journal.put(11, 3000);
+    journal.put(5, 3000);
     let crashed = live.crashed();
     fs::write(crashed.segment(1), whole).unwrap();
     assert_eq!(
         crashed.open().keys(),
-        (1..=10).collect::<Vec<_>>(),
+        (1..=4).collect::<Vec<_>>(),
         "what was not settled may be a torn write"
     );
+}
+
+/// `log/` knows how many segments there are from its write-ahead file alone, until that is written out.
+#[test]
+fn a_segment_with_records_of_which_the_log_does_not_know_is_damage() {
+    let live = Folder::new();
+    let mut journal = live.open();
+    let mut key = 0;
+    while journal.segments.len() < 2 || journal.offset == 0 {
+        key += 1;
+        journal.put(key, 3000);
+    }
+    let crashed = live.crashed();
+    let mut emptied = 0;
+    for path in crashed.files().into_keys() {
+        if path.extension().is_some_and(|extension| extension == "log") {
+            fs::write(crashed.path.join(path), "").unwrap();
+            emptied += 1;
+        }
+    }
+    assert_eq!(emptied, 1);
+    let cause = crashed.damage();
+    assert!(cause.contains("records in 2.segment, of which log/ does not know"), "{cause}");
 }
 
 #[test]
