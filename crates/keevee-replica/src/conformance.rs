@@ -99,6 +99,7 @@ macro_rules! conformance {
             a_crash_before_a_snapshot_is_in_force_leaves_the_old_state
             a_log_is_kept_behind_a_snapshot_until_its_receiver_has_caught_up
             a_replica_that_has_lost_its_state_is_rebuilt_within_its_log
+            a_replica_that_has_lost_its_state_is_rebuilt_by_a_leader_whose_log_it_has
             a_replica_that_has_lost_its_state_is_rebuilt_though_others_were_elected_meanwhile
             a_replica_that_has_lost_its_state_is_no_part_of_a_majority
             a_node_that_joins_takes_the_place_of_another
@@ -351,10 +352,8 @@ impl<'a, M: Maker> Cluster<'a, M> {
                 ids.iter().for_each(|alive| shard.vouch(now, NodeId(*alive)));
                 shard.tick(now).expect("memory does not fail");
                 shard.expire(now);
-                let mut others = ids.iter().filter(|other| **other != id);
-                if let Some(other) = others.nth(now.as_secs() as usize % ids.len().saturating_sub(1).max(1)) {
-                    shard.offer_snapshot(NodeId(*other));
-                }
+                let others = ids.iter().filter(|other| **other != id);
+                shard.offer_snapshots(&others.copied().map(NodeId).collect::<Vec<_>>());
                 if shard.needs_snapshot(now) {
                     shard.fetch_snapshot(now).expect("memory does not fail");
                 }

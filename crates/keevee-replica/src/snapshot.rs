@@ -102,6 +102,9 @@ pub(crate) struct Sending<S> {
     progress_at: Duration,
     /// What the receiver acknowledged of the log, as far as is known here.
     acknowledged: u64,
+    /// True if that was as much as is in the snapshot when it asked: it wants the state alone, and what it acknowledges says nothing
+    /// of what it still needs.
+    has_log: bool,
     /// The end of the log when the last chunk had been sent: who has so much has caught up.
     goal: Option<u64>,
 }
@@ -116,11 +119,13 @@ pub(crate) enum Answer {
 }
 
 impl<S: SnapshotSource> Sending<S> {
-    /// A snapshot of the state at an applied index: its first chunk is there at once.
+    /// A snapshot of the state at an applied index: its first chunk is there at once. The receiver is known to have acknowledged
+    /// so much of the log.
     pub(crate) fn new(
         now: Duration,
         snapshot: u64,
         index: u64,
+        acknowledged: u64,
         mark: Bytes,
         source: S,
         chunk_bytes: usize,
@@ -128,8 +133,9 @@ impl<S: SnapshotSource> Sending<S> {
         let (layout, records) = (S::LAYOUT, Vec::new());
         let last = SnapshotChunk { snapshot, number: 0, index, layout, records, digest: 0, mark: None };
         let source = Some(source);
+        let has_log = acknowledged >= index;
         let mut sending =
-            Sending { source, mark, chunk_bytes, last, progress_at: now, acknowledged: 0, goal: None };
+            Sending { source, mark, chunk_bytes, last, progress_at: now, acknowledged, has_log, goal: None };
         sending.read(0)?;
         Ok(sending)
     }
@@ -186,7 +192,7 @@ impl<S: SnapshotSource> Sending<S> {
     /// it has caught up, or has not been heard of for long.
     pub(crate) fn is_needed(&mut self, now: Duration, acknowledged: Option<u64>, last: u64) -> bool {
         let is_sent = self.source.is_none();
-        let Some(acknowledged) = acknowledged else {
+        let Some(acknowledged) = acknowledged.filter(|_| !self.has_log) else {
             let kept_for = if is_sent { KEPT_FOR_AT_FOLLOWERS } else { KEPT_FOR };
             return now < self.progress_at + kept_for;
         };
@@ -378,7 +384,7 @@ mod tests {
     }
 
     fn sending() -> Sending<Source> {
-        Sending::new(Duration::ZERO, 9, 100, "mark".into(), Source(records()), 1).expect("no disk")
+        Sending::new(Duration::ZERO, 9, 100, 0, "mark".into(), Source(records()), 1).expect("no disk")
     }
 
     fn receiving() -> Receiving<Target> {

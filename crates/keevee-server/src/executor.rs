@@ -624,11 +624,9 @@ impl Executor {
         });
     }
 
-    /// Whom a replica that has lost its state may ask for another's: each that is there in turn, since it hears nobody say who
-    /// has one.
+    /// Whom a replica that has lost its state may ask for another's: all that are there, since it hears nobody say who has one.
     fn offer_snapshots(&mut self, now: Duration) {
         let map = self.directory.map();
-        let turn = now.as_secs() as usize;
         for (id, Hosted { replica, told_at, .. }) in &mut self.shards {
             if !replica.is_rebuilding() {
                 continue;
@@ -643,10 +641,7 @@ impl Executor {
             }
             let members = map.shard(*id).map_or(&[][..], |shard| &shard.members);
             let is_there = |node: &NodeId| *node != self.node && self.transport.is_reachable(*node);
-            let others: Vec<NodeId> = members.iter().copied().filter(is_there).collect();
-            if !others.is_empty() {
-                replica.offer_snapshot(others[turn % others.len()]);
-            }
+            replica.offer_snapshots(&members.iter().copied().filter(is_there).collect::<Vec<_>>());
         }
     }
 

@@ -162,7 +162,7 @@ impl LogLength {
 
 impl<E: Engine, S: StateStore> Shard<E, S> {
     /// The state is lost: nothing of it may be served. To be said of a replica that was just opened, by an engine that takes
-    /// all below its log for applied. From now on it is deaf until it has another's: see [`Shard::offer_snapshot`].
+    /// all below its log for applied. From now on it is deaf until it has another's: see [`Shard::offer_snapshots`].
     pub fn lose_state(&mut self) {
         self.snapshots.is_lost = true;
     }
@@ -172,10 +172,15 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         self.snapshots.is_lost
     }
 
-    /// Names a node that may have a snapshot, to a replica that has lost its state and hears nobody say so.
-    pub fn offer_snapshot(&mut self, by: NodeId) {
-        if self.snapshots.is_lost && !self.snapshots.is_adopting() {
-            self.snapshots.offered(by, self.meta.applied);
+    /// Names the nodes that may have a snapshot, to a replica that has lost its state and hears nobody say so. Each time it asks, it
+    /// is another one's turn.
+    pub fn offer_snapshots(&mut self, by: &[NodeId]) {
+        let turn = self.snapshots.next_number as usize;
+        if self.snapshots.is_lost
+            && !self.snapshots.is_adopting()
+            && let Some(by) = by.get(turn % by.len().max(1))
+        {
+            self.snapshots.offered(*by, self.meta.applied);
         }
     }
 
@@ -301,7 +306,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
             Some(sending) if sending.snapshot() == snapshot => sending.answer(now, chunk)?,
             // It comes late, or is asked again.
             Some(sending) if sending.is_under_way(now) => Answer::Ignored,
-            _ if chunk == 0 && self.meta.applied > 0 => match self.begin_sending(now, snapshot) {
+            _ if chunk == 0 && self.meta.applied > 0 => match self.begin_sending(now, to, snapshot) {
                 Ok(sending) => {
                     let first = sending.last();
                     self.snapshots.sending.insert(to, sending);
@@ -322,11 +327,18 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         Ok(())
     }
 
-    fn begin_sending(&mut self, now: Duration, snapshot: u64) -> Result<Sending<S::Source>, StorageError> {
+    fn begin_sending(
+        &mut self,
+        now: Duration,
+        to: NodeId,
+        snapshot: u64,
+    ) -> Result<Sending<S::Source>, StorageError> {
         let index = self.meta.applied;
+        let known = self.engine.status().acknowledged.into_iter().find(|(node, _)| *node == to);
+        let acknowledged = known.map_or(0, |(_, acknowledged)| acknowledged);
         let mark = self.engine.snapshot_mark(index)?;
         let (source, chunk_bytes) = (self.state.snapshot()?, self.bounds.snapshot_chunk_bytes);
-        Sending::new(now, snapshot, index, mark, source, chunk_bytes)
+        Sending::new(now, snapshot, index, acknowledged, mark, source, chunk_bytes)
     }
 
     /// What waits here is answered before the replica is deaf.

@@ -1,20 +1,22 @@
 //! Nodes whose applied state is damaged on the disk: they find it, serve nothing of it, and are rebuilt by the others.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keevee_client::{Connection, Consistency};
 use keevee_cluster::{TemporaryCluster, until};
 
 use crate::joining::ask;
 use crate::load::{Load, all_there};
-use crate::snapshots::{fill, holds, start_with_short_logs};
+use crate::snapshots::{fill, holds, incoming, last_of, logs_begin_later, start_with_short_logs};
 use crate::{PATIENCE, catches_up, client, client_of, endpoint_of, others, put, start};
 
 with_both_engines! {
     a_flipped_bit_in_a_followers_state_is_found_and_made_good
     a_flipped_bit_in_a_leaders_state_is_found_and_made_good
+    a_flipped_bit_in_a_snapshot_is_found_and_made_good
     a_state_that_can_not_be_opened_is_rebuilt
     the_only_state_there_is_is_not_given_up
     what_all_nodes_have_damaged_is_kept
@@ -37,11 +39,16 @@ async fn flip(cluster: &mut TemporaryCluster, id: u64) {
     });
     for path in files.await.expect("the state is flushed") {
         // A compaction may have removed it.
-        let Ok(file) = fs::File::options().read(true).write(true).open(&path) else { continue };
-        let (place, mut byte) = (file.metadata().expect("a size").len() / 3, [0]);
-        file.read_exact_at(&mut byte, place).expect("a byte");
-        file.write_all_at(&[byte[0] ^ 1], place).expect("flipped");
+        let _ = flip_in(&path);
     }
+}
+
+/// Flips a bit in a file, where its records are.
+fn flip_in(path: &Path) -> io::Result<()> {
+    let file = fs::File::options().read(true).write(true).open(path)?;
+    let (place, mut byte) = (file.metadata()?.len() / 3, [0]);
+    file.read_exact_at(&mut byte, place)?;
+    file.write_all_at(&[byte[0] ^ 1], place)
 }
 
 /// How often the data shard's replica of a node was rebuilt since it began anew; `None` while it does not answer.
@@ -127,6 +134,44 @@ async fn a_flipped_bit_is_found_and_made_good(engine: &str, is_leader: bool) {
     cluster.start_node(struck).expect("started");
     catches_up(&client_of(&mut cluster, struck), "last", "one").await;
     holds(&mut cluster, struck, &kept).await;
+}
+
+async fn a_flipped_bit_in_a_snapshot_is_found_and_made_good(engine: &str) {
+    // Some seconds for what is written here.
+    let mut cluster = start_with_short_logs(engine, "snapshot_bytes_per_second = 1048576\n").await;
+    let away = 3;
+    let mut kept = fill(&mut cluster, "before", 300).await;
+    cluster.kill(away).await.expect("killed");
+    let last = last_of(&mut cluster, 1).await;
+    kept.extend(fill(&mut cluster, "meanwhile", 50).await);
+    logs_begin_later(&mut cluster, last, away).await;
+    let folder = incoming(&mut cluster, away);
+    cluster.start_node(away).expect("started");
+    // What has come so far, while the rest is on its way.
+    let flipped = until(PATIENCE, async || {
+        let path = fs::read_dir(&folder).ok()?.next()?.ok()?.path();
+        let is_begun = fs::metadata(&path).is_ok_and(|found| found.len() > 100_000);
+        (is_begun && flip_in(&path).is_ok()).then_some(())
+    });
+    assert!(flipped.await.is_some(), "no snapshot is on its way");
+    let node = client_of(&mut cluster, away);
+    let found = until(PATIENCE, async || {
+        for (key, value) in &kept {
+            if let Ok(found) = node.get(key.as_bytes(), Consistency::Linearizable).await {
+                assert_eq!(found.map(|found| found.bytes), Some(value.clone().into()), "{key}");
+            }
+            // Nothing at all, before there is a snapshot, or what was written.
+            if let Ok(Some(found)) = node.get(key.as_bytes(), Consistency::Stale).await {
+                assert_eq!(found.bytes, value, "{key}");
+            }
+        }
+        rebuilt(&mut cluster, away).await.filter(|count| *count > 0)
+    });
+    assert!(found.await.is_some(), "the damage is not found, or not made good");
+    put(&client(cluster.endpoints()), "last", "one").await;
+    catches_up(&node, "last", "one").await;
+    holds(&mut cluster, away, &kept).await;
+    agree(&mut cluster).await;
 }
 
 async fn a_state_that_can_not_be_opened_is_rebuilt(engine: &str) {

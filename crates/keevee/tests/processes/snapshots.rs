@@ -107,7 +107,7 @@ async fn a_node_that_was_away_for_longer_than_logs_last_goes_on_from_a_snapshot(
 }
 
 /// Where a node gathers a snapshot of the data shard that is on its way.
-fn incoming(cluster: &mut TemporaryCluster, id: u64) -> PathBuf {
+pub(crate) fn incoming(cluster: &mut TemporaryCluster, id: u64) -> PathBuf {
     cluster.node(id).expect("a node").config().with_file_name("data").join("incoming/1")
 }
 

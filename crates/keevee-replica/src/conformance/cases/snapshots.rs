@@ -172,6 +172,22 @@ pub fn a_replica_that_has_lost_its_state_is_rebuilt_within_its_log<M: Maker>(mak
     is_rebuilt(&mut cluster, follower);
 }
 
+pub fn a_replica_that_has_lost_its_state_is_rebuilt_by_a_leader_whose_log_it_has<M: Maker>(maker: &M) {
+    let (mut cluster, leader, follower) = led_with_short_logs(maker);
+    cluster.lose_state(follower, 2);
+    let gone = (1..=3).find(|node| ![leader, follower].contains(node)).expect("a third");
+    cluster.nodes.remove(&gone);
+    // It has acknowledged all that is in the snapshot, and the leader looks now and then who needs what it sends.
+    cluster.lost_chunk = Some(1);
+    for _ in 0..200 {
+        cluster.elapse(Duration::from_millis(20));
+        cluster.flush();
+    }
+    assert!(!cluster.nodes[&follower].shard.is_rebuilding());
+    holds_all(&mut cluster, follower);
+    assert_eq!(cluster.chunks.iter().filter(|number| **number == 0).count(), 1, "one snapshot was enough");
+}
+
 pub fn a_replica_that_has_lost_its_state_is_rebuilt_though_others_were_elected_meanwhile<M: Maker>(
     maker: &M,
 ) {
