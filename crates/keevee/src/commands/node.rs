@@ -244,7 +244,11 @@ async fn change(
 ) -> Result<Planned, Failure> {
     let ChangeArguments { node, dry_run, no_wait, patience, client } = arguments;
     body["dry_run"] = json!(dry_run);
-    let planned: Planned = api(client).post(&format!("{PATH}/{node}/{what}"), &body.to_string()).await?;
+    let (path, body) = (format!("{PATH}/{node}/{what}"), body.to_string());
+    let planned: Planned = match dry_run {
+        true => api(client).post_in_vain(&path, &body).await?,
+        false => api(client).post(&path, &body).await?,
+    };
     if client.output == Output::Text {
         tell(*node, what, &planned);
     }
