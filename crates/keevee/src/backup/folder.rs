@@ -31,6 +31,8 @@ const PIECE_BYTES: usize = 256 << 10;
 pub(crate) enum FolderError {
     #[error("{} is there already, and not empty: name a new folder", .0.display())]
     NotEmpty(PathBuf),
+    #[error("{} has what is left of a backup that was not finished: remove it, or name a new folder", .0.display())]
+    Unfinished(PathBuf),
     #[error("{} has no {MANIFEST}: it is no backup, or one that was not finished", .0.display())]
     NoManifest(PathBuf),
     #[error("{}: {cause}; take another backup", .path.display())]
@@ -137,7 +139,14 @@ impl Target {
     /// Makes the folder, unless there is an empty one.
     pub(crate) fn create(path: &Path) -> Result<Target, FolderError> {
         let exists = path.try_exists().map_err(at(path))?;
-        if exists && fs::read_dir(path).map_err(at(path))?.next().is_some() {
+        let found = if exists { fs::read_dir(path).map_err(at(path))?.collect() } else { Vec::new() };
+        let is_partial = |entry: &io::Result<fs::DirEntry>| {
+            entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(PARTIAL))
+        };
+        if found.iter().any(is_partial) {
+            return Err(FolderError::Unfinished(path.to_owned()));
+        }
+        if !found.is_empty() {
             return Err(FolderError::NotEmpty(path.to_owned()));
         }
         fs::create_dir_all(path).map_err(at(path))?;

@@ -55,13 +55,16 @@ fn retry(why: impl ToString) -> Lost {
 
 /// Takes a backup into a folder, which is new or empty.
 pub(crate) async fn take(api: &Api<'_>, folder: &Path) -> Result<Manifest, Failure> {
+    let (mut attempts, mut since) = (0, Instant::now());
     let status: NodeStatus = api.get("/v1/cluster/status").await?;
     let mut target = Target::create(folder).map_err(Failure::usage)?;
     // How far the shards' clocks are ahead of this machine's, as far as they have said.
-    let (mut offset, mut ahead, mut last) = (0, AHEAD, String::new());
-    let (mut attempts, mut since) = (0, Instant::now());
-    while attempts < ATTEMPTS_MAX && since.elapsed() < api.timeout {
+    let (mut offset, mut ahead, mut last) = (0, AHEAD, "nobody was asked".to_owned());
+    while attempts < ATTEMPTS_MAX
+        && let Some(left) = api.timeout.checked_sub(since.elapsed())
+    {
         attempts += 1;
+        let api = &Api { timeout: left, ..*api };
         let map: Value = api.get("/v1/cluster/carp").await?;
         let view = CarpView::deserialize(&map).map_err(Failure::other)?;
         let time = wall_micros().saturating_add_signed(offset) + ahead.as_micros() as u64;
@@ -79,8 +82,8 @@ pub(crate) async fn take(api: &Api<'_>, folder: &Path) -> Result<Manifest, Failu
             Err(Lost::Retry { why, clock }) => {
                 target.clear();
                 last = why;
-                // What has begun may take as long as it takes, and again.
-                if progress.bytes.load(Ordering::Relaxed) > 0 {
+                // Once cuts of all shards have begun they may take as long as they take, and again.
+                if progress.have_all_begun() {
                     since = Instant::now();
                 }
                 if let Some(clock) = clock {
@@ -160,6 +163,8 @@ fn check_slots(written: &[Written]) -> Result<(), Lost> {
 /// What is drawn while it goes on.
 struct Progress {
     bar: ProgressBar,
+    /// Of how many shards a cut has begun to come.
+    begun: AtomicU64,
     keys: AtomicU64,
     bytes: AtomicU64,
 }
@@ -167,7 +172,11 @@ struct Progress {
 impl Progress {
     fn new() -> Progress {
         let bar = shards_bar("backing up", 0);
-        Progress { bar, keys: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+        Progress { bar, begun: AtomicU64::new(0), keys: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    }
+
+    fn have_all_begun(&self) -> bool {
+        self.bar.length() == Some(self.begun.load(Ordering::Relaxed))
     }
 
     fn add(&self, keys: u64, bytes: u64) {
@@ -278,6 +287,7 @@ async fn ask(node: &Endpoint, path: &str) -> Result<Result<AnswerBody, Problem>,
 /// Copies a cut into its file.
 async fn copy(source: Source, mut file: CutFile, progress: &Progress) -> Result<Written, Lost> {
     let mut body = source.open().await?;
+    progress.begun.fetch_add(1, Ordering::Relaxed);
     loop {
         let bytes = match timeout(STALLED, body.next()).await {
             Ok(Ok(Some(bytes))) => bytes,

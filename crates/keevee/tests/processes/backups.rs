@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use keevee_client::{Client, Connection, Expiry, Scan, Write};
-use keevee_cluster::{TemporaryCluster, until};
+use keevee_cluster::{Choices, Layout, TemporaryCluster, until};
 use keevee_core::cut::{CutError, Decoder};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -27,6 +27,7 @@ with_both_engines! {
     a_backup_under_load_is_restored_into_other_shards
     a_backup_that_is_damaged_is_refused_before_anything_is_written
     a_leader_that_is_killed_makes_no_wrong_backup
+    a_backup_without_one_of_the_shards_ends_within_its_timeout
     a_node_stops_though_nobody_reads_its_cut
 }
 
@@ -287,6 +288,28 @@ async fn a_leader_that_is_killed_makes_no_wrong_backup(engine: &str) {
         let found = held.get(format!("key-{number}").as_bytes()).map(|(found, _)| &found[..]);
         assert_eq!(found, Some(value.as_bytes()), "key-{number}");
     }
+}
+
+async fn a_backup_without_one_of_the_shards_ends_within_its_timeout(engine: &str) {
+    // One replica of each: a node takes its shards with it, and the others go on.
+    let layout = Layout::Shared { shards: 3, replicas: Some(1) };
+    let consensus = Some(engine.to_owned());
+    let choices = Choices { consensus, peer_transport: None, layout: Some(layout) };
+    let mut cluster = TemporaryCluster::start_with(program(), 3, &choices).await.expect("a cluster");
+    let client = routing_client(cluster.endpoints());
+    for number in 0..100 {
+        put(&client, &format!("key-{number}"), "value").await;
+    }
+    let map = ask(&endpoint_of(&mut cluster, 1), "/v1/cluster/carp").await.expect("a map");
+    let shards = map["shards"].as_array().expect("shards");
+    let first = shards.iter().find(|shard| shard["id"] == 1).expect("a shard");
+    cluster.kill(first["members"][0].as_u64().expect("a node")).await.expect("killed");
+    let (_parent, path) = folder();
+    let arguments = ["backup", "--to", text(&path), "--timeout", "2s"];
+    let (code, _, stderr) = block_in_place(|| run(&cluster, &arguments));
+    // What came of the other shards meanwhile is no reason to go on.
+    assert!(code == 5 && stderr.contains("no cut of all shards in 1 attempts"), "{code}: {stderr}");
+    assert!(!path.exists());
 }
 
 async fn a_node_stops_though_nobody_reads_its_cut(engine: &str) {

@@ -96,6 +96,9 @@ fn a_folder_that_is_not_empty_is_left_alone() {
     let (_parent, path) = backup();
     assert!(matches!(Target::create(&path), Err(FolderError::NotEmpty(_))));
     assert_eq!(read(&path).expect("as it was").len(), 20);
+    // What a killed backup leaves is told from a user's files.
+    fs::write(path.join("shard-9.cut.partial"), "").expect("written");
+    assert!(matches!(Target::create(&path), Err(FolderError::Unfinished(_))));
 }
 
 #[test]
