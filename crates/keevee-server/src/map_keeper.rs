@@ -154,7 +154,9 @@ pub(crate) struct MapKeeper {
 impl MapKeeper {
     /// Runs until the node must stop: why.
     pub(crate) async fn run(self) -> ServerError {
-        let (mut is_asked, mut told_at) = (false, Instant::now());
+        // What the replica here says is of the time at which this node ended, until the shard itself has answered: others may have
+        // its replica meanwhile.
+        let (mut is_asked, mut is_sure, mut told_at) = (false, false, Instant::now());
         loop {
             let look = self.node.directory().begin_look();
             if let Err(error) = self.look_ahead().await {
@@ -162,10 +164,11 @@ impl MapKeeper {
             }
             let is_here = self.node.hosts(ShardId::SYSTEM);
             // Somebody knows of a newer map: the replica here may not have it yet.
-            let consistency =
-                if is_here && !is_asked { Consistency::Stale } else { Consistency::Linearizable };
+            let is_stale_enough = is_here && is_sure && !is_asked;
+            let consistency = if is_stale_enough { Consistency::Stale } else { Consistency::Linearizable };
             let found = read(&self.node, consistency).await;
             let is_answered = found.is_ok();
+            is_sure |= is_answered;
             match found {
                 Ok(Some((map, _))) => {
                     if let Err(error) = self.look_at(map).await {
@@ -178,14 +181,12 @@ impl MapKeeper {
             self.node.directory().end_look(look);
             let directory = self.node.directory();
             // A replica that left the system shard while it was quiesced, and missed the word, knows a leader for ever.
-            let is_told = directory.leader(ShardId::SYSTEM).is_some() && !directory.is_behind();
-            let (is_told, patience) =
-                if is_here { (is_told, PATIENCE) } else { (is_answered, Duration::ZERO) };
-            if is_told {
+            let follows = || directory.leader(ShardId::SYSTEM).is_some() && !directory.is_behind();
+            let is_told = if is_here { is_sure && follows() } else { is_answered };
+            let patience = if is_here && is_sure { PATIENCE } else { Duration::ZERO };
+            if is_told || told_at.elapsed() >= patience {
                 told_at = Instant::now();
-            } else if told_at.elapsed() >= patience {
-                told_at = Instant::now();
-                if let Err(error) = self.ask_others().await {
+                if !is_told && let Err(error) = self.ask_others().await {
                     return error;
                 }
             }
