@@ -1,6 +1,7 @@
 //! `keevee.toml`: what a node must be told. What it must never forget is in its data folder instead.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,8 +34,9 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// Which node of it.
     pub node: NodeConfig,
-    /// Where every node of the cluster is, this one included.
-    #[serde(rename = "member")]
+    /// Where every node of the cluster is, this one included. A node that joins may leave it out: it asks, and is reached where
+    /// it listens.
+    #[serde(rename = "member", default)]
     pub members: Vec<MemberConfig>,
     /// How leaders are kept and replaced.
     #[serde(default)]
@@ -418,8 +420,23 @@ impl Config {
         if ids.windows(2).any(|pair| pair[0] == pair[1]) || ids.contains(&0) {
             return Err("each [[member]] needs an id of its own, from 1".to_owned());
         }
-        if !ids.contains(&self.node.id) {
+        if self.node.id == 0 {
+            return Err("[node] id must be at least 1".to_owned());
+        }
+        if !ids.is_empty() && !ids.contains(&self.node.id) {
             return Err(format!("[node] id = {} is none of the [[member]]s: {ids:?}", self.node.id));
+        }
+        let NodeConfig { http, peer, .. } = &self.node;
+        let reaches_nobody = |address: &&String| {
+            address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
+        };
+        if ids.is_empty()
+            && let Some(address) = [http, peer].into_iter().find(reaches_nobody)
+        {
+            let node = self.node.id;
+            return Err(format!(
+                "nobody reaches node {node} at {address}: say in a [[member]] with this id where others reach it"
+            ));
         }
         if self.cluster.secret.len() < 16 {
             return Err("[cluster] secret needs at least 16 characters".to_owned());
@@ -540,9 +557,24 @@ mod tests {
         parse(&format!("{GOOD}\n[limits]\n{limits}")).unwrap();
     }
 
+    /// Without `[[member]]`s.
+    fn alone() -> String {
+        GOOD[..GOOD.find("[[member]]").unwrap()].to_owned()
+    }
+
+    #[test]
+    fn a_node_that_joins_need_not_know_the_members() {
+        let config = parse(&alone()).unwrap();
+        let own = config.own_node(StoreId(Uuid::from_u128(1)));
+        assert_eq!((own.http.as_str(), own.peer.as_str()), ("127.0.0.1:8001", "127.0.0.1:9001"));
+    }
+
     #[test]
     fn contradictions_are_refused() {
         let wrong = [
+            (alone().replace("id = 1", "id = 0"), "[node] id must be at least 1"),
+            (alone().replace("127.0.0.1:9001", "0.0.0.0:9001"), "nobody reaches node 1 at 0.0.0.0:9001"),
+            (alone().replace("127.0.0.1:8001", "[::]:8001"), "nobody reaches node 1 at [::]:8001"),
             (GOOD.replace("[node]\n        id = 1", "[node]\n        id = 2"), "none of the [[member]]s"),
             (GOOD.replace("a secret of sixteen", "short"), "at least 16"),
             (format!("{GOOD}\n[engine]\nheartbeat_ms = 700"), "2 * heartbeat_ms"),

@@ -39,7 +39,7 @@ const ASKED_AGAIN: Duration = Duration::from_secs(1);
 Examples:
   keevee server --config ./tmp/data/node1/keevee.toml
   keevee server --config keevee.toml --join 10.0.0.1:8001
-      a new node: its configuration has the cluster's id and secret, and itself as the only [[member]]
+      a new node: its configuration has the cluster's id and secret, and an id and addresses of its own
   keevee server --config keevee.toml --log-level debug --log-format json
   KEEVEE_LOG=info,keevee_server=trace keevee server --config keevee.toml
 

@@ -49,9 +49,7 @@ impl Joiner {
         let port = |listener: &std::net::TcpListener| listener.local_addr().expect("bound").port();
         let (http, peer) = (port(&http), port(&peer));
         let addresses = format!("http = \"127.0.0.1:{http}\"\npeer = \"127.0.0.1:{peer}\"\n");
-        let text = format!(
-            "[cluster]\n{cluster}\n{secret}\n[node]\nid = {id}\ndata = \"data\"\n{addresses}[[member]]\nid = {id}\n{addresses}"
-        );
+        let text = format!("[cluster]\n{cluster}\n{secret}\n[node]\nid = {id}\ndata = \"data\"\n{addresses}");
         let config = folder.path().join("keevee.toml");
         fs::write(&config, text).expect("written");
         Joiner { config, http, peer, child: None, _folder: folder }
