@@ -1,7 +1,7 @@
 //! `keevee verify`: real processes under faults, and a proof that nothing is lost. A cluster of its own, clients of all
 //! protocols, faults drawn from a seed, and in the end a verdict over everything the clients were told.
 //!
-//! [`schedule`] says which faults come, [`inflict`] does them to the [`nodes`] and their [`network`]; [`clients`] and [`callers`] are the load, whose
+//! [`schedule`] says which faults come, [`inflict`] (with [`rot`]) does them to the [`nodes`] and their [`network`]; [`clients`] and [`callers`] are the load, whose
 //! [`history`] the [`verdict`] is on; [`report`] and [`mod@page`] tell of it. The simulator (`keevee-verify`) tries far more
 //! schedules, of the same code without its disks, sockets and processes; this is for what only those can show.
 
@@ -13,6 +13,7 @@ mod network;
 mod nodes;
 mod page;
 mod report;
+mod rot;
 mod schedule;
 mod timeline;
 mod verdict;

@@ -102,7 +102,12 @@ impl Nodes {
                 happened = self.cluster.stop_node(target, STOP_PATIENCE).await? == Ending::Graceful;
             }
             Kind::RollingRestart => happened = self.restart_all().await?,
-            Kind::Members => happened = self.change_members(target).await?,
+            Kind::Members => {
+                happened = self.change_members(target, "drain").await?;
+                happened &= self.change_members(target, "add").await?;
+            }
+            Kind::FlipLog => happened = self.flip_log(target).await?,
+            Kind::FlipData => happened = self.flip_data(target).await?,
             Kind::PowerLoss => self.disks.values().try_for_each(|disk| disk.set(Bad::DropUnsynced))?,
             Kind::FailSync => self.disks[&target].set(Bad::FailSync)?,
             Kind::StallSync => self.disks[&target].set(Bad::StallSync(STALL))?,
@@ -130,7 +135,7 @@ impl Nodes {
             Kind::Isolate | Kind::Split | Kind::OneWay | Kind::Partial | Kind::SlowLink => {
                 self.network.heal();
             }
-            Kind::RollingRestart | Kind::Members => {}
+            Kind::RollingRestart | Kind::Members | Kind::FlipLog | Kind::FlipData => {}
             Kind::PowerLoss => self.cut_power().await?,
             // It is waited for until it has ended, which it may not do before another fault has.
             Kind::FailSync => return Ok(()),
@@ -169,7 +174,7 @@ impl Nodes {
         let ids = self.ids();
         match planned.target {
             // One that holds nothing writes nothing.
-            Target::Node(at) if !planned.kind.needs_shim() => ids[at % ids.len()],
+            Target::Node(at) if !planned.kind.needs_replicas() => ids[at % ids.len()],
             Target::Node(_) | Target::Leader => {
                 leaders.get(planned.other % leaders.len().max(1)).copied().unwrap_or(ids[0])
             }
@@ -246,26 +251,21 @@ impl Nodes {
         }
     }
 
-    /// Moves all replicas off a node, and its share back onto it. False if nothing moved.
-    async fn change_members(&mut self, node: u64) -> Result<bool, Failure> {
+    /// Moves all replicas off a node (`drain`), or its share onto it (`add`). False if nothing moved.
+    pub(super) async fn change_members(&mut self, node: u64, what: &str) -> Result<bool, Failure> {
         let endpoints = self.http();
         let api = Api { nodes: &endpoints, timeout: PATIENCE };
-        let mut happened = true;
-        for what in ["drain", "add"] {
-            let path = format!("/v1/cluster/nodes/{node}/{what}");
-            let change: Change = api.post(&path, &json!({}).to_string()).await?;
-            happened &= !change.moves.is_empty();
-            let done = until(PATIENCE, async || {
-                let map: CarpView = api.get("/v1/cluster/carp").await.ok()?;
-                // A node that answers may not know of the change yet.
-                let is_done =
-                    map.epoch >= change.epoch && map.shards.iter().all(|shard| shard.next.is_none());
-                is_done.then_some(())
-            });
-            if done.await.is_none() {
-                return Err(Failure::other(format!("a change of members is not done within {PATIENCE:?}")));
-            }
+        let path = format!("/v1/cluster/nodes/{node}/{what}");
+        let change: Change = api.post(&path, &json!({}).to_string()).await?;
+        let done = until(PATIENCE, async || {
+            let map: CarpView = api.get("/v1/cluster/carp").await.ok()?;
+            // A node that answers may not know of the change yet.
+            let is_done = map.epoch >= change.epoch && map.shards.iter().all(|shard| shard.next.is_none());
+            is_done.then_some(())
+        });
+        if done.await.is_none() {
+            return Err(Failure::other(format!("a change of members is not done within {PATIENCE:?}")));
         }
-        Ok(happened)
+        Ok(!change.moves.is_empty())
     }
 }

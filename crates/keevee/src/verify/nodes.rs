@@ -14,7 +14,6 @@ use serde::Deserialize;
 use tokio::net::TcpSocket;
 
 use super::network::Network;
-use super::schedule::Kind;
 use crate::api::Api;
 use crate::failure::Failure;
 
@@ -60,7 +59,7 @@ impl Nodes {
         let needs_shim = asked.kinds.iter().any(|kind| kind.needs_shim());
         let shim = if needs_shim { Some(Shim::install(folder)?) } else { None };
         // With more nodes than replicas, all can leave one.
-        let count = asked.nodes as u16 + u16::from(asked.kinds.contains(&Kind::Members));
+        let count = asked.nodes as u16 + u16::from(asked.kinds.iter().any(|kind| kind.moves_replicas()));
         let folder = folder.join("cluster");
         let mut tries = 1;
         loop {

@@ -58,6 +58,10 @@ pub(crate) enum Kind {
     FullDisk,
     /// A node's clock jumps, ahead or back, and later back again
     ClockJump,
+    /// A bit of a node's log is wrong: the others do without it until it is right, and it joins anew
+    FlipLog,
+    /// A bit flips in each file of a node's applied state, which it gives up and has from the others
+    FlipData,
 }
 
 impl Kind {
@@ -71,17 +75,33 @@ impl Kind {
                 | Kind::LowDisk
                 | Kind::FullDisk
                 | Kind::ClockJump
+                | Kind::FlipLog
         )
+    }
+
+    /// True if it shows only on a node that has replicas.
+    pub(crate) fn needs_replicas(self) -> bool {
+        self.needs_shim() || self == Kind::FlipData
+    }
+
+    /// True if all replicas leave a node for it.
+    pub(crate) fn moves_replicas(self) -> bool {
+        matches!(self, Kind::Members | Kind::FlipLog)
+    }
+
+    /// True if nothing is waited for between its beginning and its end.
+    fn is_at_once(self) -> bool {
+        self.moves_replicas() || matches!(self, Kind::KillAll | Kind::RollingRestart | Kind::FlipData)
     }
 
     /// True if another one may hold at the same time: not of what befalls all nodes or has every node's help to end.
     fn may_overlap(self) -> bool {
-        !matches!(self, Kind::KillAll | Kind::RollingRestart | Kind::Members | Kind::PowerLoss)
+        !self.is_at_once() && self != Kind::PowerLoss
     }
 
     /// True if a count tells whether it really happened: of what it held back, or of what a disk or a clock did wrong.
     pub(crate) fn is_counted(self) -> bool {
-        self.is_of_network() || self.needs_shim() && self != Kind::PowerLoss
+        self.is_of_network() || self.needs_shim() && !matches!(self, Kind::PowerLoss | Kind::FlipLog)
     }
 
     fn is_of_network(self) -> bool {
@@ -194,7 +214,7 @@ impl Schedule {
         // How long those last that do.
         let holds = self.millis(HOLDS_MS);
         let holds = match kind {
-            Kind::KillAll | Kind::RollingRestart | Kind::Members => Duration::ZERO,
+            kind if kind.is_at_once() => Duration::ZERO,
             // Nodes must have time to look.
             Kind::LowDisk => holds + ROOM_LOOK,
             _ => holds,
@@ -283,7 +303,15 @@ mod tests {
         for one in all() {
             assert!(all().iter().all(|other| !on_one(one, *other) || one.goes_with(*other)));
         }
-        for alone in [Kind::KillAll, Kind::RollingRestart, Kind::Members, Kind::PowerLoss] {
+        let alone = [
+            Kind::KillAll,
+            Kind::RollingRestart,
+            Kind::Members,
+            Kind::PowerLoss,
+            Kind::FlipLog,
+            Kind::FlipData,
+        ];
+        for alone in alone {
             assert!(all().iter().all(|kind| !kind.goes_with(alone)), "{alone}");
         }
         assert!(Kind::Kill.goes_with(Kind::Pause) && !on_one(Kind::Kill, Kind::Pause));

@@ -1,0 +1,110 @@
+//! Bits that flip on one node's disk: in its log, so that it may not vote any more, and in its applied state, which it must
+//! find, give up and have from the others.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use keevee_client::Connection;
+use keevee_cluster::until;
+use keevee_shim::Fault as Bad;
+use serde_json::Value;
+
+use super::nodes::{Nodes, PATIENCE};
+use crate::api::Api;
+use crate::failure::Failure;
+
+/// How long a scrub may take to find what is wrong before another one is asked for.
+const SCRUB_PATIENCE: Duration = Duration::from_secs(5);
+const SCRUBS: usize = 12;
+
+impl Nodes {
+    /// A node reads its log at a start with one bit wrong. It must end, or it would vote without what it has promised. The others
+    /// do without it; once it reads its log as it was, it holds nothing any more, and gets its share as any newcomer. False if
+    /// nothing was read or nothing moved.
+    pub(super) async fn flip_log(&mut self, node: u64) -> Result<bool, Failure> {
+        self.cluster.kill(node).await?;
+        let before = self.disks[&node].injected()?.flipped_read;
+        self.disks[&node].set(Bad::FlipRead { ending: ".segment", seed: before })?;
+        self.cluster.start_node(node)?;
+        let cluster = &mut self.cluster;
+        let ended = until(PATIENCE, async || cluster.node(node).ok()?.exit_status()).await;
+        let flipped = self.disks[&node].injected()?.flipped_read > before;
+        self.disks[&node].heal()?;
+        match ended {
+            None if flipped => {
+                return Err(Failure::other(format!("node {node} goes on though its log is damaged")));
+            }
+            None => return Ok(false),
+            // By a signal, or as one that is asked to end: it did not see what is wrong.
+            Some(status) if status.code() != Some(1) => {
+                return Err(Failure::other(format!("node {node} has a damaged log and ends with {status}")));
+            }
+            Some(_) => {}
+        }
+        let moved = self.change_members(node, "drain").await?;
+        self.cluster.start_node(node)?;
+        if until(PATIENCE, async || self.holds_nothing(node).await.then_some(())).await.is_none() {
+            return Err(Failure::other(format!("node {node} does not hear that it holds nothing any more")));
+        }
+        self.ready().await?;
+        Ok(self.change_members(node, "add").await? && moved)
+    }
+
+    /// While a node is down a bit flips in every file of its applied state. It must find that, though nobody may read those keys for
+    /// long, and have the state from the others. False if there was no file.
+    pub(super) async fn flip_data(&mut self, node: u64) -> Result<bool, Failure> {
+        self.cluster.kill(node).await?;
+        let flipped = flip_sorted_files(&self.cluster.node(node)?.data().join("data"))?;
+        self.cluster.start_node(node)?;
+        if flipped == 0 {
+            return Ok(false);
+        }
+        for _ in 0..SCRUBS {
+            let endpoints = self.http();
+            let _: Value = Api { nodes: &endpoints, timeout: PATIENCE }.post("/v1/cluster/scrub", "").await?;
+            if until(SCRUB_PATIENCE, async || self.has_rebuilt(node).await.then_some(())).await.is_some() {
+                return Ok(true);
+            }
+        }
+        Err(Failure::other(format!(
+            "node {node} does not find that {flipped} files of its state are damaged"
+        )))
+    }
+
+    async fn holds_nothing(&mut self, node: u64) -> bool {
+        self.replicas(node).await.is_some_and(|replicas| replicas.is_empty())
+    }
+
+    /// True if it has had the state of a shard from the others since its start.
+    async fn has_rebuilt(&mut self, node: u64) -> bool {
+        let Ok(node) = self.cluster.node(node) else { return false };
+        let Ok(mut connection) = Connection::open(&node.endpoint(), SCRUB_PATIENCE).await else {
+            return false;
+        };
+        let Ok((_, metrics)) = connection.ask("/metrics").await else { return false };
+        let metrics = String::from_utf8_lossy(&metrics);
+        let counts = metrics.lines().filter(|line| line.starts_with("keevee_replicas_rebuilt_total{"));
+        counts.filter_map(|line| line.rsplit(' ').next()).any(|count| count != "0")
+    }
+}
+
+/// Flips a bit in each sorted file of a folder; how many there are.
+fn flip_sorted_files(folder: &Path) -> io::Result<usize> {
+    let mut flipped = 0;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "sst") {
+            continue;
+        }
+        let file = fs::File::options().read(true).write(true).open(&path)?;
+        // The records lie in the first part, what RocksDB knows about them behind.
+        let (place, mut byte) = (file.metadata()?.len() / 3, [0]);
+        file.read_exact_at(&mut byte, place)?;
+        file.write_all_at(&[byte[0] ^ 1], place)?;
+        flipped += 1;
+    }
+    Ok(flipped)
+}
