@@ -102,6 +102,9 @@ impl Config {
 /// it looks at them. Time that runs ahead so waits for the caller's clock.
 const GRAIN: Duration = Duration::from_micros(2);
 
+/// How late openraft's timers may be, on top of the time between ticks: one that has just run need not run for a tick.
+const LATE: Duration = Duration::from_millis(10);
+
 /// How many of the longest election timeouts a leader without a quorum is silent. For one nobody votes, within the
 /// next one somebody asks for votes; and clocks differ, so that two would at times be too few for ever.
 const SILENCES: u32 = 3;
@@ -140,6 +143,8 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     tasks: Vec<Task>,
     /// True if openraft may have something to do.
     is_stirred: bool,
+    /// When it last ran.
+    ran: Duration,
     reads: Reads,
     tag: u64,
     applied: u64,
@@ -202,6 +207,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             now,
             tasks: Vec::new(),
             is_stirred: true,
+            ran: now,
             reads: Reads::new(first_number),
             tag: 0,
             applied,
@@ -225,6 +231,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     /// Lets openraft go on until it waits for the time, the disk or a peer.
     fn run(&mut self) {
         self.is_stirred = false;
+        self.ran = self.now;
         let tasks = mem::take(&mut self.tasks);
         let time = self.reached();
         self.runtime.block_on(async {
@@ -322,7 +329,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                 exchange.answer(from, call, Answer::Voted { vote, granted, last });
             }
             RaftMessage::ReadIndexReply { call, index } => exchange.answer_read(from, call, index),
-            RaftMessage::Flushed { index } => self.note_flushed(from.0, index),
+            // What openraft has to do with it is a task of its own.
+            RaftMessage::Flushed { index } => return self.note_flushed(from.0, index),
             RaftMessage::TooFarBehind { call, vote, through } => {
                 // A leader of long ago may know less than its successor, and must not take this for a sign that it leads.
                 if self.log.vote() == Some(vote) && !self.log.is_saving_vote() {
@@ -673,7 +681,7 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         self.leave_if_stalled();
         self.hand_over_again();
         self.fall_silent_or_speak();
-        self.is_stirred = true;
+        self.is_stirred |= self.now >= self.ran + LATE;
     }
 
     fn persisted(&mut self, now: Duration, token: u64) {

@@ -7,6 +7,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+// A replica is many small allocations, those of openraft's tasks above all.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Run keevee's replicas in a simulated world, where everything fails, and check what must hold.
 #[derive(Parser)]
 #[command(name = "keevee-verify", version, max_term_width = 100, after_help = AFTER_HELP)]
