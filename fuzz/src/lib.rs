@@ -88,7 +88,7 @@ pub mod transfer {
     pub fn chunks(records: Vec<SnapshotRecord>) -> Vec<SnapshotChunk> {
         let mark = Bytes::from_static(b"mark");
         let source = Source(records.into_iter());
-        let mut sending = Sending::new(Duration::ZERO, 9, 100, mark, source, 1).expect("no disk");
+        let mut sending = Sending::new(Duration::ZERO, 9, 100, 0, mark, source, 1).expect("no disk");
         let mut chunks = Vec::new();
         while let Answer::Chunk(chunk) = sending.answer(Duration::ZERO, chunks.len() as u64).expect("no disk") {
             chunks.push(chunk);
