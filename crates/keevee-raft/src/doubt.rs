@@ -1,6 +1,7 @@
-//! What a follower does when the connection to its leader is reset: the leader's process has probably died.
+//! What a follower does when the connection to its leader is reset, and the leader's process has probably died; or when it has
+//! not heard the leader for as long as it is patient.
 //!
-//! openraft's followers protect a leader until an election timeout after its last heartbeat, whatever else they know.
+//! openraft's followers protect a leader until the longest election timeout after its last heartbeat, whatever else they know.
 //! A follower in doubt does not: it asks the others whether they doubt as well, and stands for election once a majority
 //! does; and it grants the polls and votes of others. The next sign of life of the leader ends the doubt. Nothing of
 //! this is about safety: who may be elected is decided by votes and logs as ever.
@@ -52,6 +53,11 @@ impl Doubt {
         self.poll_at.take_if(|at| *at <= now).is_some()
     }
 
+    /// Another one has asked first: this one asks no more, unless it loses its patience.
+    pub(crate) fn give_way(&mut self) {
+        self.poll_at = None;
+    }
+
     /// The others were asked.
     pub(crate) fn asked(&mut self, call: u64, own: NodeId) {
         self.poll = Some((call, [own].into()));
@@ -69,16 +75,16 @@ impl Doubt {
         granted.insert(node);
         !had_majority && has_majority(granted)
     }
+}
 
-    /// Whether a candidate could be voted for by who has this vote and this end of the log.
-    pub(crate) fn would_vote(
-        &self,
-        wanted: Vote,
-        candidates_last: Option<LogId>,
-        last: Option<LogId>,
-    ) -> bool {
-        wanted.term > self.vote.term && candidates_last >= last
-    }
+/// Whether a candidate could be voted for by who has this vote and this end of the log.
+pub(crate) fn would_vote(
+    own: Vote,
+    wanted: Vote,
+    candidates_last: Option<LogId>,
+    last: Option<LogId>,
+) -> bool {
+    wanted.term > own.term && candidates_last >= last
 }
 
 #[cfg(test)]
@@ -115,11 +121,10 @@ mod tests {
 
     #[test]
     fn only_a_higher_term_with_as_long_a_log_is_voted_for() {
-        let doubt = Doubt::new(NodeId(2), VOTE, 0, Duration::ZERO, Duration::from_millis(100));
         let id = |term, index| Some(LogId { term, index });
         let wanted = |term| Vote { term, node: 1, committed: false };
-        assert!(doubt.would_vote(wanted(4), id(3, 7), id(3, 7)));
-        assert!(!doubt.would_vote(wanted(3), id(3, 7), id(3, 7)));
-        assert!(!doubt.would_vote(wanted(4), id(2, 9), id(3, 7)));
+        assert!(would_vote(VOTE, wanted(4), id(3, 7), id(3, 7)));
+        assert!(!would_vote(VOTE, wanted(3), id(3, 7), id(3, 7)));
+        assert!(!would_vote(VOTE, wanted(4), id(2, 9), id(3, 7)));
     }
 }

@@ -18,11 +18,12 @@ use openraft::raft::{AppendEntriesRequest, Precondition};
 use openraft::{AsyncRuntime, EntryPayload, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 
-use crate::doubt::Doubt;
+use crate::doubt::{Doubt, would_vote};
 use crate::log::{Known, SharedLog};
 use crate::machine::Machine;
 use crate::message::{AppendResult, LogId, RaftMessage, Vote};
 use crate::network::{Answer, Exchange, Network, ReadIndex};
+use crate::patience::Patience;
 use crate::reads::Reads;
 use crate::records::{self, Mark};
 use crate::types::{
@@ -35,9 +36,10 @@ use crate::types::{
 pub struct Timing {
     /// Between a leader's heartbeats.
     pub heartbeat: Duration,
-    /// The shortest silence after which a replica looks for another leader.
+    /// The shortest silence after which a replica looks for another leader. For so long after a heartbeat nobody votes for
+    /// another.
     pub timeout_min: Duration,
-    /// The longest. For so long after a heartbeat nobody votes for another.
+    /// The longest.
     pub timeout_max: Duration,
 }
 
@@ -80,12 +82,11 @@ impl Config {
             heartbeat_interval: millis(heartbeat),
             election_timeout_min: millis(timeout_min),
             election_timeout_max: millis(timeout_max),
-            enable_pre_vote: Some(true),
+            // The engine tells when to send heartbeats and when to stand.
+            enable_tick: false,
             // Entries go to followers before they are on this node's disk. A leader that lost them in a crash and went
             // on in its old term would put others in their places.
             enable_leader_restore: Some(false),
-            // A leader without a quorum falls silent, so that those who hear it look for another.
-            quorum_loss_probe_interval: Some(millis(SILENCES * timeout_max)),
             snapshot_policy: SnapshotPolicy::Never,
             replication_lag_threshold: u64::MAX,
             max_in_snapshot_log_to_keep: 0,
@@ -102,7 +103,8 @@ impl Config {
 /// it looks at them. Time that runs ahead so waits for the caller's clock.
 const GRAIN: Duration = Duration::from_micros(2);
 
-/// How late openraft's timers may be, on top of the time between ticks: one that has just run need not run for a tick.
+/// How late openraft's clock may be, on top of the time between ticks: one that has just run need not run for a tick. What
+/// begins on a late clock is given less time.
 const LATE: Duration = Duration::from_millis(10);
 
 /// How many of the longest election timeouts a leader without a quorum is silent. For one nobody votes, within the
@@ -153,6 +155,8 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     told_flushed: Option<Duration>,
     /// The oldest write that the log has not reported, and since when it is the oldest.
     oldest_write: Option<(u64, Duration)>,
+    /// Since when another member that answers holds the whole log of this leader.
+    others_hold_all: Option<Duration>,
     /// The term in which it leads, and since when on the runtime's clock.
     leads_since: Option<(u64, Duration)>,
     leaving: Option<Leaving>,
@@ -161,8 +165,14 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     /// When others last answered an append or a heartbeat, on the runtime's clock. openraft counts no answer that takes longer
     /// than heartbeats are apart, as with a slow disk.
     answered: BTreeMap<NodeId, Duration>,
+    /// When so many had answered that they are a quorum with this replica, on the runtime's clock.
+    quorum_answered: Duration,
     /// When its leader was last heard, by the caller's clock. A start counts too: the leader may not know of it yet.
     heard_leader: Duration,
+    /// How long it waits before it stands for election.
+    patience: Patience,
+    /// When to send heartbeats, if it leads.
+    heartbeat_at: Duration,
     doubt: Option<Doubt>,
     /// The log need not be kept up to here, whoever lacks some of it.
     compactable: u64,
@@ -214,11 +224,15 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             flushed: BTreeMap::new(),
             told_flushed: None,
             oldest_write: None,
+            others_hold_all: None,
             leads_since: None,
             leaving: None,
             lost: BTreeSet::new(),
             answered: BTreeMap::new(),
+            quorum_answered: Duration::ZERO,
             heard_leader: now,
+            patience: Patience::new(config.timing, config.seed, now),
+            heartbeat_at: now,
             doubt: None,
             compactable: 0,
             needs_snapshot: None,
@@ -244,6 +258,9 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         });
         self.note_members();
         self.note_leadership();
+        if self.exchange.take_granted_poll() {
+            self.patience.give_way(self.now);
+        }
         for ReadIndex { from, round, index } in self.exchange.take_read_indexes() {
             self.reads.answered(from, round, index, self.applied);
         }
@@ -296,6 +313,9 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                     if let Ok(response) = response {
                         let (vote, granted) = (our_vote(&response.vote), response.vote_granted);
                         let last = response.last_log_id.as_ref().map(ours);
+                        if poll && granted {
+                            exchange.note_granted_poll();
+                        }
                         exchange.send(from, RaftMessage::Voted { call, vote, granted, last });
                     }
                 });
@@ -306,6 +326,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                     return;
                 }
                 let request = their_transfer(vote, to, last);
+                self.patience.draw(self.now);
                 self.spawn(async move { drop(raft.handle_transfer_leader(request).await) });
             }
             RaftMessage::ReadIndex { call } => self.spawn(async move {
@@ -314,12 +335,12 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             }),
             RaftMessage::Appended { call, result } => {
                 self.lost.remove(&from);
-                self.answered.insert(from, self.reached());
+                self.note_answer(from);
                 exchange.answer(from, call, Answer::Appended(result));
             }
             RaftMessage::HeartbeatReply { call, result } => {
                 self.repeat_lost(from, call);
-                self.answered.insert(from, self.reached());
+                self.note_answer(from);
                 exchange.answer(from, call, Answer::Appended(result));
             }
             RaftMessage::Voted { call, vote, granted, last } => {
@@ -455,41 +476,65 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     }
 
     /// A leader whose disk does not answer hands over: it can apply nothing more, and so answers nobody
-    /// (etcd#13527).
+    /// (etcd#13527). After the shortest timeout if the disk of another one took half the time for the same; if all are slow,
+    /// nobody is better.
     fn leave_if_stalled(&mut self) {
-        self.oldest_write = self.log.oldest_write().map(|token| match self.oldest_write {
+        let now = self.now;
+        let oldest = self.log.oldest_write();
+        self.oldest_write = oldest.map(|(token, _)| match self.oldest_write {
             Some((known, since)) if known == token => (token, since),
-            _ => (token, self.now),
+            _ => (token, now),
         });
-        if let Some((_, since)) = &mut self.oldest_write
-            && self.now >= *since + self.timing.timeout_max
-        {
+        // Of what is no entry nobody else has written the same.
+        let is_entry = oldest.is_some_and(|(_, has_entries)| has_entries);
+        let do_hold_all = is_entry && self.leads_since.is_some() && self.has_successor_with_all();
+        self.others_hold_all = do_hold_all.then(|| self.others_hold_all.unwrap_or(now));
+        let Some((_, since)) = self.oldest_write else { return };
+        let silent = now - since;
+        let is_another_faster = self.others_hold_all.is_some_and(|held| now - held >= silent / 2);
+        let patience = if is_another_faster { self.timing.timeout_min } else { self.timing.timeout_max };
+        if silent >= patience {
             // Once more if it leads still, so much later.
-            *since = self.now;
+            self.oldest_write = self.oldest_write.map(|(token, _)| (token, now));
             self.hand_over(None);
         }
     }
 
     /// A leader that no quorum answers falls silent, so that those who hear it look for another; then it speaks
-    /// again for as long, as they may be back. openraft holds back its heartbeats by itself, but not the appends,
-    /// which are signs of life as well.
+    /// again for as long, as they may be back.
     fn fall_silent_or_speak(&mut self) {
         let timeout_max = self.timing.timeout_max;
         let phase = |unheard: Duration| unheard.as_nanos() / (SILENCES * timeout_max).as_nanos();
-        let unheard = self.unheard(&self.metrics.borrow_watched());
-        let over = unheard.and_then(|unheard| unheard.checked_sub(timeout_max));
+        let over = self.unheard().and_then(|unheard| unheard.checked_sub(timeout_max));
         self.exchange.be_silent(over.is_some_and(|over| phase(over) % 2 == 0));
     }
 
-    /// Of a leader that needs others: how long no quorum has answered.
-    fn unheard(&self, metrics: &RaftMetrics<Types>) -> Option<Duration> {
+    /// True if it decides without others.
+    fn is_alone(&self) -> bool {
         let needs_others = |voters: &BTreeSet<NodeId>| voters.iter().any(|voter| *voter != self.node);
-        let is_alone =
-            !needs_others(&self.members.voters) && !self.members.next.as_ref().is_some_and(needs_others);
-        let (_, since) = self.leads_since.filter(|_| !is_alone)?;
-        let acknowledged =
-            metrics.last_quorum_acked.as_ref().map_or(since, |at| at.elapsed_since_start().max(since));
-        Some(self.reached().saturating_sub(acknowledged))
+        !needs_others(&self.members.voters) && !self.members.next.as_ref().is_some_and(needs_others)
+    }
+
+    fn note_answer(&mut self, from: NodeId) {
+        let now = self.reached();
+        self.answered.insert(from, now);
+        let answered = |voter: &NodeId| match *voter == self.node {
+            true => now,
+            false => self.answered.get(voter).copied().unwrap_or_default(),
+        };
+        let by_majority = |voters: &BTreeSet<NodeId>| {
+            let mut times: Vec<Duration> = voters.iter().map(answered).collect();
+            times.sort_unstable();
+            times.get(voters.len().saturating_sub(1) / 2).copied().unwrap_or(now)
+        };
+        let Members { voters, next, .. } = &self.members;
+        self.quorum_answered = by_majority(voters).min(next.as_ref().map_or(now, by_majority));
+    }
+
+    /// Of a leader that needs others: how long no quorum has answered.
+    fn unheard(&self) -> Option<Duration> {
+        let (_, since) = self.leads_since.filter(|_| !self.is_alone())?;
+        Some(self.reached().saturating_sub(self.quorum_answered.max(since)))
     }
 
     fn note_leadership(&mut self) {
@@ -500,6 +545,40 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         if self.leads_since.map(|(known, _)| known) != term {
             self.leads_since = term.map(|term| (term, self.reached()));
         }
+    }
+
+    /// Sends the heartbeats of a leader.
+    fn beat_if_due(&mut self) {
+        if self.now < self.heartbeat_at {
+            return;
+        }
+        self.heartbeat_at = self.now + self.timing.heartbeat;
+        let raft = self.raft.clone();
+        self.spawn(async move { drop(raft.trigger().heartbeat().await) });
+    }
+
+    /// Stands for election if it has heard of no leader for long enough, once a majority says that it would vote for it.
+    fn stand_if_due(&mut self, state: ServerState) {
+        let is_alone = self.is_alone() && state != ServerState::Candidate;
+        if !self.members.is_voter(self.node) || !(is_alone || self.patience.is_over(self.now)) {
+            return;
+        }
+        self.patience.draw(self.now);
+        // openraft polls the others by itself, but not as soon after a heartbeat.
+        if let Some(vote) = self.log.vote().filter(|vote| vote.committed && !is_alone)
+            && self.now <= self.heard_leader + self.timing.timeout_max
+        {
+            self.doubt = Some(Doubt::new(NodeId(vote.node), vote, 0, self.now, self.timing.heartbeat));
+            return self.poll_if_due();
+        }
+        let raft = self.raft.clone();
+        self.spawn(async move { drop(raft.trigger().elect(!is_alone).await) });
+    }
+
+    /// True of a follower that has not heard its leader for the shortest timeout.
+    fn misses_leader(&self) -> bool {
+        let is_follower = self.leads_since.is_none() && self.log.vote().is_some_and(|vote| vote.committed);
+        is_follower && self.now >= self.heard_leader + self.timing.timeout_min
     }
 
     fn doubt_leader(&mut self, leader: NodeId) {
@@ -517,6 +596,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             self.doubt.take_if(|doubt| doubt.is_about(from));
             if self.log.vote().is_none_or(|known| vote.term >= known.term) {
                 self.heard_leader = self.now;
+                self.patience.renew(self.now);
             }
         }
     }
@@ -551,16 +631,23 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         if !self.members.is_voter(from) {
             return Some(message);
         }
-        let Some(doubt) = self.standing_doubt() else { return Some(message) };
         let RaftMessage::RequestVote { call, poll, vote, last, .. } = message else { return Some(message) };
-        if !doubt.would_vote(vote, last, own_last) {
+        let Some(own) = self.log.vote().filter(|_| self.standing_doubt().is_some() || self.misses_leader())
+        else {
+            return Some(message);
+        };
+        // Else openraft tells why not.
+        if !would_vote(own, vote, last, own_last) {
             return Some(message);
         }
         if !poll {
             return Some(RaftMessage::RequestVote { call, poll, vote, last, transfer: true });
         }
-        let vote = doubt.vote();
-        self.exchange.send(from, RaftMessage::Voted { call, vote, granted: true, last: own_last });
+        if let Some(doubt) = &mut self.doubt {
+            doubt.give_way();
+        }
+        self.patience.give_way(self.now);
+        self.exchange.send(from, RaftMessage::Voted { call, vote: own, granted: true, last: own_last });
         None
     }
 
@@ -571,6 +658,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         let members = &self.members;
         if self.doubt.as_mut().is_some_and(|doubt| doubt.granted(call, from, members)) {
             let raft = self.raft.clone();
+            self.patience.draw(self.now);
             self.spawn(async move { drop(raft.trigger().elect(false).await) });
         }
     }
@@ -604,6 +692,15 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         others.max_by_key(|(_, matched)| **matched).map(|(member, _)| *member)
     }
 
+    /// Whether one that may take over holds all that this leader does.
+    fn has_successor_with_all(&self) -> bool {
+        let (successor, last) = (self.successor(None), self.log.last());
+        let metrics = self.metrics.borrow_watched();
+        let replication = metrics.replication.as_ref();
+        let matched = successor.and_then(|member| replication?.get(&member)?.as_ref().map(ours));
+        matched.is_some() && matched == last
+    }
+
     /// openraft tells the others once and proposes nothing more in this term, though the word may get lost, or come to one that
     /// lacks an entry yet.
     fn hand_over_again(&mut self) {
@@ -625,7 +722,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         let has_voice = |members: &Members| members.is_voter(self.node);
         metrics.state == ServerState::Leader
             && (has_voice(&self.members) || self.chosen_members().is_some_and(has_voice))
-            && self.unheard(metrics).is_none_or(is_fresh)
+            && self.unheard().is_none_or(is_fresh)
     }
 
     fn failure(&self) -> Option<StorageError> {
@@ -681,6 +778,17 @@ impl<L: LogStore + Send + 'static> Engine for RaftEngine<L> {
         self.leave_if_stalled();
         self.hand_over_again();
         self.fall_silent_or_speak();
+        let state = self.metrics.borrow_watched().state;
+        // Who waits for its disk waits for no leader, and whoever gets this vote needs time to tell.
+        let is_saving = self.log.is_saving_vote();
+        if is_saving || state == ServerState::Leader {
+            self.patience.renew(self.now);
+        }
+        match state {
+            _ if is_saving => {}
+            ServerState::Leader => self.beat_if_due(),
+            _ => self.stand_if_due(state),
+        }
         self.is_stirred |= self.now >= self.ran + LATE;
     }
 

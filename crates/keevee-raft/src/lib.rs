@@ -12,6 +12,7 @@
 //! | `log.rs` | openraft's log over a [`keevee_replica::storage::LogStore`] |
 //! | `machine.rs` | openraft's state machine, which hands committed entries on |
 //! | `network.rs` | openraft's network: requests, answers, pipelined appends |
+//! | `patience.rs` | when a replica stands for election |
 //! | `reads.rs` | linearizable reads |
 //! | `message.rs`, `types.rs`, `records.rs` | messages; openraft's type parameters; bytes on disk |
 //!
@@ -25,6 +26,7 @@ mod log;
 mod machine;
 mod message;
 mod network;
+mod patience;
 mod reads;
 pub mod records;
 mod types;

@@ -210,9 +210,9 @@ impl<L: LogStore> SharedLog<L> {
         self.lock().writing.iter().filter(|writing| writing.has_entries).count()
     }
 
-    /// The token of the oldest submission that is not on disk.
-    pub(crate) fn oldest_write(&self) -> Option<u64> {
-        self.lock().writing.front().map(|writing| writing.token)
+    /// The token of the oldest submission that is not on disk, and whether it has entries.
+    pub(crate) fn oldest_write(&self) -> Option<(u64, bool)> {
+        self.lock().writing.front().map(|writing| (writing.token, writing.has_entries))
     }
 
     /// True while openraft waits for the disk, and so takes nothing else in.

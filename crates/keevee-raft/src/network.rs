@@ -52,6 +52,8 @@ struct Desk {
     calls: u64,
     waiting: BTreeMap<u64, Waiting>,
     read_indexes: Vec<ReadIndex>,
+    /// True if a poll was granted.
+    has_granted_poll: bool,
 }
 
 struct Waiting {
@@ -118,6 +120,15 @@ impl Exchange {
 
     pub(crate) fn take_read_indexes(&self) -> Vec<ReadIndex> {
         std::mem::take(&mut self.desk().read_indexes)
+    }
+
+    pub(crate) fn note_granted_poll(&self) {
+        self.desk().has_granted_poll = true;
+    }
+
+    /// Whether a poll was granted since the last look.
+    pub(crate) fn take_granted_poll(&self) -> bool {
+        std::mem::take(&mut self.desk().has_granted_poll)
     }
 
     fn ask(&self, to: NodeId, message: impl FnOnce(u64) -> RaftMessage) -> Call {

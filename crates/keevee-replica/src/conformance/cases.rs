@@ -688,14 +688,26 @@ pub fn a_replica_alone_leads_though_its_disk_is_slower_than_its_timeouts<M: Make
     }
 }
 
-pub fn a_leader_whose_disk_stalls_leads_no_more<M: Maker>(maker: &M) {
+/// The shortest timeout tells it, and the disks of the others were fast: its successor needs no election timeout.
+pub fn a_leader_whose_disk_stalls_leads_no_more_after_the_shortest_timeout<M: Maker>(maker: &M) {
     let (mut cluster, old) = Cluster::led(maker, 3, Bounds::default());
     cluster.run(old, put("a", "0")).expect("written");
     cluster.node(old).is_stalled = true;
     cluster.submit(old, put("a", "1"));
-    cluster.elapse(Duration::from_secs(8));
+    cluster.elapse(Duration::from_millis(750));
     let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
     let leads = |id: &&u64| cluster.nodes[*id].shard.status().engine.role == Role::Leader;
     let new = *others.iter().find(leads).expect("another leads");
     cluster.run(new, put("a", "2")).expect("written");
+}
+
+/// Who stands first finds that the others miss it as well.
+pub fn a_leader_that_falls_silent_is_replaced_within_the_longest_timeout<M: Maker>(maker: &M) {
+    for size in [3, 5] {
+        let (mut cluster, leader) = Cluster::led(maker, size, Bounds::default());
+        cluster.run(leader, put("a", "1")).expect("written");
+        cluster.nodes.remove(&leader);
+        cluster.elapse(Duration::from_millis(1300));
+        assert_eq!(cluster.leaders().len(), 1);
+    }
 }
