@@ -447,6 +447,7 @@ fn peer_config(config: &Config, folder: &OpenFolder, map: &ShardMap) -> PeerConf
         bounds: PeerBounds {
             connections_max: config.peers.connections_max,
             handshake_timeout: Duration::from_millis(config.peers.handshake_ms),
+            ..PeerBounds::default()
         },
     }
 }

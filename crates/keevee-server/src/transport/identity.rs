@@ -26,11 +26,17 @@ pub struct PeerBounds {
     /// A connection on which the secret has not arrived after this time is closed, and a call that has not said who calls is
     /// ended.
     pub handshake_timeout: Duration,
+    /// A body over HTTP that has not arrived after this time never will: whoever sends it is dead, or cut off.
+    pub body_timeout: Duration,
 }
 
 impl Default for PeerBounds {
     fn default() -> PeerBounds {
-        PeerBounds { connections_max: 1024, handshake_timeout: Duration::from_secs(10) }
+        PeerBounds {
+            connections_max: 1024,
+            handshake_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+        }
     }
 }
 

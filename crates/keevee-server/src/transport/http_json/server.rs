@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -24,9 +23,6 @@ use crate::metrics::RefusalReason;
 use crate::transport::identity::{Refusal, check_secret};
 use crate::transport::listener::{Caller, Inbound};
 use crate::transport::wire::{self, FORWARD_PATH, HELLO_PATH, WireError};
-
-/// A peer's body that has not arrived after this time never will: whoever sends it is dead, or cut off.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers what comes on a connection until it ends.
 pub(in crate::transport) async fn serve(stream: TcpStream, caller: Caller, inbound: Arc<Inbound>) {
@@ -106,9 +102,10 @@ async fn handle(
         return Err(Rejection(RefusalReason::Malformed, Problem::method_not_allowed("POST")));
     }
     let read = body::read(&mut body, inbound.config.body_bytes_max);
-    let body = tokio::time::timeout(BODY_TIMEOUT, read)
+    let longest = inbound.config.bounds.body_timeout;
+    let body = tokio::time::timeout(longest, read)
         .await
-        .unwrap_or_else(|_| Err(BodyError::Broken(format!("it did not arrive within {BODY_TIMEOUT:?}"))))?;
+        .unwrap_or_else(|_| Err(BodyError::Broken(format!("it did not arrive within {longest:?}"))))?;
     match path {
         HELLO_PATH => {
             let node = inbound.heard(&wire::read_hello(&body)?)?;

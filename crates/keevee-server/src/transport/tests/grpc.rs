@@ -245,7 +245,8 @@ async fn an_entry_as_large_as_a_body_may_be_arrives() {
 #[tokio::test]
 async fn without_the_secret_no_connection_lasts() {
     let (mut listeners, addresses) = listeners(2).await;
-    let bounds = PeerBounds { connections_max: 8, handshake_timeout: Duration::from_millis(300) };
+    let handshake_timeout = Duration::from_millis(300);
+    let bounds = PeerBounds { connections_max: 8, handshake_timeout, ..PeerBounds::default() };
     let config = PeerConfig { bounds, ..config(1, &addresses) };
     let remotes = crate::transport::remote::ByNode::default();
     for remote in crate::transport::remote::remotes(&config).unwrap() {

@@ -60,11 +60,7 @@ async fn strangers_are_refused() {
     }
 }
 
-#[tokio::test]
-async fn without_the_secret_no_connection_lasts() {
-    let (mut listeners, addresses) = listeners(1).await;
-    let bounds = PeerBounds { connections_max: 2, handshake_timeout: Duration::from_millis(300) };
-    let config = PeerConfig { bounds, ..config(1, &addresses) };
+fn inbound(config: PeerConfig) -> Arc<Inbound> {
     let inbound = Inbound {
         stop: watch::Sender::new(()),
         authorization: config.authorization().unwrap(),
@@ -73,7 +69,44 @@ async fn without_the_secret_no_connection_lasts() {
         handler: Recorder::new(),
         refusals: Arc::new(Refusals::new(&Metrics::new())),
     };
-    let task = tokio::spawn(listener::run(listeners.remove(0), Arc::new(inbound), server::serve));
+    Arc::new(inbound)
+}
+
+/// Who knows the secret may still be dead, or cut off.
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_given_up() {
+    let (mut listeners, addresses) = listeners(1).await;
+    let bounds = PeerBounds { body_timeout: Duration::from_millis(100), ..PeerBounds::default() };
+    let config = PeerConfig { bounds, ..config(1, &addresses) };
+    let task = tokio::spawn(listener::run(listeners.remove(0), inbound(config), server::serve));
+    let head = "POST /heartbeat HTTP/1.1\r\nhost: h\r\nauthorization: Bearer sesame\r\ncontent-length: 1000000\r\n\r\n";
+    let (mut reader, mut writer) = TcpStream::connect(addresses[0]).await.unwrap().into_split();
+    writer.write_all(head.as_bytes()).await.unwrap();
+    // A byte now and then is no body either.
+    let dribble = tokio::spawn(async move {
+        while writer.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    // The connection ends with a reset, as not all was read.
+    let _ = timeout(DEADLINE, reader.read_to_end(&mut answer)).await.expect("it is closed");
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") && answer.contains("did not arrive within 100ms"),
+        "{answer}"
+    );
+    timeout(DEADLINE, dribble).await.expect("nobody reads on").unwrap();
+    task.abort();
+}
+
+#[tokio::test]
+async fn without_the_secret_no_connection_lasts() {
+    let (mut listeners, addresses) = listeners(1).await;
+    let handshake_timeout = Duration::from_millis(300);
+    let bounds = PeerBounds { connections_max: 2, handshake_timeout, ..PeerBounds::default() };
+    let config = PeerConfig { bounds, ..config(1, &addresses) };
+    let task = tokio::spawn(listener::run(listeners.remove(0), inbound(config), server::serve));
     let connect = async |head: &str| {
         let mut stream = TcpStream::connect(addresses[0]).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
