@@ -23,7 +23,7 @@ if [ -n "$missing" ]; then
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
 fi
 
-prepare_keevee
+prepare_keevee --config "$root/.cargo/shipped.toml" --workspace --bin keevee --bin keevee-compare
 compare=${KEEVEE_COMPARE_BIN:-$(dirname -- "$keevee")/keevee-compare}
 cd "$root"
 work=$(mktemp -d)

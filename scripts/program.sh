@@ -60,7 +60,7 @@ require_cargo() {
     return 1
 }
 
-# Sets `keevee` to the program: KEEVEE_BIN, or built from this source.
+# Sets `keevee` to the program: KEEVEE_BIN, or built from this source, with these options of cargo.
 prepare_keevee() {
     keevee=${KEEVEE_BIN:-}
     if [ -n "$keevee" ]; then
@@ -71,6 +71,6 @@ prepare_keevee() {
     require_cargo || return 1
     install_build_tools || return 1
     # All of the workspace, as test.sh does: a part of it would be built with other features, RocksDB included.
-    cargo build --release --locked --manifest-path "$root/Cargo.toml" || return 1
+    cargo build --release --locked --manifest-path "$root/Cargo.toml" "$@" || return 1
     keevee=${CARGO_TARGET_DIR:-$root/target}/release/keevee
 }
