@@ -107,8 +107,8 @@ const GRAIN: Duration = Duration::from_micros(2);
 /// begins on a late clock is given less time.
 const LATE: Duration = Duration::from_millis(10);
 
-/// How many of the longest election timeouts a leader without a quorum is silent. For one nobody votes, within the
-/// next one somebody asks for votes; and clocks differ, so that two would at times be too few for ever.
+/// How many of the longest election timeouts a leader without a quorum is silent. Within one somebody asks for votes, which may be
+/// split, and then within another; and clocks differ, so that two would at times be too few for ever.
 const SILENCES: u32 = 3;
 
 /// A leader that is handing over.
@@ -155,7 +155,7 @@ pub struct RaftEngine<L: LogStore + Send + 'static> {
     told_flushed: Option<Duration>,
     /// The oldest write that the log has not reported, and since when it is the oldest.
     oldest_write: Option<(u64, Duration)>,
-    /// Since when another member that answers holds the whole log of this leader.
+    /// Since when a quorum that answers holds the whole log of this leader, without it.
     others_hold_all: Option<Duration>,
     /// The term in which it leads, and since when on the runtime's clock.
     leads_since: Option<(u64, Duration)>,
@@ -326,7 +326,9 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
                     return;
                 }
                 let request = their_transfer(vote, to, last);
-                self.patience.draw(self.now);
+                if to == self.node.0 && self.log.vote() == Some(vote) {
+                    self.patience.draw(self.now);
+                }
                 self.spawn(async move { drop(raft.handle_transfer_leader(request).await) });
             }
             RaftMessage::ReadIndex { call } => self.spawn(async move {
@@ -415,6 +417,11 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         Some(self.reached().saturating_sub(*heard))
     }
 
+    /// Whether a member has answered within the shortest timeout.
+    fn answers(&self, member: NodeId) -> bool {
+        self.silence(member).is_some_and(|silence| silence < self.timing.timeout_min)
+    }
+
     /// The time on the runtime's clock.
     fn reached(&self) -> Duration {
         self.now.saturating_sub(self.origin)
@@ -426,6 +433,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         self.is_news |= is_chosen_other;
         if is_last_other {
             self.members = self.known.last.as_ref().map(|last| last.members.clone()).unwrap_or_default();
+            // Another quorum has all its time to answer.
+            self.quorum_answered = self.reached();
             // One that comes back later comes without what it had.
             let (members, own) = (self.members.all(), self.node);
             self.flushed.retain(|node, _| *node == own.0 || members.contains(&NodeId(*node)));
@@ -435,6 +444,12 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     /// Those in force.
     fn chosen_members(&self) -> Option<&Members> {
         self.known.chosen.as_ref().map(|chosen| &chosen.members)
+    }
+
+    /// Whether it votes, or its removal is not chosen: it may be the only one that has the removal and can finish it.
+    fn has_voice(&self) -> bool {
+        let is_voter = |members: &Members| members.is_voter(self.node);
+        is_voter(&self.members) || self.chosen_members().is_some_and(is_voter)
     }
 
     /// The other members.
@@ -476,8 +491,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     }
 
     /// A leader whose disk does not answer hands over: it can apply nothing more, and so answers nobody
-    /// (etcd#13527). After the shortest timeout if the disk of another one took half the time for the same; if all are slow,
-    /// nobody is better.
+    /// (etcd#13527). After the shortest timeout if the disks of a quorum of others took half the time for the same: with slower ones
+    /// openraft would give up their votes, and nobody lead.
     fn leave_if_stalled(&mut self) {
         let now = self.now;
         let oldest = self.log.oldest_write();
@@ -487,7 +502,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         });
         // Of what is no entry nobody else has written the same.
         let is_entry = oldest.is_some_and(|(_, has_entries)| has_entries);
-        let do_hold_all = is_entry && self.leads_since.is_some() && self.has_successor_with_all();
+        let do_hold_all = is_entry && self.leads_since.is_some() && self.do_others_hold_all();
         self.others_hold_all = do_hold_all.then(|| self.others_hold_all.unwrap_or(now));
         let Some((_, since)) = self.oldest_write else { return };
         let silent = now - since;
@@ -528,7 +543,8 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
             times.get(voters.len().saturating_sub(1) / 2).copied().unwrap_or(now)
         };
         let Members { voters, next, .. } = &self.members;
-        self.quorum_answered = by_majority(voters).min(next.as_ref().map_or(now, by_majority));
+        let by_quorum = by_majority(voters).min(next.as_ref().map_or(now, by_majority));
+        self.quorum_answered = self.quorum_answered.max(by_quorum);
     }
 
     /// Of a leader that needs others: how long no quorum has answered.
@@ -560,13 +576,14 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     /// Stands for election if it has heard of no leader for long enough, once a majority says that it would vote for it.
     fn stand_if_due(&mut self, state: ServerState) {
         let is_alone = self.is_alone() && state != ServerState::Candidate;
-        if !self.members.is_voter(self.node) || !(is_alone || self.patience.is_over(self.now)) {
+        if !self.has_voice() || !(is_alone || self.patience.is_over(self.now)) {
             return;
         }
         self.patience.draw(self.now);
-        // openraft polls the others by itself, but not as soon after a heartbeat.
-        if let Some(vote) = self.log.vote().filter(|vote| vote.committed && !is_alone)
-            && self.now <= self.heard_leader + self.timing.timeout_max
+        // openraft polls the others by itself, but not as soon after a heartbeat, which it may have seen later than this.
+        if self.members.is_voter(self.node)
+            && let Some(vote) = self.log.vote().filter(|vote| vote.committed && !is_alone)
+            && self.now <= self.heard_leader + self.timing.timeout_max + self.timing.heartbeat
         {
             self.doubt = Some(Doubt::new(NodeId(vote.node), vote, 0, self.now, self.timing.heartbeat));
             return self.poll_if_due();
@@ -608,7 +625,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         self.doubt.as_mut()
     }
 
-    /// Asks the others whether they doubt the leader as well.
+    /// Asks the others whether they doubt the leader as well, or miss it.
     fn poll_if_due(&mut self) {
         let (now, own) = (self.now, self.node);
         if !self.standing_doubt().is_some_and(|doubt| doubt.is_due(now)) {
@@ -624,7 +641,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         }
     }
 
-    /// Answers a request for a vote as one in doubt, if it is: grants polls, and lets a vote pass openraft's protection
+    /// Answers a request for a vote as one in doubt, or that misses its leader, if it does: grants polls, and lets a vote pass openraft's protection
     /// of the leader. One that was removed may believe that it votes, and doubt for long.
     fn doubtful(&mut self, from: NodeId, message: RaftMessage) -> Option<RaftMessage> {
         let own_last = self.log.last();
@@ -679,26 +696,26 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     /// others notice.
     fn successor(&self, wanted: Option<NodeId>) -> Option<u64> {
         let metrics = self.metrics.borrow_watched();
-        let answers = |member: u64| {
-            self.silence(NodeId(member)).is_some_and(|silence| silence < self.timing.timeout_min)
-        };
         let may_lead = |member: u64| {
             member != self.node.0
                 && self.members.is_voter(NodeId(member))
                 && wanted.is_none_or(|wanted| wanted.0 == member)
-                && answers(member)
+                && self.answers(NodeId(member))
         };
         let others = metrics.replication.iter().flatten().filter(|(member, _)| may_lead(**member));
         others.max_by_key(|(_, matched)| **matched).map(|(member, _)| *member)
     }
 
-    /// Whether one that may take over holds all that this leader does.
-    fn has_successor_with_all(&self) -> bool {
-        let (successor, last) = (self.successor(None), self.log.last());
-        let metrics = self.metrics.borrow_watched();
-        let replication = metrics.replication.as_ref();
-        let matched = successor.and_then(|member| replication?.get(&member)?.as_ref().map(ours));
-        matched.is_some() && matched == last
+    /// Whether a quorum that answers holds all that this leader does, without it.
+    fn do_others_hold_all(&self) -> bool {
+        let (metrics, last) = (self.metrics.borrow_watched(), self.log.last());
+        let holds_all = |voter: &&NodeId| {
+            let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&voter.0)?.as_ref());
+            **voter != self.node && self.answers(**voter) && matched.map(ours) == last
+        };
+        let by_majority =
+            |voters: &BTreeSet<NodeId>| 2 * voters.iter().filter(holds_all).count() > voters.len();
+        by_majority(&self.members.voters) && self.members.next.as_ref().is_none_or(by_majority)
     }
 
     /// openraft tells the others once and proposes nothing more in this term, though the word may get lost, or come to one that
@@ -719,10 +736,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     /// removal is chosen leads on in openraft for a moment, to hand over.
     fn leads(&self, metrics: &RaftMetrics<Types>) -> bool {
         let is_fresh = |unheard: Duration| unheard <= 2 * self.timing.timeout_max;
-        let has_voice = |members: &Members| members.is_voter(self.node);
-        metrics.state == ServerState::Leader
-            && (has_voice(&self.members) || self.chosen_members().is_some_and(has_voice))
-            && self.unheard().is_none_or(is_fresh)
+        metrics.state == ServerState::Leader && self.has_voice() && self.unheard().is_none_or(is_fresh)
     }
 
     fn failure(&self) -> Option<StorageError> {

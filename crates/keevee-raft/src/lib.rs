@@ -8,7 +8,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `engine.rs` | [`RaftEngine`]: time, messages and finished writes in, messages and committed entries out |
-//! | `doubt.rs` | what follows when the connection to the leader is reset |
+//! | `doubt.rs` | what follows when the connection to the leader is reset, or it falls silent |
 //! | `log.rs` | openraft's log over a [`keevee_replica::storage::LogStore`] |
 //! | `machine.rs` | openraft's state machine, which hands committed entries on |
 //! | `network.rs` | openraft's network: requests, answers, pipelined appends |

@@ -1,4 +1,4 @@
-//! When a replica stands for election. openraft's own timers are off: a follower would wait for the longest timeout after a
+//! When a replica stands for election. openraft's own ticks are off: a follower would wait for the longest timeout after a
 //! heartbeat and then for another one, and candidates with slow disks would stand at the same time again and again.
 
 use std::time::Duration;

@@ -35,9 +35,9 @@ impl EngineKind {
 
     /// How many of the longest election timeouts a group may take to settle.
     ///
-    /// Multi-Paxos: four (Omni-Paxos 2023, section 7.2). Raft, as openraft builds it: six. A leader that hears nobody
-    /// falls silent after one timeout; those who heard it vote for nobody for one more, and wait for up to another
-    /// before they ask. Votes may be split, and then it takes one and another again.
+    /// Multi-Paxos: four (Omni-Paxos 2023, section 7.2). Raft: six. A leader that hears nobody falls silent after one
+    /// timeout, and those who heard it wait for up to one more before they ask. Votes may be split, and then it takes another
+    /// and another.
     fn settling_timeouts(self) -> u64 {
         match self {
             EngineKind::Paxos => SETTLING_TIMEOUTS,

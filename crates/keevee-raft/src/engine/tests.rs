@@ -271,6 +271,24 @@ fn a_leader_that_is_removed_leads_no_more() {
     cluster.write();
 }
 
+/// Its log is the longest, so who stays gets no vote of it: it leads once more, finishes its removal and hands over.
+#[test]
+fn a_removal_that_nobody_but_the_removed_replica_has_is_finished() {
+    let mut cluster = Cluster::of(&[1, 2]);
+    let removed = cluster.wait_for_leader();
+    let stays = 3 - removed;
+    cluster.change(&joint(&[1, 2], &[stays]));
+    cluster.cut = [stays].into();
+    let now = cluster.now;
+    cluster.node(removed).engine.propose_members(now, voters(&[stays]));
+    cluster.settle();
+    cluster.cut.clear();
+    cluster.restart(removed, &[1, 2], 0);
+    assert_eq!(cluster.wait_for_leader(), stays);
+    assert_eq!(cluster.nodes[&stays].members, voters(&[stays]));
+    cluster.write();
+}
+
 #[test]
 fn a_replica_that_was_removed_disturbs_nobody() {
     let mut cluster = Cluster::of(&[1, 2, 3, 4]);
