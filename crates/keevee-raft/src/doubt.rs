@@ -66,11 +66,7 @@ impl Doubt {
     /// A node granted a poll: true if that makes a majority of the poll under way; in the middle of a change, both.
     pub(crate) fn granted(&mut self, call: u64, node: NodeId, members: &Members) -> bool {
         let Some((_, granted)) = self.poll.as_mut().filter(|(own, _)| *own == call) else { return false };
-        let has_majority = |granted: &BTreeSet<NodeId>| {
-            let is_enough =
-                |voters: &BTreeSet<NodeId>| 2 * voters.intersection(granted).count() > voters.len();
-            is_enough(&members.voters) && members.next.as_ref().is_none_or(is_enough)
-        };
+        let has_majority = |granted: &BTreeSet<NodeId>| members.is_quorum(|voter| granted.contains(&voter));
         let had_majority = has_majority(granted);
         granted.insert(node);
         !had_majority && has_majority(granted)

@@ -526,8 +526,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
 
     /// True if it decides without others.
     fn is_alone(&self) -> bool {
-        let needs_others = |voters: &BTreeSet<NodeId>| voters.iter().any(|voter| *voter != self.node);
-        !needs_others(&self.members.voters) && !self.members.next.as_ref().is_some_and(needs_others)
+        self.members.is_quorum(|voter| voter == self.node)
     }
 
     fn note_answer(&mut self, from: NodeId) {
@@ -709,13 +708,10 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     /// Whether a quorum that answers holds all that this leader does, without it.
     fn do_others_hold_all(&self) -> bool {
         let (metrics, last) = (self.metrics.borrow_watched(), self.log.last());
-        let holds_all = |voter: &&NodeId| {
+        self.members.is_quorum(|voter| {
             let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&voter.0)?.as_ref());
-            **voter != self.node && self.answers(**voter) && matched.map(ours) == last
-        };
-        let by_majority =
-            |voters: &BTreeSet<NodeId>| 2 * voters.iter().filter(holds_all).count() > voters.len();
-        by_majority(&self.members.voters) && self.members.next.as_ref().is_none_or(by_majority)
+            voter != self.node && self.answers(voter) && matched.map(ours) == last
+        })
     }
 
     /// openraft tells the others once and proposes nothing more in this term, though the word may get lost, or come to one that
