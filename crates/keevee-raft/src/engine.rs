@@ -1,4 +1,8 @@
-//! Moves openraft from outside: see [`RaftEngine`].
+//! Moves openraft from outside: see [`RaftEngine`]. When it stands for election is in [`elections`], what it does as the leader in
+//! [`leadership`].
+
+mod elections;
+mod leadership;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -18,10 +22,11 @@ use openraft::raft::{AppendEntriesRequest, Precondition};
 use openraft::{AsyncRuntime, EntryPayload, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 
-use crate::doubt::{Doubt, would_vote};
+use self::leadership::Leaving;
+use crate::doubt::Doubt;
 use crate::log::{Known, SharedLog};
 use crate::machine::Machine;
-use crate::message::{AppendResult, LogId, RaftMessage, Vote};
+use crate::message::{AppendResult, LogId, RaftMessage};
 use crate::network::{Answer, Exchange, Network, ReadIndex};
 use crate::patience::Patience;
 use crate::reads::Reads;
@@ -106,18 +111,6 @@ const GRAIN: Duration = Duration::from_micros(2);
 /// How late openraft's clock may be, on top of the time between ticks: one that has just run need not run for a tick. What
 /// begins on a late clock is given less time.
 const LATE: Duration = Duration::from_millis(10);
-
-/// How many of the longest election timeouts a leader without a quorum is silent. Within one somebody asks for votes, which may be
-/// split, and then within another; and clocks differ, so that two would at times be too few for ever.
-const SILENCES: u32 = 3;
-
-/// A leader that is handing over.
-struct Leaving {
-    term: u64,
-    /// To whom, if not to whoever holds most.
-    wanted: Option<NodeId>,
-    told: Duration,
-}
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -387,41 +380,6 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         });
     }
 
-    /// Has openraft send again what was lost on the way to a member which answers once more. It would wait for answers, and
-    /// then for a while, though it may take this very member for a majority to hold anything.
-    ///
-    /// A heartbeat is answered that was sent later than appends without an answer. A slow disk may be why, so that is done
-    /// only until the member answers any append.
-    fn repeat_lost(&mut self, to: NodeId, heartbeat: u64) {
-        let led = self.leads_since.map(|(_, since)| self.reached().saturating_sub(since));
-        let was_silent = self.silence(to).or(led).is_some_and(|silence| silence > self.timing.timeout_min);
-        if was_silent {
-            self.lost.insert(to);
-        }
-        if !self.lost.contains(&to) {
-            return;
-        }
-        self.exchange.appends_are_lost(to, heartbeat);
-        let raft = self.raft.clone();
-        self.spawn(async move {
-            // Once openraft has seen the losses, and begun to wait.
-            SimRuntime::sleep(GRAIN / 2).await;
-            drop(raft.trigger().reset_backoff([to.0]).await);
-        });
-    }
-
-    /// How long ago a member last answered an append or a heartbeat of this leader, if it has.
-    fn silence(&self, member: NodeId) -> Option<Duration> {
-        let (_, since) = self.leads_since?;
-        let heard = self.answered.get(&member).filter(|heard| **heard > since)?;
-        Some(self.reached().saturating_sub(*heard))
-    }
-
-    /// Whether a member has answered within the shortest timeout.
-    fn answers(&self, member: NodeId) -> bool {
-        self.silence(member).is_some_and(|silence| silence < self.timing.timeout_min)
-    }
-
     /// The time on the runtime's clock.
     fn reached(&self) -> Duration {
         self.now.saturating_sub(self.origin)
@@ -490,249 +448,9 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
         replication.values().map(matched).min().unwrap_or(u64::MAX)
     }
 
-    /// A leader whose disk does not answer hands over: it can apply nothing more, and so answers nobody
-    /// (etcd#13527). After the shortest timeout if the disks of a quorum of others took half the time for the same: with slower ones
-    /// openraft would give up their votes, and nobody lead.
-    fn leave_if_stalled(&mut self) {
-        let now = self.now;
-        let oldest = self.log.oldest_write();
-        self.oldest_write = oldest.map(|(token, _)| match self.oldest_write {
-            Some((known, since)) if known == token => (token, since),
-            _ => (token, now),
-        });
-        // Of what is no entry nobody else has written the same.
-        let is_entry = oldest.is_some_and(|(_, has_entries)| has_entries);
-        let do_hold_all = is_entry && self.leads_since.is_some() && self.do_others_hold_all();
-        self.others_hold_all = do_hold_all.then(|| self.others_hold_all.unwrap_or(now));
-        let Some((_, since)) = self.oldest_write else { return };
-        let silent = now - since;
-        let is_another_faster = self.others_hold_all.is_some_and(|held| now - held >= silent / 2);
-        let patience = if is_another_faster { self.timing.timeout_min } else { self.timing.timeout_max };
-        if silent >= patience {
-            // Once more if it leads still, so much later.
-            self.oldest_write = self.oldest_write.map(|(token, _)| (token, now));
-            self.hand_over(None);
-        }
-    }
-
-    /// A leader that no quorum answers falls silent, so that those who hear it look for another; then it speaks
-    /// again for as long, as they may be back.
-    fn fall_silent_or_speak(&mut self) {
-        let timeout_max = self.timing.timeout_max;
-        let phase = |unheard: Duration| unheard.as_nanos() / (SILENCES * timeout_max).as_nanos();
-        let over = self.unheard().and_then(|unheard| unheard.checked_sub(timeout_max));
-        self.exchange.be_silent(over.is_some_and(|over| phase(over) % 2 == 0));
-    }
-
     /// True if it decides without others.
     fn is_alone(&self) -> bool {
         self.members.is_quorum(|voter| voter == self.node)
-    }
-
-    fn note_answer(&mut self, from: NodeId) {
-        let now = self.reached();
-        self.answered.insert(from, now);
-        let answered = |voter: &NodeId| match *voter == self.node {
-            true => now,
-            false => self.answered.get(voter).copied().unwrap_or_default(),
-        };
-        let by_majority = |voters: &BTreeSet<NodeId>| {
-            let mut times: Vec<Duration> = voters.iter().map(answered).collect();
-            times.sort_unstable();
-            times.get(voters.len().saturating_sub(1) / 2).copied().unwrap_or(now)
-        };
-        let Members { voters, next, .. } = &self.members;
-        let by_quorum = by_majority(voters).min(next.as_ref().map_or(now, by_majority));
-        self.quorum_answered = self.quorum_answered.max(by_quorum);
-    }
-
-    /// Of a leader that needs others: how long no quorum has answered.
-    fn unheard(&self) -> Option<Duration> {
-        let (_, since) = self.leads_since.filter(|_| !self.is_alone())?;
-        Some(self.reached().saturating_sub(self.quorum_answered.max(since)))
-    }
-
-    fn note_leadership(&mut self) {
-        let term = {
-            let metrics = self.metrics.borrow_watched();
-            (metrics.state == ServerState::Leader).then_some(metrics.current_term)
-        };
-        if self.leads_since.map(|(known, _)| known) != term {
-            self.leads_since = term.map(|term| (term, self.reached()));
-        }
-    }
-
-    /// Sends the heartbeats of a leader.
-    fn beat_if_due(&mut self) {
-        if self.now < self.heartbeat_at {
-            return;
-        }
-        self.heartbeat_at = self.now + self.timing.heartbeat;
-        let raft = self.raft.clone();
-        self.spawn(async move { drop(raft.trigger().heartbeat().await) });
-    }
-
-    /// Stands for election if it has heard of no leader for long enough, once a majority says that it would vote for it.
-    fn stand_if_due(&mut self, state: ServerState) {
-        let is_alone = self.is_alone() && state != ServerState::Candidate;
-        if !self.has_voice() || !(is_alone || self.patience.is_over(self.now)) {
-            return;
-        }
-        self.patience.draw(self.now);
-        // openraft polls the others by itself, but not as soon after a heartbeat, which it may have seen later than this.
-        if self.members.is_voter(self.node)
-            && let Some(vote) = self.log.vote().filter(|vote| vote.committed && !is_alone)
-            && self.now <= self.heard_leader + self.timing.timeout_max + self.timing.heartbeat
-        {
-            self.doubt = Some(Doubt::new(NodeId(vote.node), vote, 0, self.now, self.timing.heartbeat));
-            return self.poll_if_due();
-        }
-        let raft = self.raft.clone();
-        self.spawn(async move { drop(raft.trigger().elect(!is_alone).await) });
-    }
-
-    /// True of a follower that has not heard its leader for the shortest timeout.
-    fn misses_leader(&self) -> bool {
-        let is_follower = self.leads_since.is_none() && self.log.vote().is_some_and(|vote| vote.committed);
-        is_follower && self.now >= self.heard_leader + self.timing.timeout_min
-    }
-
-    fn doubt_leader(&mut self, leader: NodeId) {
-        let Some(vote) = self.log.vote() else { return };
-        let is_before =
-            |member: &NodeId| *member < self.node && *member != leader && self.members.is_voter(*member);
-        let rank = self.others().filter(is_before).count() as u32;
-        self.doubt = Some(Doubt::new(leader, vote, rank, self.now, self.timing.heartbeat));
-        self.poll_if_due();
-    }
-
-    /// A sign of life of the leader, with which a doubt ends.
-    fn note_sign_of_life(&mut self, from: NodeId, message: &RaftMessage) {
-        if let RaftMessage::Append { vote, .. } | RaftMessage::Heartbeat { vote, .. } = message {
-            self.doubt.take_if(|doubt| doubt.is_about(from));
-            if self.log.vote().is_none_or(|known| vote.term >= known.term) {
-                self.heard_leader = self.now;
-                self.patience.renew(self.now);
-            }
-        }
-    }
-
-    /// The doubt, unless it is of the past: it ends with another vote too. Only a voter has any.
-    fn standing_doubt(&mut self) -> Option<&mut Doubt> {
-        let vote = self.log.vote().filter(|_| self.members.is_voter(self.node));
-        self.doubt.take_if(|doubt| vote != Some(doubt.vote()));
-        self.doubt.as_mut()
-    }
-
-    /// Asks the others whether they doubt the leader as well, or miss it.
-    fn poll_if_due(&mut self) {
-        let (now, own) = (self.now, self.node);
-        if !self.standing_doubt().is_some_and(|doubt| doubt.is_due(now)) {
-            return;
-        }
-        let (call, last) = (self.exchange.number(), self.log.last());
-        let Some(doubt) = &mut self.doubt else { return };
-        doubt.asked(call, own);
-        let vote = Vote { term: doubt.vote().term + 1, node: own.0, committed: false };
-        for voter in self.others().filter(|member| self.members.is_voter(*member)) {
-            let poll = RaftMessage::RequestVote { call, poll: true, vote, last, transfer: false };
-            self.exchange.send(voter, poll);
-        }
-    }
-
-    /// Answers a request for a vote as one in doubt, or that misses its leader, if it does: grants polls, and lets a vote pass openraft's protection
-    /// of the leader. One that was removed may believe that it votes, and doubt for long.
-    fn doubtful(&mut self, from: NodeId, message: RaftMessage) -> Option<RaftMessage> {
-        let own_last = self.log.last();
-        if !self.members.is_voter(from) {
-            return Some(message);
-        }
-        let RaftMessage::RequestVote { call, poll, vote, last, .. } = message else { return Some(message) };
-        let Some(own) = self.log.vote().filter(|_| self.standing_doubt().is_some() || self.misses_leader())
-        else {
-            return Some(message);
-        };
-        // Else openraft tells why not.
-        if !would_vote(own, vote, last, own_last) {
-            return Some(message);
-        }
-        if !poll {
-            return Some(RaftMessage::RequestVote { call, poll, vote, last, transfer: true });
-        }
-        if let Some(doubt) = &mut self.doubt {
-            doubt.give_way();
-        }
-        self.patience.give_way(self.now);
-        self.exchange.send(from, RaftMessage::Voted { call, vote: own, granted: true, last: own_last });
-        None
-    }
-
-    fn stand_if_granted(&mut self, from: NodeId, call: u64) {
-        if self.standing_doubt().is_none() {
-            return;
-        }
-        let members = &self.members;
-        if self.doubt.as_mut().is_some_and(|doubt| doubt.granted(call, from, members)) {
-            let raft = self.raft.clone();
-            self.patience.draw(self.now);
-            self.spawn(async move { drop(raft.trigger().elect(false).await) });
-        }
-    }
-
-    fn hand_over(&mut self, wanted: Option<NodeId>) {
-        let successor = self.successor(wanted);
-        // Who is to go goes as soon as anybody answers; for one that is named nobody waits.
-        if wanted.is_none() || successor.is_some() {
-            self.leaving = self.leads_since.map(|(term, _)| Leaving { term, wanted, told: self.now });
-        }
-        if let Some(to) = successor {
-            let raft = self.raft.clone();
-            self.spawn(async move { drop(raft.trigger().transfer_leader(to).await) });
-        }
-    }
-
-    /// Of those who may take over, the one that holds most. Who does not answer would not take over, and nobody would lead until
-    /// others notice.
-    fn successor(&self, wanted: Option<NodeId>) -> Option<u64> {
-        let metrics = self.metrics.borrow_watched();
-        let may_lead = |member: u64| {
-            member != self.node.0
-                && self.members.is_voter(NodeId(member))
-                && wanted.is_none_or(|wanted| wanted.0 == member)
-                && self.answers(NodeId(member))
-        };
-        let others = metrics.replication.iter().flatten().filter(|(member, _)| may_lead(**member));
-        others.max_by_key(|(_, matched)| **matched).map(|(member, _)| *member)
-    }
-
-    /// Whether a quorum that answers holds all that this leader does, without it.
-    fn do_others_hold_all(&self) -> bool {
-        let (metrics, last) = (self.metrics.borrow_watched(), self.log.last());
-        self.members.is_quorum(|voter| {
-            let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&voter.0)?.as_ref());
-            voter != self.node && self.answers(voter) && matched.map(ours) == last
-        })
-    }
-
-    /// openraft tells the others once and proposes nothing more in this term, though the word may get lost, or come to one that
-    /// lacks an entry yet.
-    fn hand_over_again(&mut self) {
-        let term = self.leads_since.map(|(term, _)| term);
-        self.leaving.take_if(|leaving| Some(leaving.term) != term);
-        if let Some(leaving) = &mut self.leaving
-            && self.now >= leaving.told + self.timing.heartbeat
-        {
-            leaving.told = self.now;
-            let wanted = leaving.wanted;
-            self.hand_over(wanted);
-        }
-    }
-
-    /// Whether it leads, and a quorum has told so within twice the longest timeout. Slow disks hold answers back. One whose
-    /// removal is chosen leads on in openraft for a moment, to hand over.
-    fn leads(&self, metrics: &RaftMetrics<Types>) -> bool {
-        let is_fresh = |unheard: Duration| unheard <= 2 * self.timing.timeout_max;
-        metrics.state == ServerState::Leader && self.has_voice() && self.unheard().is_none_or(is_fresh)
     }
 
     fn failure(&self) -> Option<StorageError> {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use keevee_replica::storage::MemoryLog;
 
 use super::*;
+use crate::message::Vote;
 
 const NOBODY: [u64; 0] = [];
 const TICK: Duration = Duration::from_millis(20);
