@@ -28,7 +28,8 @@ const LOG_PARTS: u64 = 16;
 /// How long no snapshot is fetched after one that could not be taken in: the disk may be full, or the sender of another
 /// version.
 const RETRIED_AFTER: Duration = Duration::from_secs(30);
-/// The same of a replica that has lost its state, after another that has none for it: the next one may.
+/// The same after one of which something was damaged here: the next one may be whole. And of a replica that has lost its state, after
+/// another that has none for it: the next one may.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What an entry counts for besides its payload.
 const ENTRY_OVERHEAD_BYTES: u64 = 64;
@@ -97,9 +98,9 @@ impl<S: StateStore> Snapshots<S> {
     }
 
     /// What is on its way here can't be taken in.
-    fn give_up(&mut self, now: Duration, why: String) {
+    fn give_up(&mut self, now: Duration, retried_after: Duration, why: String) {
         self.receiving = None;
-        self.retry_at = now + RETRIED_AFTER;
+        self.retry_at = now + retried_after;
         self.failed = Some(why);
     }
 
@@ -217,7 +218,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                 let receiving = Receiving::new(now, from, self.snapshots.next_number, target);
                 self.snapshots.receiving = Some(receiving);
             }
-            Err(error) => self.snapshots.give_up(now, error.to_string()),
+            Err(error) => self.snapshots.give_up(now, RETRIED_AFTER, error.to_string()),
         }
         self.tick_snapshots(now)
     }
@@ -240,7 +241,10 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         self.effects.send.extend(asked);
         match receiving.target.progress() {
             Intake::Ready | Intake::Busy => {}
-            Intake::Failed(error) => self.snapshots.give_up(now, error.to_string()),
+            Intake::Failed(error) => {
+                let retried_after = if error.is_corrupt() { ASKED_AGAIN_AFTER } else { RETRIED_AFTER };
+                self.snapshots.give_up(now, retried_after, error.to_string());
+            }
             Intake::Done(incarnation) => {
                 let Some((index, mark)) = receiving.end() else { return Ok(()) };
                 self.snapshots.ask_another(now);
@@ -293,7 +297,7 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
                         let why = format!(
                             "node {from} sent a chunk that is damaged, or of another version's format: is one to be upgraded?"
                         );
-                        self.snapshots.give_up(now, why);
+                        self.snapshots.give_up(now, RETRIED_AFTER, why);
                     }
                 }
             }
