@@ -6,6 +6,7 @@
 //!
 //! It leaves out what a map may become ([`keevee_core::shard_map::change`]).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use keevee_core::command::{
     Action, Command, Expect, OnError, Operation, OperationResult, Outcome, Precondition, Versioned,
 };
 use keevee_core::error::ErrorKind;
-use keevee_core::ids::ShardId;
+use keevee_core::ids::{NodeId, ShardId};
 use keevee_core::requests::RequestId;
 use keevee_core::shard_map::change::ChangeError;
 use keevee_core::shard_map::{NodeInfo, ShardMap, codec};
@@ -144,6 +145,8 @@ pub(crate) struct MapKeeper {
     pub(crate) node: Node,
     /// This node as its configuration has it.
     pub(crate) own: NodeInfo,
+    /// Where the configuration has nodes.
+    pub(crate) configured: BTreeMap<NodeId, String>,
     pub(crate) cluster: ClusterConfig,
     pub(crate) log: Arc<Database>,
     pub(crate) jobs: Jobs,
@@ -286,9 +289,11 @@ impl MapKeeper {
             return Err(ServerError::Removed(self.own.id));
         }
         let known = self.node.directory().map();
-        // Those alone that this change is about: of the others the configuration may know more, if many move at once.
+        // Those alone that this change is about: of the others the configuration may know more, if many move at once…
         for node in map.nodes.iter().filter(|node| known.node(node.id) != Some(node)) {
-            let (store_id, address) = (node.store.to_string(), node.peer.clone());
+            // …as it may of a newcomer.
+            let configured = self.configured.get(&node.id).filter(|_| known.node(node.id).is_none());
+            let (store_id, address) = (node.store.to_string(), configured.unwrap_or(&node.peer).clone());
             self.transport.set_peer(Peer { id: node.id, store_id, address });
         }
         self.node.directory().take_in(map);

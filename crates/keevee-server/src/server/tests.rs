@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::*;
+use crate::config::MemberConfig;
 use crate::storage::StoreId;
 use crate::transport::{BoxFuture, Forward, ForwardReply, PeerHandler, PeerMessage};
 
@@ -92,6 +93,18 @@ async fn a_node_that_cannot_start_leaves_its_folder_free() {
     assert!(matches!(error, ServerError::Listen { .. }), "{error}");
     config.node.peer = "127.0.0.1:0".to_owned();
     start_again(&config).await.run(async {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_may_name_nodes_that_joined_and_must_name_the_first_ones() {
+    let temp = TempDir::new().unwrap();
+    let mut config = alone(temp.path());
+    let own = config.members[0].clone();
+    config.members.push(MemberConfig { id: 4, ..own.clone() });
+    start_again(&config).await.run(async {}).await.unwrap();
+    config.members = vec![MemberConfig { id: 4, ..own }];
+    let error = Server::start(&config).await.err().unwrap();
+    assert!(matches!(error, ServerError::Mismatch { .. }), "{error}");
 }
 
 /// Hears nothing: what a peer of the node under test needs.
