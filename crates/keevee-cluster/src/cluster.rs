@@ -47,6 +47,7 @@ pub struct Node {
     /// How the last process that this program started ended, if it has.
     exit: Option<ExitStatus>,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
 }
 
 /// How a node ended.
@@ -62,7 +63,8 @@ pub enum Ending {
 
 impl Node {
     pub(crate) fn new(id: u64, folder: PathBuf, Addresses { http, peer, resp }: Addresses) -> Node {
-        Node { id, http, peer, resp, folder, child: None, exit: None, environment: Vec::new() }
+        let (environment, arguments) = (Vec::new(), Vec::new());
+        Node { id, http, peer, resp, folder, child: None, exit: None, environment, arguments }
     }
 
     /// Where it listens.
@@ -94,6 +96,11 @@ impl Node {
     /// starts it. None are remembered in the cluster's folder.
     pub fn set_environment(&mut self, variables: Vec<(String, String)>) {
         self.environment = variables;
+    }
+
+    /// Arguments of `keevee server` beside its configuration, in the same way.
+    pub fn set_arguments(&mut self, arguments: Vec<String>) {
+        self.arguments = arguments;
     }
 
     /// How its last process ended, if this program started it and it has ended.
@@ -141,7 +148,7 @@ impl Node {
     pub(crate) fn spawn(&mut self, program: &Path) -> Result<(), ClusterError> {
         ports::check(self.id, &self.addresses())?;
         let config = self.config();
-        let child = process::spawn(program, &config, &self.log(), &self.environment)
+        let child = process::spawn(program, &config, &self.log(), &self.arguments, &self.environment)
             .map_err(|source| ClusterError::Program { program: program.to_owned(), source })?;
         // The node writes it too; until then it should be found already.
         let path = process::pid_file(&config);
@@ -209,6 +216,17 @@ impl Cluster {
             Some(existing) => Ok(Cluster { folder, program, nodes: existing.nodes }),
             None => Err(ClusterError::NoCluster { folder }),
         }
+    }
+
+    /// Takes in the nodes whose folders have come since, which may join, and forgets those whose folders have gone.
+    pub fn look_again(&mut self) -> Result<(), ClusterError> {
+        let Some(existing) = folder::read(&self.folder)? else {
+            return Err(ClusterError::NoCluster { folder: self.folder.clone() });
+        };
+        self.nodes.retain(|node| existing.nodes.iter().any(|one| one.id == node.id));
+        let known: Vec<u64> = self.nodes.iter().map(|node| node.id).collect();
+        self.nodes.extend(existing.nodes.into_iter().filter(|node| !known.contains(&node.id)));
+        Ok(())
     }
 
     /// Its folder.

@@ -1,7 +1,7 @@
 //! The cluster's folder: written, read back.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::cluster::Node;
 use crate::error::ClusterError;
-use crate::plan::{Choices, Layout, NODES_MAX, Plan};
+use crate::plan::{Choices, Layout, Plan};
 use crate::ports::{self, Addresses};
 
 /// Which shards the cluster began with, as `keevee init` was told: what they are now, the nodes know.
@@ -208,10 +208,9 @@ pub(crate) struct Existing {
 
 /// The cluster in a folder; `None` if there is none.
 pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
-    let has = |id: &u64| folder.join(format!("node{id}")).join("keevee.toml").exists();
     // Node 1 comes last when a cluster is made, and may have been removed since.
     let is_unfinished = folder.join(".new").exists();
-    let ids: Vec<u64> = (1..=NODES_MAX).filter(has).collect();
+    let ids = ids(folder)?;
     if ids.is_empty() || !ids.contains(&1) && is_unfinished {
         return Ok(None);
     }
@@ -246,6 +245,22 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Existing>, ClusterError> {
         Err(error) => return Err(ClusterError::file("read", path)(error)),
     };
     Ok(Some(Existing { nodes, first_nodes, consensus, peer_transport, layout }))
+}
+
+/// The nodes that have a configuration there, in order.
+fn ids(folder: &Path) -> Result<Vec<u64>, ClusterError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    let has = |entry: fs::DirEntry| {
+        let id = entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()?;
+        entry.path().join("keevee.toml").exists().then_some(id)
+    };
+    let entries = entries.map_err(ClusterError::file("open", folder))?;
+    let mut ids: Vec<u64> = entries.into_iter().filter_map(has).collect();
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ pub fn spawn(
     program: &Path,
     config: &Path,
     log: &Path,
+    arguments: &[String],
     environment: &[(String, String)],
 ) -> io::Result<Child> {
     let output = File::options().create(true).append(true).open(log)?;
@@ -51,6 +52,7 @@ pub fn spawn(
         .arg("server")
         .arg("--config")
         .arg(absolute(config))
+        .args(arguments)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
