@@ -80,7 +80,6 @@ A node may lead the shard map's shard and none of the data shards. A follower wi
 
 ## Not covered
 
-- bits that flip in a snapshot on its way, and a node that is replaced by one with another number: tests do that (`crates/keevee/tests/processes/`), `keevee verify` does not;
 - three faults at once, two of the network at once, and a fault while members change, while all nodes restart, or while power is lost;
 - more load than the nodes can take; values longer than a number; scans, batches and expiry;
 - machines of their own: here all nodes share cores, a disk and a loopback network."

@@ -1,7 +1,7 @@
 //! `keevee verify`: real processes under faults, and a proof that nothing is lost. A cluster of its own, clients of all
 //! protocols, faults drawn from a seed, and in the end a verdict over everything the clients were told.
 //!
-//! [`schedule`] says which faults come, [`inflict`] (with [`rot`]) does them to the [`nodes`] and their [`network`]; [`clients`] and [`callers`] are the load, whose
+//! [`schedule`] says which faults come, [`inflict`] (with [`rot`] and [`replace`]) does them to the [`nodes`] and their [`network`]; [`clients`] and [`callers`] are the load, whose
 //! [`history`] the [`verdict`] is on; [`report`] and [`mod@page`] tell of it. The simulator (`keevee-verify`) tries far more
 //! schedules, of the same code without its disks, sockets and processes; this is for what only those can show.
 
@@ -12,6 +12,7 @@ mod inflict;
 mod network;
 mod nodes;
 mod page;
+mod replace;
 mod report;
 mod rot;
 mod schedule;
@@ -137,8 +138,8 @@ fn progress(plan: &Plan) -> ProgressBar {
 async fn watch(nodes: &[Endpoint], origin: Instant, seen: &mut Vec<Leadership>) -> Infallible {
     loop {
         tokio::time::sleep(LOOK).await;
-        for (node, endpoint) in (1..).zip(nodes) {
-            let Some(shards) = nodes::led_by(endpoint, LOOK).await else { continue };
+        for endpoint in nodes {
+            let Some((node, shards)) = nodes::led_by(endpoint, LOOK).await else { continue };
             let at = origin.elapsed();
             seen.extend(shards.into_iter().map(|shard| Leadership { at, shard, node }));
         }

@@ -106,8 +106,10 @@ impl Nodes {
                 happened = self.change_members(target, "drain").await?;
                 happened &= self.change_members(target, "add").await?;
             }
+            Kind::Replace => happened = self.replace(target).await?,
             Kind::FlipLog => happened = self.flip_log(target).await?,
             Kind::FlipData => happened = self.flip_data(target).await?,
+            Kind::FlipSnapshot => happened = self.flip_snapshot(target).await?,
             Kind::PowerLoss => self.disks.values().try_for_each(|disk| disk.set(Bad::DropUnsynced))?,
             Kind::FailSync => self.disks[&target].set(Bad::FailSync)?,
             Kind::StallSync => self.disks[&target].set(Bad::StallSync(STALL))?,
@@ -135,7 +137,12 @@ impl Nodes {
             Kind::Isolate | Kind::Split | Kind::OneWay | Kind::Partial | Kind::SlowLink => {
                 self.network.heal();
             }
-            Kind::RollingRestart | Kind::Members | Kind::FlipLog | Kind::FlipData => {}
+            Kind::RollingRestart
+            | Kind::Members
+            | Kind::Replace
+            | Kind::FlipLog
+            | Kind::FlipData
+            | Kind::FlipSnapshot => {}
             Kind::PowerLoss => self.cut_power().await?,
             // It is waited for until it has ended, which it may not do before another fault has.
             Kind::FailSync => return Ok(()),

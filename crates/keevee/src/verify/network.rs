@@ -1,5 +1,6 @@
 //! The network between the nodes: each reaches each other one through a proxy of this program, which holds back what
-//! goes in one direction, or delays it.
+//! goes in one direction, or delays it. Nodes have seats, where they listen; when one is lost for good, another one may
+//! get its seat, which the others reach under its own number.
 //!
 //! What is held back is neither lost nor refused: it arrives once the way is open, as TCP would have it. A proxy needs no
 //! rights and works wherever the nodes do, and it can delay, which network namespaces alone can't. Left out is the
@@ -8,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,7 +31,7 @@ pub(crate) enum Way {
     Slow(Duration),
 }
 
-/// From one node to another.
+/// From one seat to another.
 struct Gate {
     way: watch::Sender<Way>,
     /// Chunks that were held back or delayed.
@@ -39,49 +40,80 @@ struct Gate {
 
 /// The ways between all nodes.
 pub(crate) struct Network {
-    gates: BTreeMap<(u64, u64), Arc<Gate>>,
-    /// Where a node reaches another one.
-    addresses: BTreeMap<(u64, u64), SocketAddr>,
+    ways: Arc<Ways>,
+    /// Where a node of a seat reaches a node of a number.
+    addresses: BTreeMap<(usize, u64), SocketAddr>,
     tasks: Vec<AbortHandle>,
 }
 
-impl Network {
-    /// Between nodes that listen at these addresses for peers.
-    pub(crate) async fn open(peers: &BTreeMap<u64, SocketAddr>) -> io::Result<Network> {
-        let pairs = || peers.keys().flat_map(|from| peers.keys().map(move |to| (*from, *to)));
-        let gate = || Arc::new(Gate { way: watch::Sender::new(Way::Open), hindered: AtomicU64::new(0) });
-        let gates: BTreeMap<_, _> =
-            pairs().filter(|(from, to)| from != to).map(|pair| (pair, gate())).collect();
-        let (mut addresses, mut tasks) = (BTreeMap::new(), Vec::new());
-        for (from, to) in gates.keys() {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-            addresses.insert((*from, *to), listener.local_addr()?);
-            let (there, back) = (gates[&(*from, *to)].clone(), gates[&(*to, *from)].clone());
-            tasks.push(tokio::spawn(serve(listener, peers[to], there, back)).abort_handle());
-        }
-        Ok(Network { gates, addresses, tasks })
+struct Ways {
+    /// Where the nodes of the seats listen for peers.
+    seats: Vec<SocketAddr>,
+    gates: BTreeMap<(usize, usize), Gate>,
+    /// Which node has which seat.
+    seated: Mutex<BTreeMap<u64, usize>>,
+}
+
+impl Ways {
+    fn seat(&self, node: u64) -> Option<usize> {
+        self.seated.lock().unwrap_or_else(PoisonError::into_inner).get(&node).copied()
     }
 
-    /// Where `from` reaches `to`.
-    pub(crate) fn address(&self, from: u64, to: u64) -> SocketAddr {
-        self.addresses[&(from, to)]
+    fn gate(&self, from: u64, to: u64) -> Option<&Gate> {
+        self.gates.get(&(self.seat(from)?, self.seat(to)?))
+    }
+}
+
+impl Network {
+    /// Between seats that are at these addresses. Nodes will have numbers up to `last`; the first ones are seated, in order.
+    pub(crate) async fn open(seats: Vec<SocketAddr>, last: u64) -> io::Result<Network> {
+        let count = seats.len();
+        let pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
+        let gate = || Gate { way: watch::Sender::new(Way::Open), hindered: AtomicU64::new(0) };
+        let gates = pairs.filter(|(from, to)| from != to).map(|pair| (pair, gate())).collect();
+        let seated = Mutex::new((1..).zip(0..count).collect());
+        let ways = Arc::new(Ways { seats, gates, seated });
+        let (mut addresses, mut tasks) = (BTreeMap::new(), Vec::new());
+        for (from, to) in (0..count).flat_map(|from| (1..=last).map(move |to| (from, to))) {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            addresses.insert((from, to), listener.local_addr()?);
+            tasks.push(tokio::spawn(serve(listener, from, to, Arc::clone(&ways))).abort_handle());
+        }
+        Ok(Network { ways, addresses, tasks })
+    }
+
+    /// Where a seated node reaches others: those of all numbers that there will be.
+    pub(crate) fn addresses(&self, from: u64) -> impl Iterator<Item = (u64, SocketAddr)> {
+        let seat = self.ways.seat(from);
+        let own = self.addresses.iter().filter(move |((from, _), _)| Some(*from) == seat);
+        own.map(|((_, to), address)| (*to, *address))
+    }
+
+    /// Gives a node's seat to one of another number.
+    pub(crate) fn reseat(&self, node: u64, newcomer: u64) {
+        let mut seated = self.ways.seated.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seat) = seated.remove(&node) {
+            seated.insert(newcomer, seat);
+        }
     }
 
     /// From now on, of what goes from one to the other.
     pub(crate) fn set(&self, from: u64, to: u64, way: Way) {
-        self.gates[&(from, to)].way.send_replace(way);
+        if let Some(gate) = self.ways.gate(from, to) {
+            gate.way.send_replace(way);
+        }
     }
 
     /// Opens all ways.
     pub(crate) fn heal(&self) {
-        for gate in self.gates.values() {
+        for gate in self.ways.gates.values() {
             gate.way.send_replace(Way::Open);
         }
     }
 
     /// How often something was held back or delayed so far.
     pub(crate) fn hindered(&self) -> u64 {
-        self.gates.values().map(|gate| gate.hindered.load(Ordering::Relaxed)).sum()
+        self.ways.gates.values().map(|gate| gate.hindered.load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -91,25 +123,30 @@ impl Drop for Network {
     }
 }
 
-async fn serve(listener: TcpListener, to: SocketAddr, there: Arc<Gate>, back: Arc<Gate>) {
+/// Passes on what comes from a seat for a node.
+async fn serve(listener: TcpListener, from: usize, node: u64, ways: Arc<Ways>) {
     loop {
         let Ok((near, _)) = listener.accept().await else {
             // Too many files are open, or whoever came has gone: the next one may do better.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let (there, back) = (there.clone(), back.clone());
+        let ways = Arc::clone(&ways);
         tokio::spawn(async move {
-            // A node that is down refuses; closing tells whoever came the same.
-            let Ok(far) = TcpStream::connect(to).await else { return };
+            // A node that is not there refuses; closing tells whoever came the same.
+            let Some(to) = ways.seat(node) else { return };
+            let Ok(far) = TcpStream::connect(ways.seats[to]).await else { return };
+            let (Some(there), Some(back)) = (ways.gates.get(&(from, to)), ways.gates.get(&(to, from))) else {
+                return;
+            };
             if near.set_nodelay(true).and(far.set_nodelay(true)).is_err() {
                 return;
             }
             let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
             // When one direction ends, so does the connection.
             tokio::select! {
-                () = pass_on(near_read, far_write, &there) => {}
-                () = pass_on(far_read, near_write, &back) => {}
+                () = pass_on(near_read, far_write, there) => {}
+                () = pass_on(far_read, near_write, back) => {}
             }
         });
     }
@@ -143,8 +180,8 @@ mod tests {
     async fn a_closed_way_holds_back_and_loses_nothing() {
         let far = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let address = far.local_addr().expect("bound");
-        let network = Network::open(&[(1, address), (2, address)].into()).await.expect("proxies");
-        let mut near = TcpStream::connect(network.address(1, 2)).await.expect("connected");
+        let network = Network::open(vec![address, address], 2).await.expect("proxies");
+        let mut near = TcpStream::connect(reached(&network, 1, 2)).await.expect("connected");
         let (mut far, _) = far.accept().await.expect("passed on");
         network.set(1, 2, Way::Closed);
         near.write_all(b"there").await.expect("sent");
@@ -161,5 +198,27 @@ mod tests {
         network.heal();
         far.read_exact(&mut there).await.expect("it came");
         assert_eq!(&there, b"there");
+    }
+
+    #[tokio::test]
+    async fn who_has_a_seat_is_reached_there_and_nobody_else_is() {
+        let seats = [(); 2].map(|()| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
+        let seats = seats.map(|seat| {
+            seat.set_nonblocking(true).expect("a socket");
+            TcpListener::from_std(seat).expect("a listener")
+        });
+        let addresses = seats.iter().map(|seat| seat.local_addr().expect("bound")).collect();
+        let network = Network::open(addresses, 3).await.expect("proxies");
+        network.reseat(2, 3);
+        let _near = TcpStream::connect(reached(&network, 1, 3)).await.expect("connected");
+        let _far = seats[1].accept().await.expect("passed on");
+        let mut gone = TcpStream::connect(reached(&network, 1, 2)).await.expect("connected");
+        assert_eq!(gone.read(&mut [0; 1]).await.unwrap_or(0), 0, "nobody is there");
+        network.set(1, 3, Way::Closed);
+        assert_eq!(*network.ways.gates[&(0, 1)].way.borrow(), Way::Closed);
+    }
+
+    fn reached(network: &Network, from: u64, to: u64) -> SocketAddr {
+        network.addresses(from).find(|(node, _)| *node == to).expect("an address").1
     }
 }

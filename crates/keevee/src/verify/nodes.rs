@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use keevee_client::Endpoint;
+use keevee_client::{Endpoint, ScrubStatus};
 use keevee_cluster::{Choices, Cluster, Layout, Plan, free_ports, is_free};
 use keevee_shim::{Disk, Shim};
 use serde::Deserialize;
@@ -28,12 +29,18 @@ const PORTS: u16 = 4;
 /// How often it is tried to start nodes on ports that are free.
 const TRIES: usize = 5;
 
+/// How many nodes may be lost for good in a run.
+const NEWCOMERS: u64 = 64;
+
 /// Running nodes. Dropped, they are killed.
 pub(crate) struct Nodes {
     pub(super) cluster: Cluster,
     pub(super) network: Network,
     /// By node; none without a shim.
     pub(super) disks: BTreeMap<u64, Disk>,
+    shim: Option<Shim>,
+    /// What nodes that take the place of lost ones are called.
+    pub(super) newcomers: RangeInclusive<u64>,
     /// The addresses that the shard map has: nobody listens there, so that no node finds a way around the proxies.
     _nowhere: Vec<TcpSocket>,
 }
@@ -46,10 +53,12 @@ pub(crate) struct ReplicaStatus {
     pub(crate) applied: u64,
     pub(crate) last: u64,
     pub(crate) chain: String,
+    pub(crate) scrub: Option<ScrubStatus>,
 }
 
 #[derive(Debug, Deserialize)]
 struct NodeStatus {
+    node_id: u64,
     shards: Vec<ReplicaStatus>,
 }
 
@@ -65,7 +74,7 @@ impl Nodes {
         loop {
             let ports = free_ports(PORTS * count);
             let is_taken = |port| !is_free((Ipv4Addr::LOCALHOST, port).into());
-            match Nodes::try_start(&folder, asked, (count, ports), shim.as_ref()).await {
+            match Nodes::try_start(&folder, asked, (count, ports), shim.clone()).await {
                 // By another program, which was faster: none of the nodes is there any more.
                 Err(_) if tries < TRIES && (ports..ports + PORTS * count).any(is_taken) => tries += 1,
                 result => return result,
@@ -79,7 +88,7 @@ impl Nodes {
         folder: &Path,
         asked: &super::Plan,
         (count, ports): (u16, u16),
-        shim: Option<&Shim>,
+        shim: Option<Shim>,
     ) -> Result<Nodes, Failure> {
         let program = std::env::current_exe()?;
         let layout = Layout::Shared { shards: asked.shards, replicas: Some(asked.nodes) };
@@ -95,8 +104,8 @@ impl Nodes {
         };
         let mut made = Cluster::open_or_create(&plan).await?;
         let listens = |id: u64| SocketAddr::from((Ipv4Addr::LOCALHOST, ports + 3 * count + id as u16 - 1));
-        let peers: BTreeMap<u64, SocketAddr> = (1..=count.into()).map(|id| (id, listens(id))).collect();
-        let network = Network::open(&peers).await?;
+        let (founders, last) = (u64::from(count), u64::from(count) + NEWCOMERS);
+        let network = Network::open((1..=founders).map(listens).collect(), last).await?;
         let mut nowhere = Vec::new();
         for node in made.nodes() {
             let socket = TcpSocket::new_v4()?;
@@ -104,18 +113,25 @@ impl Nodes {
             nowhere.push(socket);
             lead_through(&network, &node.config(), node.id, listens(node.id))?;
         }
-        let mut cluster = Cluster::open(folder, &program)?;
-        let mut disks = BTreeMap::new();
-        for node in cluster.nodes() {
-            let Some(shim) = shim else { break };
-            let disk = Disk::new(shim, &folder.join(format!("node{}.control", node.id)), &node.data())?;
-            node.set_environment(disk.environment());
-            disks.insert(node.id, disk);
-        }
-        let mut nodes = Nodes { cluster, network, disks, _nowhere: nowhere };
+        let cluster = Cluster::open(folder, &program)?;
+        let newcomers = founders + 1..=last;
+        let mut nodes =
+            Nodes { cluster, network, disks: BTreeMap::new(), shim, newcomers, _nowhere: nowhere };
+        nodes.ids().into_iter().try_for_each(|id| nodes.give_disk(id))?;
         nodes.cluster.start()?;
         nodes.ready().await?;
         Ok(nodes)
+    }
+
+    /// Has a node use a disk that can be steered, if there is a shim.
+    pub(super) fn give_disk(&mut self, id: u64) -> Result<(), Failure> {
+        let Some(shim) = &self.shim else { return Ok(()) };
+        let control = self.cluster.folder().join(format!("node{id}.control"));
+        let node = self.cluster.node(id)?;
+        let disk = Disk::new(shim, &control, &node.data())?;
+        node.set_environment(disk.environment());
+        self.disks.insert(id, disk);
+        Ok(())
     }
 
     /// Waits until every node could serve. None may have ended by itself.
@@ -178,7 +194,7 @@ impl Nodes {
     /// What a node's replicas are like; `None` if it does not say.
     pub(crate) async fn replicas(&mut self, id: u64) -> Option<Vec<ReplicaStatus>> {
         let node = self.cluster.node(id).ok()?.endpoint();
-        replicas(&node, ASK_PATIENCE).await
+        Some(status(&node, ASK_PATIENCE).await?.shards)
     }
 }
 
@@ -194,19 +210,20 @@ impl Drop for Nodes {
     }
 }
 
-async fn replicas(node: &Endpoint, timeout: Duration) -> Option<Vec<ReplicaStatus>> {
+async fn status(node: &Endpoint, timeout: Duration) -> Option<NodeStatus> {
     let api = Api { nodes: std::slice::from_ref(node), timeout };
-    let status: NodeStatus = api.get("/v1/cluster/status").await.ok()?;
-    Some(status.shards)
+    api.get("/v1/cluster/status").await.ok()
 }
 
-/// The shards that a node says it leads; `None` if it does not say.
-pub(crate) async fn led_by(node: &Endpoint, timeout: Duration) -> Option<Vec<u32>> {
-    let leads = replicas(node, timeout).await?.into_iter().filter(|replica| replica.role == "leader");
-    Some(leads.map(|replica| replica.shard).collect())
+/// The node at an address, and the shards that it says it leads; `None` if it does not say.
+pub(crate) async fn led_by(node: &Endpoint, timeout: Duration) -> Option<(u64, Vec<u32>)> {
+    let NodeStatus { node_id, shards } = status(node, timeout).await?;
+    let leads = shards.into_iter().filter(|replica| replica.role == "leader");
+    Some((node_id, leads.map(|replica| replica.shard).collect()))
 }
 
-/// Rewrites a node's file: it listens at an address that no other node knows, and knows each of the others by its proxy.
+/// Rewrites a node's file: it listens at an address that no other node knows, and knows each of the others by its proxy, also
+/// those that are yet to come.
 fn lead_through(network: &Network, config: &Path, own: u64, listens: SocketAddr) -> Result<(), Failure> {
     let damaged = |why: &str| Failure::other(format!("{}: {why}", config.display()));
     let text = fs::read_to_string(config)?;
@@ -217,13 +234,25 @@ fn lead_through(network: &Network, config: &Path, own: u64, listens: SocketAddr)
         Ok::<_, Failure>(())
     };
     address(&mut file["node"], listens)?;
-    for member in file["member"].as_array_mut().into_iter().flatten() {
-        let id = member.get("id").and_then(toml::Value::as_integer).and_then(|id| u64::try_from(id).ok());
-        match id.ok_or_else(|| damaged("a member has no id"))? {
-            id if id == own => {}
-            id => address(member, network.address(own, id))?,
+    let members = file["member"].as_array_mut().ok_or_else(|| damaged("it has no members"))?;
+    for (id, proxy) in network.addresses(own).filter(|(id, _)| *id != own) {
+        if let Some(member) = members.iter_mut().find(|member| member_id(member) == Some(id)) {
+            address(member, proxy)?;
+            continue;
         }
+        let mut newcomer = toml::Table::new();
+        newcomer.insert("id".to_owned(), toml::Value::try_from(id).map_err(Failure::other)?);
+        // Nobody asks a node's file for the first of them.
+        for kind in ["http", "peer"] {
+            newcomer.insert(kind.to_owned(), proxy.to_string().into());
+        }
+        members.push(newcomer.into());
     }
     fs::write(config, file.to_string())?;
     Ok(())
+}
+
+/// The number of a `[[member]]`.
+pub(super) fn member_id(member: &toml::Value) -> Option<u64> {
+    member.get("id").and_then(toml::Value::as_integer).and_then(|id| u64::try_from(id).ok())
 }

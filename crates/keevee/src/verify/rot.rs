@@ -1,24 +1,27 @@
 //! Bits that flip on one node's disk: in its log, so that it may not vote any more, and in its applied state, which it must
-//! find, give up and have from the others.
+//! find, give up and have from the others, also where they flip in what those have sent.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::slice;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keevee_client::Connection;
 use keevee_cluster::until;
 use keevee_shim::Fault as Bad;
 use serde_json::Value;
 
-use super::nodes::{Nodes, PATIENCE};
+use super::nodes::{Nodes, PATIENCE, ReplicaStatus};
 use crate::api::Api;
 use crate::failure::Failure;
 
 /// How long a scrub may take to find what is wrong before another one is asked for.
 const SCRUB_PATIENCE: Duration = Duration::from_secs(5);
 const SCRUBS: usize = 12;
+/// How the file ends to which a node writes the state that it has from the others.
+const FETCHED: &str = "/1.sst";
 
 impl Nodes {
     /// A node reads its log at a start with one bit wrong. It must end, or it would vote without what it has promised. The others
@@ -56,22 +59,81 @@ impl Nodes {
     /// While a node is down a bit flips in every file of its applied state. It must find that, though nobody may read those keys for
     /// long, and have the state from the others. False if there was no file.
     pub(super) async fn flip_data(&mut self, node: u64) -> Result<bool, Failure> {
+        let has_files = self.flip_and_start(node).await?;
+        if has_files && !self.scrub_until(async |nodes| nodes.has_rebuilt(node).await).await {
+            return Err(Failure::other(format!("node {node} does not find that its state is damaged")));
+        }
+        Ok(has_files)
+    }
+
+    /// The same, and a bit flips as well in the state that the node has from the others then, when that is written. In the end its state
+    /// must be as theirs. False if there was no file.
+    pub(super) async fn flip_snapshot(&mut self, node: u64) -> Result<bool, Failure> {
+        let before = self.disks[&node].injected()?.flipped_written;
+        self.disks[&node].set(Bad::FlipWritten { ending: FETCHED, seed: before })?;
+        let has_files = self.flip_and_start(node).await?;
+        if has_files {
+            let is_flipped = async |nodes: &mut Nodes| {
+                nodes.disks[&node].injected().is_ok_and(|injected| injected.flipped_written > before)
+            };
+            if !self.scrub_until(is_flipped).await {
+                return Err(Failure::other(format!("node {node} does not write what others have sent")));
+            }
+            let since = unix_ms();
+            if !self.scrub_until(async |nodes| nodes.agrees_since(node, since, 2).await).await {
+                return Err(Failure::other(format!("node {node} goes on with a state that is damaged")));
+            }
+        }
+        self.disks[&node].heal()?;
+        Ok(has_files)
+    }
+
+    /// Ends a node, flips a bit in each file of its applied state, and starts it again. False if there is none.
+    async fn flip_and_start(&mut self, node: u64) -> Result<bool, Failure> {
         self.cluster.kill(node).await?;
         let flipped = flip_sorted_files(&self.cluster.node(node)?.data().join("data"))?;
         self.cluster.start_node(node)?;
-        if flipped == 0 {
-            return Ok(false);
-        }
+        Ok(flipped > 0)
+    }
+
+    /// Has all replicas compare their states, again and again: a node may be starting, or others may lead by now. False if it comes
+    /// to nothing.
+    async fn scrub_until(&mut self, mut is_done: impl AsyncFnMut(&mut Nodes) -> bool) -> bool {
         for _ in 0..SCRUBS {
-            let endpoints = self.http();
-            let _: Value = Api { nodes: &endpoints, timeout: PATIENCE }.post("/v1/cluster/scrub", "").await?;
-            if until(SCRUB_PATIENCE, async || self.has_rebuilt(node).await.then_some(())).await.is_some() {
-                return Ok(true);
+            for node in self.http() {
+                // Of the shards that it leads.
+                let api = Api { nodes: slice::from_ref(&node), timeout: SCRUB_PATIENCE };
+                let _ = api.post::<Value>("/v1/cluster/scrub", "").await;
+            }
+            let done = until(SCRUB_PATIENCE, async || is_done(self).await.then_some(())).await;
+            if done.is_some() {
+                return true;
             }
         }
-        Err(Failure::other(format!(
-            "node {node} does not find that {flipped} files of its state are damaged"
-        )))
+        false
+    }
+
+    /// Has all replicas compare their states once more. True if all of each shard, which has so many, hold the same.
+    pub(super) async fn all_agree(&mut self, replicas: usize) -> bool {
+        let since = unix_ms();
+        self.scrub_until(async |nodes| {
+            for id in nodes.ids() {
+                if !nodes.agrees_since(id, since, replicas).await {
+                    return false;
+                }
+            }
+            true
+        })
+        .await
+    }
+
+    /// True if what it holds of each shard is what so many replicas hold, itself among them, as compared since then.
+    async fn agrees_since(&mut self, node: u64, unix_ms: u64, count: usize) -> bool {
+        let agrees = |replica: &ReplicaStatus| {
+            let scrub = replica.scrub.as_ref().filter(|scrub| scrub.ended_unix_ms > unix_ms);
+            scrub.is_some_and(|scrub| scrub.agree.len() >= count && scrub.differ.is_empty())
+        };
+        self.replicas(node).await.is_some_and(|replicas| replicas.iter().all(agrees))
     }
 
     async fn holds_nothing(&mut self, node: u64) -> bool {
@@ -89,6 +151,10 @@ impl Nodes {
         let counts = metrics.lines().filter(|line| line.starts_with("keevee_replicas_rebuilt_total{"));
         counts.filter_map(|line| line.rsplit(' ').next()).any(|count| count != "0")
     }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// Flips a bit in each sorted file of a folder; how many there are.

@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     RollingRestart,
     /// All replicas move off a node, and back onto it
     Members,
+    /// A node is lost with its disk, and another one comes with another number
+    Replace,
     /// All nodes lose their power: kill -9, and what was not synced is gone
     PowerLoss,
     /// Every fsync of a node fails
@@ -62,6 +64,8 @@ pub(crate) enum Kind {
     FlipLog,
     /// A bit flips in each file of a node's applied state, which it gives up and has from the others
     FlipData,
+    /// A bit of the state that a node has from the others flips on its way to the disk: it is to be had once more
+    FlipSnapshot,
 }
 
 impl Kind {
@@ -76,22 +80,24 @@ impl Kind {
                 | Kind::FullDisk
                 | Kind::ClockJump
                 | Kind::FlipLog
+                | Kind::FlipSnapshot
         )
     }
 
     /// True if it shows only on a node that has replicas.
     pub(crate) fn needs_replicas(self) -> bool {
-        self.needs_shim() || self == Kind::FlipData
+        self.needs_shim() || matches!(self, Kind::FlipData | Kind::Replace)
     }
 
     /// True if all replicas leave a node for it.
     pub(crate) fn moves_replicas(self) -> bool {
-        matches!(self, Kind::Members | Kind::FlipLog)
+        matches!(self, Kind::Members | Kind::FlipLog | Kind::Replace)
     }
 
     /// True if nothing is waited for between its beginning and its end.
     fn is_at_once(self) -> bool {
-        self.moves_replicas() || matches!(self, Kind::KillAll | Kind::RollingRestart | Kind::FlipData)
+        let of_process = matches!(self, Kind::KillAll | Kind::RollingRestart);
+        self.moves_replicas() || of_process || matches!(self, Kind::FlipData | Kind::FlipSnapshot)
     }
 
     /// True if another one may hold at the same time: not of what befalls all nodes or has every node's help to end.
@@ -101,7 +107,8 @@ impl Kind {
 
     /// True if a count tells whether it really happened: of what it held back, or of what a disk or a clock did wrong.
     pub(crate) fn is_counted(self) -> bool {
-        self.is_of_network() || self.needs_shim() && !matches!(self, Kind::PowerLoss | Kind::FlipLog)
+        let tells = matches!(self, Kind::PowerLoss | Kind::FlipLog | Kind::FlipSnapshot);
+        self.is_of_network() || self.needs_shim() && !tells
     }
 
     fn is_of_network(self) -> bool {
@@ -307,9 +314,11 @@ mod tests {
             Kind::KillAll,
             Kind::RollingRestart,
             Kind::Members,
+            Kind::Replace,
             Kind::PowerLoss,
             Kind::FlipLog,
             Kind::FlipData,
+            Kind::FlipSnapshot,
         ];
         for alone in alone {
             assert!(all().iter().all(|kind| !kind.goes_with(alone)), "{alone}");

@@ -1,5 +1,5 @@
 //! What must hold in the end: every key's history is linearizable, with a last read of each key in it, so that what was
-//! acknowledged is there and what was refused is not; and the replicas of a shard have the same chain hash.
+//! acknowledged is there and what was refused is not; and the replicas of a shard have the same chain hash, and hold the same.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -91,12 +91,12 @@ async fn look_up(nodes: &Nodes, keys: &mut [Key], now: impl Fn() -> u64) -> Resu
 
 /// Waits until all replicas of each shard have applied the same, and compares their chain hashes.
 async fn compare_replicas(nodes: &mut Nodes, map: &CarpView, verdict: &mut Verdict) {
-    let count = nodes.http().len() as u64;
+    let ids = nodes.ids();
     let mut seen = BTreeMap::new();
     let settled = until(PATIENCE, async || {
         seen.clear();
-        for id in 1..=count {
-            for replica in nodes.replicas(id).await? {
+        for id in &ids {
+            for replica in nodes.replicas(*id).await? {
                 seen.entry(replica.shard).or_insert_with(Vec::new).push(replica);
             }
         }
@@ -120,5 +120,11 @@ async fn compare_replicas(nodes: &mut Nodes, map: &CarpView, verdict: &mut Verdi
         if replicas.iter().any(|replica| replica.chain != replicas[0].chain) {
             verdict.violations.push(format!("the replicas of shard {shard} differ: {replicas:?}"));
         }
+    }
+    let members = seen.values().map(Vec::len).min().unwrap_or_default();
+    if !nodes.all_agree(members).await {
+        verdict
+            .violations
+            .push("the replicas of some shard do not hold the same, or do not say so".to_owned());
     }
 }

@@ -24,7 +24,7 @@ fn every_fault_is_survived(engine: &str) {
     assert_eq!((code, &report["passed"]), (Some(0), &Value::Bool(true)), "{report:#}\n{errors}");
     assert_eq!(report["violations"].as_array().map(Vec::len), Some(0));
     let faults = report["faults"].as_object().expect("kinds of faults");
-    assert_eq!(faults.len(), if keevee_shim::Shim::is_supported() { 19 } else { 12 }, "{faults:?}");
+    assert_eq!(faults.len(), if keevee_shim::Shim::is_supported() { 21 } else { 13 }, "{faults:?}");
     for (kind, counts) in faults {
         assert!(counts["happened"].as_u64() > Some(0), "{kind} did not happen");
     }
