@@ -211,7 +211,7 @@ pub struct EngineConfig {
     pub timeout_max_ms: u64,
     /// Entries on their way to the disk before the next batch of commands is cut.
     pub unsynced_entries_max: usize,
-    /// How often applied state is flushed, so that the log can be truncated, in milliseconds.
+    /// How often applied state is flushed at least, so that the log can be truncated, in milliseconds.
     pub flush_interval_ms: u64,
     /// Memory for values that were read lately, of all shards of the node.
     pub value_cache_bytes: u64,

@@ -100,6 +100,8 @@ pub(crate) enum Job {
         token: u64,
     },
     LogFailed(StorageError),
+    /// What was applied some time ago is in sorted files.
+    Flushed,
     /// A shard's state was found to be damaged, by whoever reads it besides its replica: the node stops, gives its state up and
     /// has it rebuilt.
     StateDamaged {
@@ -359,6 +361,15 @@ impl Executor {
                 }
             }
             Job::LogFailed(error) => return Err(FatalError::Log(error)),
+            Job::Flushed => {
+                for (id, Hosted { replica, .. }) in &mut self.shards {
+                    let noted = replica.note_flushed(now.monotonic);
+                    noted.map_err(|failure| FatalError::Replica { shard: *id, failure })?;
+                    if !replica.is_quiesced() {
+                        touched.insert(*id);
+                    }
+                }
+            }
             Job::StateDamaged { shard, error } => {
                 return Err(FatalError::Replica { shard, failure: error.of_state().into() });
             }

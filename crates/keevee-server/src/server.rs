@@ -424,8 +424,10 @@ fn check_identity(config: &Config, folder: &OpenFolder) -> Result<(), ServerErro
     let configured: BTreeSet<u64> = config.members.iter().map(|member| member.id).collect();
     let members: BTreeSet<u64> = folder.first_members.iter().map(|(node, _)| node.0).collect();
     // Those that joined later may be named as well: where they are reached from here.
-    if !members.is_subset(&configured) && !configured.is_empty() {
-        return Err(mismatch(format!("the [[member]]s are {configured:?}, the folder's are {members:?}")));
+    if !members.is_subset(&configured) {
+        return Err(mismatch(format!(
+            "the [[member]]s are {configured:?}; those of the folder are {members:?}, and each must be named"
+        )));
     }
     Ok(())
 }
@@ -546,10 +548,14 @@ impl Workers {
         let data = Arc::clone(&folder.data);
         let interval = Duration::from_millis(config.engine.flush_interval_ms);
         let (events, log_metrics) = (jobs.clone(), metrics.log.clone());
+        let (orders, ordered) = mpsc::channel();
+        let flushes = orders.clone();
         let on_event = move |event| match event {
             // Counted here: the executor would be woken for it.
             LogEvent::Synced { took, records } => log_metrics.synced(took, records),
             LogEvent::Persisted { shard, token } => events.send(Job::Persisted { shard, token }),
+            // Before the log is written out it can be cut then, and much of it never takes the disk's time twice.
+            LogEvent::WritesOutSoon => drop(flushes.send(FlushOrder::Now)),
             LogEvent::Failed { error } => events.send(Job::LogFailed(error)),
         };
         let (log_writer, log) = LogWriter::start(journal, on_event)?;
@@ -559,10 +565,16 @@ impl Workers {
             executor.forget_given_up();
             Ok(executor)
         };
+        let flushed = jobs.clone();
+        let flush = move || {
+            flush_states(&data)?;
+            flushed.send(Job::Flushed);
+            Ok(())
+        };
         match started() {
             Ok(executor) => Ok(Workers {
                 executor: Worker::start("executor", tokio::spawn(executor.run())),
-                flusher: Flusher::start(move || flush_states(&data), interval),
+                flusher: Flusher::start(flush, interval, (orders, ordered)),
                 log_writer,
             }),
             Err(error) => {
@@ -628,32 +640,52 @@ impl Worker {
     }
 }
 
-/// The thread that flushes applied state now and then, so that the log can be truncated and a restart has
-/// little to replay. A flush that fails is not tried again.
+/// The thread that flushes applied state now and then, and before the log is written out, so that the log can be truncated and a
+/// restart has little to replay. A flush that fails is not tried again.
 struct Flusher {
-    /// True asks for a last flush.
-    stop: mpsc::Sender<bool>,
+    orders: mpsc::Sender<FlushOrder>,
     worker: Worker,
 }
 
+enum FlushOrder {
+    Now,
+    End {
+        /// Flushes a last time.
+        flushes: bool,
+    },
+}
+
 impl Flusher {
-    fn start(flush: impl Fn() -> Result<(), StorageError> + Send + 'static, interval: Duration) -> Flusher {
-        let (stop, stopped) = mpsc::channel();
+    fn start(
+        flush: impl Fn() -> Result<(), StorageError> + Send + 'static,
+        interval: Duration,
+        (orders, ordered): (mpsc::Sender<FlushOrder>, mpsc::Receiver<FlushOrder>),
+    ) -> Flusher {
         let run = move || {
             loop {
-                match stopped.recv_timeout(interval) {
-                    Err(mpsc::RecvTimeoutError::Timeout) => flush()?,
-                    Ok(true) => return flush(),
-                    Ok(false) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                let order = match ordered.recv_timeout(interval) {
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                    Err(mpsc::RecvTimeoutError::Timeout) => FlushOrder::Now,
+                    // What was asked for during a flush is done by one more.
+                    Ok(FlushOrder::Now) => {
+                        let is_end = |order: &FlushOrder| matches!(order, FlushOrder::End { .. });
+                        ordered.try_iter().find(is_end).unwrap_or(FlushOrder::Now)
+                    }
+                    Ok(end) => end,
+                };
+                match order {
+                    FlushOrder::Now => flush()?,
+                    FlushOrder::End { flushes: true } => return flush(),
+                    FlushOrder::End { flushes: false } => return Ok(()),
                 }
             }
         };
-        Flusher { stop, worker: Worker::start("flusher", tokio::task::spawn_blocking(run)) }
+        Flusher { orders, worker: Worker::start("flusher", tokio::task::spawn_blocking(run)) }
     }
 
-    fn stop(&self, flush: bool) {
+    fn stop(&self, flushes: bool) {
         // If it has ended, its result says why.
-        let _ = self.stop.send(flush);
+        let _ = self.orders.send(FlushOrder::End { flushes });
     }
 }
 

@@ -374,7 +374,7 @@ impl<E: OnDisk> Pair<E> {
         for (id, event) in events {
             match event {
                 LogEvent::Persisted { token, .. } => self.node(id).replica().persisted(now, token),
-                LogEvent::Synced { .. } => {}
+                LogEvent::Synced { .. } | LogEvent::WritesOutSoon => {}
                 LogEvent::Failed { error } => panic!("{error}"),
             }
         }

@@ -151,7 +151,7 @@ impl Node {
         while seen < wanted {
             match self.events.recv().unwrap() {
                 LogEvent::Persisted { token, .. } => seen = token,
-                LogEvent::Synced { .. } => {}
+                LogEvent::Synced { .. } | LogEvent::WritesOutSoon => {}
                 LogEvent::Failed { error } => panic!("{error}"),
             }
         }

@@ -54,7 +54,7 @@ async fn a_failed_flush_stops_the_node() {
     let temp = TempDir::new().unwrap();
     let config = alone(temp.path());
     let mut server = start_again(&config).await;
-    let failing = Flusher::start(|| Err(disk_error()), Duration::from_millis(1));
+    let failing = Flusher::start(|| Err(disk_error()), Duration::from_millis(1), mpsc::channel());
     let flusher = std::mem::replace(&mut server.workers.flusher, failing);
     flusher.stop(false);
     flusher.worker.join().await.unwrap();
@@ -63,6 +63,28 @@ async fn a_failed_flush_stops_the_node() {
 
     let server = start_again(&config).await;
     timeout(DEADLINE, server.run(async {})).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_to_be_flushed_during_a_flush_is_flushed_by_one_more() {
+    let (begun_in, begun) = mpsc::channel();
+    let (goes_on, may_go_on) = mpsc::channel::<()>();
+    let flush = move || {
+        begun_in.send(()).unwrap();
+        may_go_on.recv().unwrap();
+        Ok(())
+    };
+    let flusher = Flusher::start(flush, Duration::from_secs(3600), mpsc::channel());
+    flusher.orders.send(FlushOrder::Now).unwrap();
+    begun.recv_timeout(DEADLINE).expect("it flushes though its time has not come");
+    (0..3).for_each(|_| flusher.orders.send(FlushOrder::Now).unwrap());
+    goes_on.send(()).unwrap();
+    begun.recv_timeout(DEADLINE).expect("it flushes once more");
+    flusher.orders.send(FlushOrder::Now).unwrap();
+    flusher.stop(false);
+    goes_on.send(()).unwrap();
+    timeout(DEADLINE, flusher.worker.join()).await.expect("it ends in time").unwrap();
+    assert!(begun.recv().is_err(), "and flushes no more");
 }
 
 #[tokio::test]

@@ -33,6 +33,9 @@ mod sector;
 
 /// As much as `log/` gathers before it writes a sorted file.
 const SEGMENT_BYTES: u64 = 64 << 20;
+/// From this part of a segment on it is nearly full, of a hundred: what follows takes as long as all members need to flush what they
+/// have applied and to tell each other.
+const NEARLY_FULL_PERCENT: u64 = 75;
 /// How far ahead of a record zeros are written, in the same write: a fourth of what there is, within these bounds. More makes
 /// that write slow, less makes many of them; a node that has little to write takes little of the disk.
 const AHEAD_BYTES_MIN: u64 = 256 << 10;
@@ -67,6 +70,8 @@ pub struct Journal {
     /// Which segment is written to, and where.
     current: usize,
     offset: u64,
+    /// True if this segment is nearly full, and that was told.
+    told_nearly_full: bool,
     /// The sequence number of the last record.
     last: u64,
     buffer: Vec<u8>,
@@ -135,6 +140,7 @@ impl Journal {
             segments: (1..=segments).map(open).collect::<Result<_, _>>()?,
             current: 0,
             offset: 0,
+            told_nearly_full: false,
             last: seen,
             buffer: Vec::new(),
         };
@@ -158,7 +164,7 @@ impl Journal {
         let shape = RecordShape::of(record.len());
         if self.offset > 0 && self.offset + shape.bytes() > self.segment_bytes {
             self.current = self.next_segment()?;
-            self.offset = 0;
+            (self.offset, self.told_nearly_full) = (0, false);
         }
         let begins = self.offset == 0;
         let segment = &mut self.segments[self.current];
@@ -217,6 +223,13 @@ impl LogSink for Journal {
         self.append(batch.data())?;
         let written = self.log.write_opt(batch, &options::unlogged());
         written.map_err(|error| storage_error("writing the log", error))
+    }
+
+    /// When a segment is full, `log/` writes sorted files.
+    fn writes_out_soon(&mut self) -> bool {
+        let is_due = !self.told_nearly_full && self.offset >= self.segment_bytes / 100 * NEARLY_FULL_PERCENT;
+        self.told_nearly_full |= is_due;
+        is_due
     }
 
     /// A journal that loses its end leaves no trace of it, as long as `log/` has none of that in sorted files.

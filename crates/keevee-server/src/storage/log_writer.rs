@@ -43,6 +43,8 @@ pub enum LogEvent {
         /// How many records it wrote.
         records: usize,
     },
+    /// The log will be written to sorted files before long: what applied state makes superfluous by then need not be.
+    WritesOutSoon,
     /// The disk failed. Nothing will be written any more; the node stops.
     Failed {
         /// What the disk said.
@@ -54,6 +56,11 @@ pub enum LogEvent {
 pub trait LogSink: Send + 'static {
     /// Writes the batch atomically; it is on disk when the call returns `Ok`.
     fn write_synced(&mut self, batch: WriteBatch) -> Result<(), StorageError>;
+
+    /// True once before all that was written and is still wanted is written to sorted files too: see [`LogEvent::WritesOutSoon`].
+    fn writes_out_soon(&mut self) -> bool {
+        false
+    }
 
     /// Does for what was written what its answers need not wait for: now and then, and last.
     fn settle(&mut self) -> Result<(), StorageError> {
@@ -193,6 +200,9 @@ impl<S: LogSink, F: Fn(LogEvent)> Writer<S, F> {
         }
         for Submission { shard, token, .. } in submissions {
             (self.on_event)(LogEvent::Persisted { shard, token });
+        }
+        if self.sink.writes_out_soon() {
+            (self.on_event)(LogEvent::WritesOutSoon);
         }
         Ok(())
     }

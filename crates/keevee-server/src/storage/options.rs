@@ -24,7 +24,7 @@ const MANIFEST_BYTES_MAX: usize = 16 << 20;
 /// walking over what a delete by prefix left.
 const REMOVED_WINDOW_KEYS: usize = 4096;
 const REMOVED_KEYS: usize = 2048;
-/// The disk is given files while they are written, so many bytes at a time.
+/// The disk is given files while they are written, so many bytes at a time, and no more before it has those.
 const WRITE_BACK_BYTES: u64 = 1 << 20;
 const INFO_LOG_BYTES_MAX: usize = 16 << 20;
 const INFO_LOGS_MAX: usize = 4;
@@ -50,9 +50,11 @@ fn shared(create: bool, ordered_prefix_bytes: usize) -> Options {
     options.set_allow_concurrent_memtable_write(false);
     // The write buffer remembers for each prefix where its last key went: shards take turns, so that the place of the
     // last key of all, which RocksDB would begin at, is of no use.
-    let hint =
-        format!("memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.{ordered_prefix_bytes}");
-    options.get_options_from_string(hint).expect("an option that RocksDB knows")
+    let more = format!(
+        "strict_bytes_per_sync=true;\
+         memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.{ordered_prefix_bytes}"
+    );
+    options.get_options_from_string(more).expect("options that RocksDB knows")
 }
 
 /// Options of `log/`.
@@ -105,7 +107,7 @@ pub(super) fn snapshot_file() -> Options {
     options.set_compression_type(DBCompressionType::None);
     options.set_block_based_table_factory(&data_table());
     options.set_bytes_per_sync(WRITE_BACK_BYTES);
-    options
+    options.get_options_from_string("strict_bytes_per_sync=true").expect("an option that RocksDB knows")
 }
 
 /// How `log/` is written: on disk when the call returns.

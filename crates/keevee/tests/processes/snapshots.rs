@@ -13,6 +13,7 @@ use crate::{PATIENCE, catches_up, client, client_of, endpoint_of, put, start};
 with_both_engines! {
     a_node_that_was_away_for_longer_than_logs_last_goes_on_from_a_snapshot
     a_snapshot_under_load_arrives_though_its_sender_and_its_receiver_are_killed
+    logs_are_cut_before_they_are_written_out
 }
 
 /// A cluster whose logs are short: with these lines in each `[engine]` section.
@@ -104,6 +105,27 @@ async fn a_node_that_was_away_for_longer_than_logs_last_goes_on_from_a_snapshot(
         catches_up(&client_of(&mut cluster, id), "last", "of round 2").await;
         holds(&mut cluster, id, &written).await;
     }
+}
+
+/// States are flushed when a segment of the journal is nearly full, whatever time has passed.
+async fn logs_are_cut_before_they_are_written_out(engine: &str) {
+    let mut cluster = start(3, engine).await;
+    cluster.stop(PATIENCE).await.expect("stopped");
+    for node in cluster.nodes() {
+        let text = fs::read_to_string(node.config()).expect("a configuration");
+        let seldom = "[engine]\nflush_interval_ms = 3600000\n";
+        assert!(text.contains("[engine]\n"), "{text}");
+        fs::write(node.config(), text.replace("[engine]\n", seldom)).expect("written");
+    }
+    cluster.start().expect("started");
+    cluster.wait_ready(PATIENCE).await.expect("ready");
+    let before = last_of(&mut cluster, 1).await;
+    // Three quarters of a segment are 48 MiB, and RocksDB flushes 64 by itself.
+    let client = client(cluster.endpoints());
+    for _ in 0..60 {
+        client.put(b"key", "x".repeat(900_000), Write::default()).await.expect("a write");
+    }
+    logs_begin_later(&mut cluster, before, 0).await;
 }
 
 /// Where a node gathers a snapshot of the data shard that is on its way.

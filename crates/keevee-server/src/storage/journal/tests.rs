@@ -143,6 +143,22 @@ fn segments_are_used_again_and_nothing_is_lost_at_any_point() {
     assert!(places < 400, "no place in {segments} segments was used twice");
 }
 
+#[test]
+fn of_each_use_of_a_segment_is_told_once_that_it_is_nearly_full() {
+    let live = Folder::new();
+    let mut journal = live.open();
+    let mut told = Vec::new();
+    for key in 1..=100 {
+        journal.put(key, 3000);
+        if journal.writes_out_soon() {
+            assert!(journal.offset >= SEGMENT / 100 * NEARLY_FULL_PERCENT && journal.offset < SEGMENT);
+            told.push(key);
+        }
+    }
+    // The first record is that of the open; sixteen fit.
+    assert_eq!(told, [11, 27, 43, 59, 75, 91]);
+}
+
 /// Every subset of the sectors of the last write may have reached the disk.
 #[test]
 fn a_torn_last_record_is_dropped_whatever_is_left_of_it() {

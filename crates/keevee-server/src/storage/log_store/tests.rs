@@ -59,7 +59,7 @@ impl Bench {
         loop {
             match self.events.recv().unwrap() {
                 LogEvent::Persisted { token, .. } => return token,
-                LogEvent::Synced { .. } => {}
+                LogEvent::Synced { .. } | LogEvent::WritesOutSoon => {}
                 LogEvent::Failed { error } => panic!("{error}"),
             }
         }

@@ -71,6 +71,7 @@ fn what_waits_during_a_sync_goes_into_one_sync() {
         match event {
             LogEvent::Persisted { shard, token } => seen.push((shard.0, token)),
             LogEvent::Synced { records, .. } => synced.push(records),
+            LogEvent::WritesOutSoon => panic!("this sink writes nothing out"),
             LogEvent::Failed { error } => panic!("{error}"),
         }
     }
@@ -198,7 +199,7 @@ fn a_sync_is_bounded() {
     assert!(writer.join());
 }
 
-/// Tells the numbers of writes and of those that are settled.
+/// Tells the numbers of writes and of those that are settled. Writes out after the second.
 struct SettlingSink {
     written: usize,
     settled: Sender<usize>,
@@ -208,6 +209,10 @@ impl LogSink for SettlingSink {
     fn write_synced(&mut self, _: WriteBatch) -> Result<(), StorageError> {
         self.written += 1;
         Ok(())
+    }
+
+    fn writes_out_soon(&mut self) -> bool {
+        self.written == 2
     }
 
     fn settle(&mut self) -> Result<(), StorageError> {
@@ -227,4 +232,26 @@ fn what_was_written_is_settled_once_nobody_writes_and_at_the_end() {
     drop(handle);
     assert!(writer.join());
     assert_eq!(settled.iter().collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn the_node_hears_that_the_log_is_written_out_soon_after_the_write_that_leads_to_it() {
+    let (events_in, events) = mpsc::channel();
+    let sink = SettlingSink { written: 0, settled: mpsc::channel().0 };
+    let on_event = move |event| drop(events_in.send(event));
+    let (writer, handle) = LogWriter::start(sink, on_event).unwrap();
+    let mut seen = Vec::new();
+    for token in 1..=3 {
+        handle.submit(ShardId(1), vec![entry(token)], token);
+        loop {
+            match events.recv().unwrap() {
+                LogEvent::WritesOutSoon => seen.push(0),
+                LogEvent::Persisted { token, .. } => break seen.push(token),
+                _ => {}
+            }
+        }
+    }
+    drop(handle);
+    assert!(writer.join());
+    assert_eq!(seen, [1, 2, 0, 3]);
 }
