@@ -254,8 +254,9 @@ fn ids(folder: &Path) -> Result<Vec<u64>, ClusterError> {
         entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
     };
     let has = |entry: fs::DirEntry| {
-        let id = entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()?;
-        entry.path().join("keevee.toml").exists().then_some(id)
+        let id: u64 = entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()?;
+        let is_one = entry.file_name() == *format!("node{id}") && entry.path().join("keevee.toml").exists();
+        is_one.then_some(id)
     };
     let entries = entries.map_err(ClusterError::file("open", folder))?;
     let mut ids: Vec<u64> = entries.into_iter().filter_map(has).collect();

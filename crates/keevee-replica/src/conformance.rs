@@ -73,6 +73,7 @@ macro_rules! conformance {
             a_leader_that_lost_what_it_had_sent_puts_nothing_else_in_its_place
             a_replica_alone_leads_though_its_disk_is_slower_than_its_timeouts
             a_leader_whose_disk_stalls_leads_no_more_after_the_shortest_timeout
+            a_follower_whose_disk_stalls_holds_nothing_up
             a_leader_that_falls_silent_is_replaced_within_the_longest_timeout
             a_shard_that_nobody_asks_says_nothing_and_serves_when_it_is_asked
             heartbeats_in_step_with_quiescing_do_not_keep_a_shard_awake

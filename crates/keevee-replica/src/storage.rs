@@ -172,11 +172,6 @@ impl StorageError {
         }
     }
 
-    /// True if what was read is not what was written, whatever that was.
-    pub fn is_corrupt(&self) -> bool {
-        matches!(self, StorageError::Corrupt { .. } | StorageError::Damaged { .. })
-    }
-
     /// True if an applied state is damaged.
     pub fn is_damage(&self) -> bool {
         matches!(self, StorageError::Damaged { .. })

@@ -29,7 +29,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     }
 
     /// True of a follower that has not heard its leader for the shortest timeout.
-    pub(super) fn misses_leader(&self) -> bool {
+    fn misses_leader(&self) -> bool {
         let is_follower = self.leads_since.is_none() && self.log.vote().is_some_and(|vote| vote.committed);
         is_follower && self.now >= self.heard_leader + self.timing.timeout_min
     }
@@ -55,7 +55,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     }
 
     /// The doubt, unless it is of the past: it ends with another vote too. Only a voter has any.
-    pub(super) fn standing_doubt(&mut self) -> Option<&mut Doubt> {
+    fn standing_doubt(&mut self) -> Option<&mut Doubt> {
         let vote = self.log.vote().filter(|_| self.members.is_voter(self.node));
         self.doubt.take_if(|doubt| vote != Some(doubt.vote()));
         self.doubt.as_mut()

@@ -72,19 +72,19 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     }
 
     /// How long ago a member last answered an append or a heartbeat of this leader, if it has.
-    pub(super) fn silence(&self, member: NodeId) -> Option<Duration> {
+    fn silence(&self, member: NodeId) -> Option<Duration> {
         let (_, since) = self.leads_since?;
         let heard = self.answered.get(&member).filter(|heard| **heard > since)?;
         Some(self.reached().saturating_sub(*heard))
     }
 
     /// Whether a member has answered within the shortest timeout.
-    pub(super) fn answers(&self, member: NodeId) -> bool {
+    fn answers(&self, member: NodeId) -> bool {
         self.silence(member).is_some_and(|silence| silence < self.timing.timeout_min)
     }
 
     /// Of a leader that needs others: how long no quorum has answered.
-    pub(super) fn unheard(&self) -> Option<Duration> {
+    fn unheard(&self) -> Option<Duration> {
         let (_, since) = self.leads_since.filter(|_| !self.is_alone())?;
         Some(self.reached().saturating_sub(self.quorum_answered.max(since)))
     }
@@ -147,7 +147,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
     }
 
     /// Whether a quorum that answers holds all that this leader does, without it.
-    pub(super) fn do_others_hold_all(&self) -> bool {
+    fn do_others_hold_all(&self) -> bool {
         let (metrics, last) = (self.metrics.borrow_watched(), self.log.last());
         self.members.is_quorum(|voter| {
             let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&voter.0)?.as_ref());
@@ -169,7 +169,7 @@ impl<L: LogStore + Send + 'static> RaftEngine<L> {
 
     /// Of those who may take over, the one that holds most. Who does not answer would not take over, and nobody would lead until
     /// others notice.
-    pub(super) fn successor(&self, wanted: Option<NodeId>) -> Option<u64> {
+    fn successor(&self, wanted: Option<NodeId>) -> Option<u64> {
         let metrics = self.metrics.borrow_watched();
         let may_lead = |member: u64| {
             member != self.node.0

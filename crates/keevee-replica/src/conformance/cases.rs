@@ -701,6 +701,23 @@ pub fn a_leader_whose_disk_stalls_leads_no_more_after_the_shortest_timeout<M: Ma
     cluster.run(new, put("a", "2")).expect("written");
 }
 
+/// Not for a moment: no time passes until the answers are there.
+pub fn a_follower_whose_disk_stalls_holds_nothing_up<M: Maker>(maker: &M) {
+    let (mut cluster, leader) = Cluster::led(maker, 3, Bounds::default());
+    cluster.run(leader, put("a", "0")).expect("written");
+    let follower = leader % 3 + 1;
+    cluster.node(follower).is_stalled = true;
+    for number in 1..=20 {
+        let value = number.to_string();
+        for command in [put("a", &value), get("a")] {
+            let ticket = cluster.submit(leader, command);
+            cluster.settle();
+            let reply = cluster.replies.remove(&ticket).expect("answered");
+            assert!(reply.result.is_ok(), "{reply:?}");
+        }
+    }
+}
+
 /// Who stands first finds that the others miss it as well.
 pub fn a_leader_that_falls_silent_is_replaced_within_the_longest_timeout<M: Maker>(maker: &M) {
     for size in [3, 5] {

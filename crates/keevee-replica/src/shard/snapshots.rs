@@ -242,7 +242,11 @@ impl<E: Engine, S: StateStore> Shard<E, S> {
         match receiving.target.progress() {
             Intake::Ready | Intake::Busy => {}
             Intake::Failed(error) => {
-                let retried_after = if error.is_corrupt() { ASKED_AGAIN_AFTER } else { RETRIED_AFTER };
+                let retried_after = if matches!(error, StorageError::Corrupt { .. }) {
+                    ASKED_AGAIN_AFTER
+                } else {
+                    RETRIED_AFTER
+                };
                 self.snapshots.give_up(now, retried_after, error.to_string());
             }
             Intake::Done(incarnation) => {
