@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use keevee_client::{Client, Consistency, Error, ErrorKind, NodeStatus, Write};
@@ -25,6 +26,7 @@ with_both_engines! {
     a_follower_whose_disk_is_full_stops_and_comes_back
     a_leader_whose_disk_is_full_stops_and_loses_nothing
     a_flipped_bit_in_the_log_is_found
+    small_disks_are_never_full_and_writes_go_on_once_they_are_larger
 }
 
 /// The disks of a cluster's nodes.
@@ -274,6 +276,79 @@ async fn without_room_on_a_majority_only_removals_are_taken(engine: &str) {
     // By itself.
     put(&patient, "key", "later").await;
     assert_eq!(get(&patient, "key").await.as_deref(), Some("later"));
+}
+
+/// A file system of its own, in memory.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// `None` where that is not allowed.
+    fn mount(size: &str) -> Option<SmallDisk> {
+        let folder = TempDir::new().expect("a folder");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "keevee-test"]).arg(folder.path());
+        mount.status().is_ok_and(|status| status.success()).then_some(SmallDisk(folder))
+    }
+
+    fn resize(&self, size: &str) {
+        let resized =
+            Command::new("mount").args(["-o", &format!("remount,size={size}")]).arg(self.0.path()).status();
+        assert!(resized.expect("mount runs").success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// No shim: what the file system says of itself, and room that really ends.
+async fn small_disks_are_never_full_and_writes_go_on_once_they_are_larger(engine: &str) {
+    let small: Vec<SmallDisk> = (0..3).map_while(|_| SmallDisk::mount("440m")).collect();
+    if small.len() < 3 {
+        return eprintln!("not run: nothing may be mounted here");
+    }
+    let mut cluster = start(3, engine).await;
+    cluster.kill_all().await.expect("killed");
+    for (node, disk) in cluster.nodes().iter().zip(&small) {
+        let copied = Command::new("cp").arg("-r").arg(node.data()).arg(disk.0.path()).status();
+        assert!(copied.expect("cp runs").success());
+        configure(&node.config(), &[("limits", "disk_free_bytes_min = 268435456")]);
+        let text = fs::read_to_string(node.config()).expect("a configuration");
+        let moved = format!("data = {:?}", disk.0.path().join("data"));
+        assert!(text.contains("data = \"./data\""), "{text}");
+        fs::write(node.config(), text.replace("data = \"./data\"", &moved)).expect("written");
+    }
+    cluster.start().expect("started");
+    cluster.wait_ready(PATIENCE).await.expect("ready");
+    let patient = client(cluster.endpoints());
+    put(&patient, "removed", "1").await;
+    let hasty = client_within(cluster.endpoints(), Duration::from_secs(3));
+    let (mut written, value) = (0, "x".repeat(900_000));
+    let refused = loop {
+        match hasty.put(format!("key-{written}").as_bytes(), value.clone(), Write::default()).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 500, "450 MB are more than the disks hold");
+    };
+    assert!(
+        refused.kind == ErrorKind::Unavailable && refused.to_string().contains("nearly full"),
+        "{refused}"
+    );
+    assert!(written > 10, "there was room for some");
+    assert!(patient.delete(b"removed", Write::default()).await.expect("removed"), "removals go on");
+    for disk in &small {
+        disk.resize("800m");
+    }
+    // By itself.
+    put(&patient, "later", "1").await;
+    assert_eq!(cluster.running(), [1, 2, 3], "no disk was full");
+    for number in 0..written {
+        let found = patient.get(format!("key-{number}").as_bytes(), Consistency::Linearizable).await;
+        assert_eq!(found.expect("a read").map(|found| found.bytes), Some(value.clone().into()), "{number}");
+    }
 }
 
 /// Without the headroom, which would have it lead no more before its disk is full.
