@@ -9,8 +9,8 @@ def row: "| \(map(tostring) | join(" | ")) |";
 def events: [.[].events[]];
 def happened: map(select(.happened));
 
-# The kind, if a run had one alone.
-def only: .faults | keys | if length == 1 then ", \(.[0])" else "" end;
+# The kinds, if a run had few alone.
+def only: .faults | keys | if length <= 2 then ", " + join(" and ") else "" end;
 
 def runs: ["passed", "engine", "seed", "minutes", "operations checked", "per minute", "faults", "acknowledged writes", "what does not hold"] as $head
     | ([$head, ($head | map("---"))] + map([
@@ -25,24 +25,25 @@ def kinds: events | happened | group_by(.kind)[]
     | [.[0].kind, length, (map(select(.with != null)) | length), ($leaders | length), ($leaders | median | timeouts),
         ($leaders | max | timeouts), ($alone | median | timeouts), ($alone | max | timeouts)] | row;
 
-# The median of the p99s of whole seconds: of those in which a follower's link is slow and nothing else is wrong, and of
-# those in which no fault holds.
+# The median of the p99s of whole seconds: of those in which no fault holds, of those in which a follower's link is slow and
+# nothing else is wrong, and of those in which a follower's disk stalls.
 def slow_follower: [.[] | .events as $events | .timeline | to_entries[] | .key as $second | .value
         | select(.done > 0) | .p99_ms as $p99
         | [$events[] | select(.from_ms < ($second + 1) * 1000 and ([.healed_ms, .ready_ms] | max) > $second * 1000)] as $near
         | if $near == [] then {kind: "none", $p99}
-          elif ($near | length) == 1 and ($near[0] | .kind == "slow-link" and .happened and (.is_leader | not)
-            and .from_ms <= $second * 1000 and .healed_ms >= ($second + 1) * 1000) then {kind: "slow", $p99}
+          elif ($near | length) == 1 and ($near[0] | (.kind == "slow-link" or .kind == "stall-sync") and .happened
+            and (.is_leader | not) and .from_ms <= $second * 1000 and .healed_ms >= ($second + 1) * 1000)
+            then {kind: $near[0].kind, $p99}
           else empty end]
-    | (map(select(.kind == "none").p99)) as $none | (map(select(.kind == "slow").p99)) as $slow
-    | [($none | median | rounded), ($none | length), ($slow | median | rounded), ($slow | length)];
+    | [(group_by(.kind)[] | {(.[0].kind): map(.p99)})] | add as $of
+    | [("none", "slow-link", "stall-sync") as $kind | $of[$kind] // [] | (median | rounded), length];
 
 ([.[].consensus] | unique) as $engines
 | . as $reports
 | def of($engine): $reports | map(select(.consensus == $engine));
 "# Faults on real processes
 
-Written by `\($command)`: `keevee verify` with every kind of fault, for each engine and seed, and a minute with `slow-link` alone. [testing.md](../testing.md#real-processes) tells what
+Written by `\($command)`: `keevee verify` with every kind of fault, for each engine and seed, and a minute with `slow-link` and `stall-sync` alone. [testing.md](../testing.md#real-processes) tells what
 each kind does and what is checked.
 
 \([$reports[].checked.operations] | add) operations were checked, \([$reports[].events[] | select(.happened)] | length) faults really happened, \([$reports[].events[] | select(.happened and .with != null)] | length) of them while another one held.
@@ -64,14 +65,14 @@ as no majority is there, as with `kill-all`, nothing can be answered.
 ") | join(""))
 ## One slow follower
 
-The median of the p99 latencies of whole seconds: those in which no fault held, though one may just have ended, and those in which the link of a
-node that leads no data shard was 40 ms slower and nothing else was wrong.
+The median of the p99 latencies of whole seconds: those in which no fault held, though one may just have ended, and those in which nothing was
+wrong but that the link of a node that leads no data shard was 40 ms slower, or that its disk did not answer.
 
-| engine | without, ms | seconds | with, ms | seconds |
-| --- | --- | --- | --- | --- |
+| engine | without, ms | seconds | slow link, ms | seconds | stalled disk, ms | seconds |
+| --- | --- | --- | --- | --- | --- | --- |
 \($engines | map(. as $engine | [$engine] + (of($engine) | slow_follower) | row) | join("\n"))
 
-A node may lead the shard map's shard and none of the data shards. A follower with a slow disk is not here: faults of disks strike leaders.
+A node may lead the shard map's shard and none of the data shards.
 
 ## Mutants
 

@@ -30,7 +30,7 @@ for consensus in paxos raft; do
         run "$consensus-$seed" --consensus "$consensus" --seed "$seed" --duration "$duration"
     done
     # A slow follower and nothing else is rare among all kinds.
-    run "$consensus-slow-link" --consensus "$consensus" --seed 1 --duration 1m --faults slow-link
+    run "$consensus-slow" --consensus "$consensus" --seed 1 --duration 1m --faults slow-link,stall-sync
 done
 mutants=$(grep -vc '^#' "$root/crates/keevee-verify/seeds/mutants.txt")
 page=$root/docs/benchmarks/faults.md

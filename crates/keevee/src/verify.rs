@@ -28,9 +28,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use keevee_client::Endpoint;
-use keevee_core::shard_map::view::CarpView;
 
-use crate::api::Api;
 use crate::failure::Failure;
 use clients::{Clients, Pace, Shared};
 use history::History;
@@ -78,11 +76,10 @@ pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
     };
     let Shared { history, done, refused, unknown, .. } = clients.stop().await;
     let keys = history.into_keys();
-    let api = Api { nodes: &endpoints, timeout: nodes::PATIENCE };
-    let map: CarpView = api.get("/v1/cluster/carp").await?;
+    let map = nodes.newest_map().await.ok_or_else(|| Failure::other("no node tells the shard map"))?;
     let timeline = Timeline::new(&keys, &map);
     let ended = origin.elapsed();
-    let verdict = verdict::judge(&mut nodes, &map, keys, || origin.elapsed().as_micros() as u64).await?;
+    let verdict = verdict::judge(&mut nodes, keys, || origin.elapsed().as_micros() as u64).await?;
     let outcome = Outcome {
         done: done.map(AtomicU64::into_inner),
         refused: refused.into_inner(),

@@ -81,7 +81,7 @@ impl Nodes {
         spared: Option<u64>,
         now: impl Fn() -> Duration,
     ) -> Result<Begun, Failure> {
-        let Planned { kind, other, holds, .. } = *planned;
+        let Planned { kind, other, holds, seed, .. } = *planned;
         let leaders = self.leaders_of_data().await;
         let mut target = self.target(planned, &leaders);
         if spared == Some(target) {
@@ -107,9 +107,9 @@ impl Nodes {
                 happened &= self.change_members(target, "add").await?;
             }
             Kind::Replace => happened = self.replace(target).await?,
-            Kind::FlipLog => happened = self.flip_log(target).await?,
+            Kind::FlipLog => happened = self.flip_log(target, seed).await?,
             Kind::FlipData => happened = self.flip_data(target).await?,
-            Kind::FlipSnapshot => happened = self.flip_snapshot(target).await?,
+            Kind::FlipSnapshot => happened = self.flip_snapshot(target, seed).await?,
             Kind::PowerLoss => self.disks.values().try_for_each(|disk| disk.set(Bad::DropUnsynced))?,
             Kind::FailSync => self.disks[&target].set(Bad::FailSync)?,
             Kind::StallSync => self.disks[&target].set(Bad::StallSync(STALL))?,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use keevee_client::{Endpoint, ScrubStatus};
 use keevee_cluster::{Choices, Cluster, Layout, Plan, free_ports, is_free};
+use keevee_core::shard_map::view::CarpView;
 use keevee_shim::{Disk, Shim};
 use serde::Deserialize;
 use tokio::net::TcpSocket;
@@ -189,6 +190,17 @@ impl Nodes {
             }
         }
         leaders
+    }
+
+    /// The newest shard map that a node knows; `None` if none says.
+    pub(crate) async fn newest_map(&mut self) -> Option<CarpView> {
+        let mut newest: Option<CarpView> = None;
+        for node in self.http() {
+            let api = Api { nodes: std::slice::from_ref(&node), timeout: ASK_PATIENCE };
+            let Ok(map) = api.get::<CarpView>("/v1/cluster/carp").await else { continue };
+            newest = newest.filter(|known| known.epoch >= map.epoch).or(Some(map));
+        }
+        newest
     }
 
     /// What a node's replicas are like; `None` if it does not say.

@@ -1,12 +1,13 @@
 //! Bits that flip on one node's disk: in its log, so that it may not vote any more, and in its applied state, which it must
 //! find, give up and have from the others, also where they flip in what those have sent.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::slice;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keevee_client::Connection;
 use keevee_cluster::until;
@@ -19,18 +20,26 @@ use crate::failure::Failure;
 
 /// How long a scrub may take to find what is wrong before another one is asked for.
 const SCRUB_PATIENCE: Duration = Duration::from_secs(5);
-const SCRUBS: usize = 12;
-/// How the file ends to which a node writes the state that it has from the others.
-const FETCHED: &str = "/1.sst";
+/// The same where all states are read, one after the other: another one before their end would begin anew.
+const COMPARE_PATIENCE: Duration = Duration::from_secs(60);
+/// How the file ends to which a node writes a data shard's state that it has from the others, by shard; of others there is no fault.
+const FETCHED: [&str; 9] = [
+    "/1/1.sst", "/2/1.sst", "/3/1.sst", "/4/1.sst", "/5/1.sst", "/6/1.sst", "/7/1.sst", "/8/1.sst",
+    "/9/1.sst",
+];
+/// What a node's log has if it did not take in what others had sent…
+const REFUSED: &str = "no snapshot can be taken in";
+/// …and if it found its state to be damaged.
+const GIVEN_UP: &str = "the state of all shards is given up";
 
 impl Nodes {
     /// A node reads its log at a start with one bit wrong. It must end, or it would vote without what it has promised. The others
     /// do without it; once it reads its log as it was, it holds nothing any more, and gets its share as any newcomer. False if
     /// nothing was read or nothing moved.
-    pub(super) async fn flip_log(&mut self, node: u64) -> Result<bool, Failure> {
+    pub(super) async fn flip_log(&mut self, node: u64, seed: u64) -> Result<bool, Failure> {
         self.cluster.kill(node).await?;
         let before = self.disks[&node].injected()?.flipped_read;
-        self.disks[&node].set(Bad::FlipRead { ending: ".segment", seed: before })?;
+        self.disks[&node].set(Bad::FlipRead { ending: ".segment", seed })?;
         self.cluster.start_node(node)?;
         let cluster = &mut self.cluster;
         let ended = until(PATIENCE, async || cluster.node(node).ok()?.exit_status()).await;
@@ -60,32 +69,49 @@ impl Nodes {
     /// long, and have the state from the others. False if there was no file.
     pub(super) async fn flip_data(&mut self, node: u64) -> Result<bool, Failure> {
         let has_files = self.flip_and_start(node).await?;
-        if has_files && !self.scrub_until(async |nodes| nodes.has_rebuilt(node).await).await {
+        if has_files && !self.scrub_until(SCRUB_PATIENCE, async |nodes| nodes.has_rebuilt(node).await).await {
             return Err(Failure::other(format!("node {node} does not find that its state is damaged")));
         }
         Ok(has_files)
     }
 
-    /// The same, and a bit flips as well in the state that the node has from the others then, when that is written. In the end its state
-    /// must be as theirs. False if there was no file.
-    pub(super) async fn flip_snapshot(&mut self, node: u64) -> Result<bool, Failure> {
+    /// The same, and a bit flips as well in the state of a data shard that the node has from the others then, when that is written. In
+    /// the end its state must be as theirs. False if there was no file, or the node found nothing: the bit may lie where nobody looks.
+    pub(super) async fn flip_snapshot(&mut self, node: u64, seed: u64) -> Result<bool, Failure> {
+        let held: Vec<u32> =
+            self.replicas(node).await.unwrap_or_default().into_iter().map(|one| one.shard).collect();
+        let Some(ending) = (1..).zip(FETCHED).find_map(|(shard, end)| held.contains(&shard).then_some(end))
+        else {
+            return Ok(false);
+        };
         let before = self.disks[&node].injected()?.flipped_written;
-        self.disks[&node].set(Bad::FlipWritten { ending: FETCHED, seed: before })?;
+        let (refused, given_up) = (self.logged(node, REFUSED)?, self.logged(node, GIVEN_UP)?);
+        self.disks[&node].set(Bad::FlipWritten { ending, seed })?;
         let has_files = self.flip_and_start(node).await?;
         if has_files {
             let is_flipped = async |nodes: &mut Nodes| {
                 nodes.disks[&node].injected().is_ok_and(|injected| injected.flipped_written > before)
             };
-            if !self.scrub_until(is_flipped).await {
+            if !self.scrub_until(SCRUB_PATIENCE, is_flipped).await {
                 return Err(Failure::other(format!("node {node} does not write what others have sent")));
             }
             let since = unix_ms();
-            if !self.scrub_until(async |nodes| nodes.agrees_since(node, since, 2).await).await {
+            // Which of two is damaged they can't tell, but with the damage in one alone they differ.
+            let agrees = async |nodes: &mut Nodes| nodes.agrees_since(node, since, |_| 2).await;
+            if !self.scrub_until(COMPARE_PATIENCE, agrees).await {
                 return Err(Failure::other(format!("node {node} goes on with a state that is damaged")));
             }
         }
         self.disks[&node].heal()?;
-        Ok(has_files)
+        // Once for what it had before.
+        let is_found = self.logged(node, REFUSED)? > refused || self.logged(node, GIVEN_UP)? > given_up + 1;
+        Ok(has_files && is_found)
+    }
+
+    /// How often a node's log says so.
+    fn logged(&mut self, node: u64, what: &str) -> Result<usize, Failure> {
+        let log = fs::read(self.cluster.node(node)?.log())?;
+        Ok(String::from_utf8_lossy(&log).matches(what).count())
     }
 
     /// Ends a node, flips a bit in each file of its applied state, and starts it again. False if there is none.
@@ -98,14 +124,19 @@ impl Nodes {
 
     /// Has all replicas compare their states, again and again: a node may be starting, or others may lead by now. False if it comes
     /// to nothing.
-    async fn scrub_until(&mut self, mut is_done: impl AsyncFnMut(&mut Nodes) -> bool) -> bool {
-        for _ in 0..SCRUBS {
+    async fn scrub_until(
+        &mut self,
+        patience: Duration,
+        mut is_done: impl AsyncFnMut(&mut Nodes) -> bool,
+    ) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < 2 * PATIENCE {
             for node in self.http() {
                 // Of the shards that it leads.
                 let api = Api { nodes: slice::from_ref(&node), timeout: SCRUB_PATIENCE };
                 let _ = api.post::<Value>("/v1/cluster/scrub", "").await;
             }
-            let done = until(SCRUB_PATIENCE, async || is_done(self).await.then_some(())).await;
+            let done = until(patience, async || is_done(self).await.then_some(())).await;
             if done.is_some() {
                 return true;
             }
@@ -113,12 +144,12 @@ impl Nodes {
         false
     }
 
-    /// Has all replicas compare their states once more. True if all of each shard, which has so many, hold the same.
-    pub(super) async fn all_agree(&mut self, replicas: usize) -> bool {
+    /// Has all replicas compare their states once more. True if all of each shard, of which there are so many, hold the same.
+    pub(super) async fn all_agree(&mut self, replicas: &BTreeMap<u32, usize>) -> bool {
         let since = unix_ms();
-        self.scrub_until(async |nodes| {
+        self.scrub_until(COMPARE_PATIENCE, async |nodes| {
             for id in nodes.ids() {
-                if !nodes.agrees_since(id, since, replicas).await {
+                if !nodes.agrees_since(id, since, |shard| replicas[&shard]).await {
                     return false;
                 }
             }
@@ -128,10 +159,10 @@ impl Nodes {
     }
 
     /// True if what it holds of each shard is what so many replicas hold, itself among them, as compared since then.
-    async fn agrees_since(&mut self, node: u64, unix_ms: u64, count: usize) -> bool {
+    async fn agrees_since(&mut self, node: u64, unix_ms: u64, count: impl Fn(u32) -> usize) -> bool {
         let agrees = |replica: &ReplicaStatus| {
             let scrub = replica.scrub.as_ref().filter(|scrub| scrub.ended_unix_ms > unix_ms);
-            scrub.is_some_and(|scrub| scrub.agree.len() >= count && scrub.differ.is_empty())
+            scrub.is_some_and(|scrub| scrub.agree.len() >= count(replica.shard) && scrub.differ.is_empty())
         };
         self.replicas(node).await.is_some_and(|replicas| replicas.iter().all(agrees))
     }

@@ -84,9 +84,10 @@ impl Kind {
         )
     }
 
-    /// True if it shows only on a node that has replicas.
+    /// True if it shows only on a node that has replicas, and so strikes leaders. A disk that stalls strikes followers too, which must
+    /// hold up nobody.
     pub(crate) fn needs_replicas(self) -> bool {
-        self.needs_shim() || matches!(self, Kind::FlipData | Kind::Replace)
+        self.needs_shim() && self != Kind::StallSync || matches!(self, Kind::FlipData | Kind::Replace)
     }
 
     /// True if all replicas leave a node for it.
@@ -163,6 +164,8 @@ pub(crate) struct Planned {
     pub(crate) other: usize,
     /// How long it lasts; nothing if it ends by itself.
     pub(crate) holds: Duration,
+    /// Chooses a bit, of a fault that flips one.
+    pub(crate) seed: u64,
 }
 
 /// A second fault that begins while a first one holds.
@@ -226,7 +229,7 @@ impl Schedule {
             Kind::LowDisk => holds + ROOM_LOOK,
             _ => holds,
         };
-        Planned { kind, target, other, holds }
+        Planned { kind, target, other, holds, seed: self.random.random() }
     }
 
     /// One of those that are left of the round, and that may hold at the same time as this one.

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use keevee_client::{Client, Consistency, Options};
 use keevee_cluster::until;
-use keevee_core::shard_map::view::CarpView;
 use keevee_verify::checker::{Operation, check};
 use tokio::task::JoinSet;
 
@@ -36,13 +35,12 @@ pub(crate) struct Verdict {
 /// Looks at everything. The load has ended, and the nodes are healed.
 pub(crate) async fn judge(
     nodes: &mut Nodes,
-    map: &CarpView,
     mut keys: Vec<Key>,
     now: impl Fn() -> u64,
 ) -> Result<Verdict, Failure> {
     let mut verdict = Verdict { keys: keys.len(), ..Verdict::default() };
     look_up(nodes, &mut keys, now).await?;
-    compare_replicas(nodes, map, &mut verdict).await;
+    compare_replicas(nodes, &mut verdict).await;
     let is_write = |operation: &&Operation<Input, Output>| operation.input != Input::Get;
     for key in keys {
         verdict.operations += key.operations.len();
@@ -90,11 +88,13 @@ async fn look_up(nodes: &Nodes, keys: &mut [Key], now: impl Fn() -> u64) -> Resu
 }
 
 /// Waits until all replicas of each shard have applied the same, and compares their chain hashes.
-async fn compare_replicas(nodes: &mut Nodes, map: &CarpView, verdict: &mut Verdict) {
+async fn compare_replicas(nodes: &mut Nodes, verdict: &mut Verdict) {
     let ids = nodes.ids();
     let mut seen = BTreeMap::new();
     let settled = until(PATIENCE, async || {
         seen.clear();
+        // Who has just been told of a change knows more of it than others.
+        let map = nodes.newest_map().await?;
         for id in &ids {
             for replica in nodes.replicas(*id).await? {
                 seen.entry(replica.shard).or_insert_with(Vec::new).push(replica);
@@ -121,10 +121,13 @@ async fn compare_replicas(nodes: &mut Nodes, map: &CarpView, verdict: &mut Verdi
             verdict.violations.push(format!("the replicas of shard {shard} differ: {replicas:?}"));
         }
     }
-    let members = seen.values().map(Vec::len).min().unwrap_or_default();
-    if !nodes.all_agree(members).await {
-        verdict
-            .violations
-            .push("the replicas of some shard do not hold the same, or do not say so".to_owned());
+    let members = seen.iter().map(|(shard, replicas)| (*shard, replicas.len())).collect();
+    if !nodes.all_agree(&members).await {
+        let mut said = Vec::new();
+        for id in ids {
+            said.push(format!("node {id}: {:?}", nodes.replicas(id).await));
+        }
+        let said = said.join("; ");
+        verdict.violations.push(format!("replicas do not hold the same, or do not say so: {said}"));
     }
 }
