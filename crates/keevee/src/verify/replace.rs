@@ -3,12 +3,22 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::slice;
 
+use keevee_cluster::until;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::nodes::{Nodes, PATIENCE, member_id};
 use crate::api::Api;
 use crate::failure::Failure;
+
+/// A node as another one sees it.
+#[derive(Deserialize)]
+struct Peer {
+    id: u64,
+    reachable: bool,
+}
 
 impl Nodes {
     /// Loses a node for good, and brings another one to where it was. False if it held nothing, or no number is left.
@@ -23,7 +33,24 @@ impl Nodes {
         self.network.reseat(node, newcomer);
         self.cluster.start_node(newcomer)?;
         self.ready().await?;
+        // Nothing moves onto a node that does not answer.
+        if until(PATIENCE, async || self.all_reach(newcomer).await.then_some(())).await.is_none() {
+            return Err(Failure::other(format!("node {newcomer} is not reached by all others")));
+        }
         Ok(self.change_members(newcomer, "add").await? && moved)
+    }
+
+    /// True if all other nodes say that they reach it.
+    async fn all_reach(&mut self, node: u64) -> bool {
+        for other in self.cluster.nodes().iter().filter(|other| other.id != node) {
+            let endpoint = other.endpoint();
+            let api = Api { nodes: slice::from_ref(&endpoint), timeout: PATIENCE };
+            let peers: Vec<Peer> = api.get("/v1/cluster/nodes").await.unwrap_or_default();
+            if !peers.iter().any(|peer| peer.id == node && peer.reachable) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Makes the folder of a node that joins at another one's addresses, whose folder goes.
