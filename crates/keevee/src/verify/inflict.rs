@@ -1,5 +1,6 @@
 //! How each fault begins and ends.
 
+use std::slice;
 use std::time::Duration;
 
 use keevee_cluster::{Ending, until};
@@ -29,6 +30,13 @@ const SLOW: Duration = Duration::from_millis(40);
 struct Change {
     epoch: u64,
     moves: Vec<serde_json::Value>,
+}
+
+/// A node as another one sees it.
+#[derive(Deserialize)]
+struct Peer {
+    id: u64,
+    reachable: bool,
 }
 
 /// A fault that has begun.
@@ -258,8 +266,26 @@ impl Nodes {
         }
     }
 
+    /// True if all other nodes say that they reach it.
+    async fn all_reach(&mut self, node: u64) -> bool {
+        for other in self.cluster.nodes().iter().filter(|other| other.id != node) {
+            let endpoint = other.endpoint();
+            let api = Api { nodes: slice::from_ref(&endpoint), timeout: PATIENCE };
+            let peers: Vec<Peer> = api.get("/v1/cluster/nodes").await.unwrap_or_default();
+            if !peers.iter().any(|peer| peer.id == node && peer.reachable) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Moves all replicas off a node (`drain`), or its share onto it (`add`). False if nothing moved.
     pub(super) async fn change_members(&mut self, node: u64, what: &str) -> Result<bool, Failure> {
+        // Nothing moves onto a node that does not answer.
+        let may_begin = async || (what != "add" || self.all_reach(node).await).then_some(());
+        if until(PATIENCE, may_begin).await.is_none() {
+            return Err(Failure::other(format!("node {node} is not reached by all others")));
+        }
         let endpoints = self.http();
         let api = Api { nodes: &endpoints, timeout: PATIENCE };
         let path = format!("/v1/cluster/nodes/{node}/{what}");
