@@ -1,9 +1,10 @@
 //! `keevee verify`: real processes under faults, and a proof that nothing is lost. A cluster of its own, clients of all
 //! protocols, faults drawn from a seed, and in the end a verdict over everything the clients were told.
 //!
-//! [`schedule`] says which faults come, [`inflict`] (with [`rot`] and [`replace`]) does them to the [`nodes`] and their [`network`]; [`clients`] and [`callers`] are the load, whose
-//! [`history`] the [`verdict`] is on; [`report`] and [`mod@page`] tell of it. The simulator (`keevee-verify`) tries far more
-//! schedules, of the same code without its disks, sockets and processes; this is for what only those can show.
+//! [`schedule`] says which faults come, [`inflict`] (with [`rot`] and [`replace`]) does them to the [`nodes`] and their
+//! [`network`]; [`clients`] and [`callers`] are the load, whose [`history`] the [`verdict`] is on; [`report`] and
+//! [`mod@page`] tell of it. The simulator (`keevee-verify`) tries far more schedules, of the same code without its disks,
+//! sockets and processes; this is for what only those can show.
 
 mod callers;
 mod clients;
@@ -65,21 +66,25 @@ pub(crate) struct Plan {
 /// Runs it in a folder, which is there and empty.
 pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
     let mut nodes = Nodes::start(folder, plan).await?;
+    let map = nodes.newest_map().await.ok_or_else(|| Failure::other("no node tells the shard map"))?;
     let pace = Pace { clients: plan.clients, rate: plan.rate };
     let history = History::new(format!("verify-{}", plan.seed), KEYS);
     let clients = Clients::start(&nodes.http(), &nodes.resp(), pace, history, plan.seed)?;
     let origin = clients.shared.origin;
-    let (endpoints, mut leaderships) = (nodes.http(), Vec::new());
-    let blows = tokio::select! {
-        blows = torment(plan, &mut nodes, &clients.shared) => blows?,
+    let (endpoints, mut leaderships, mut blows) = (nodes.http(), Vec::new(), Vec::new());
+    let tormented = tokio::select! {
+        tormented = torment(plan, &mut nodes, &clients.shared, &mut blows) => tormented,
         never = watch(&endpoints, origin, &mut leaderships) => match never {},
     };
     let Shared { history, done, refused, unknown, .. } = clients.stop().await;
     let keys = history.into_keys();
-    let map = nodes.newest_map().await.ok_or_else(|| Failure::other("no node tells the shard map"))?;
     let timeline = Timeline::new(&keys, &map);
     let ended = origin.elapsed();
-    let verdict = verdict::judge(&mut nodes, keys, || origin.elapsed().as_micros() as u64).await?;
+    let mut verdict = verdict::judge(&mut nodes, keys, || origin.elapsed().as_micros() as u64).await;
+    if let Err(failure) = tormented {
+        // What follows may be its doing.
+        verdict.violations.insert(0, format!("broken off after {} blows: {failure}", blows.len()));
+    }
     let outcome = Outcome {
         done: done.map(AtomicU64::into_inner),
         refused: refused.into_inner(),
@@ -93,11 +98,16 @@ pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
     Ok(Report::new(plan, outcome))
 }
 
-/// One blow after the other, until the time is over and each kind has come; and a while without any.
-async fn torment(plan: &Plan, nodes: &mut Nodes, shared: &Arc<Shared>) -> Result<Vec<Vec<Fault>>, Failure> {
+/// One blow after the other, until the time is over and each kind has come; and a while without any. Fails at one that can't be
+/// done or undone.
+async fn torment(
+    plan: &Plan,
+    nodes: &mut Nodes,
+    shared: &Arc<Shared>,
+    blows: &mut Vec<Vec<Fault>>,
+) -> Result<(), Failure> {
     let (origin, start) = (shared.origin, Instant::now());
     let bar = progress(plan);
-    let mut blows: Vec<Vec<Fault>> = Vec::new();
     for blow in Schedule::new(plan.seed, &plan.kinds, nodes.ids().len()) {
         let is_over = start.elapsed() + blow.pause >= plan.duration;
         let faults = || blows.iter().flatten();
@@ -113,12 +123,13 @@ async fn torment(plan: &Plan, nodes: &mut Nodes, shared: &Arc<Shared>) -> Result
         ));
         tokio::time::sleep(blow.pause).await;
         bar.set_message(blow.to_string());
-        blows.push(nodes.inflict(&blow, || origin.elapsed()).await?);
+        let inflicted = nodes.inflict(&blow, || origin.elapsed()).await;
+        blows.push(inflicted.map_err(|failure| Failure::other(format!("{blow}: {failure}")))?);
         bar.set_position(start.elapsed().min(plan.duration).as_secs());
     }
     bar.finish_and_clear();
     tokio::time::sleep(CALM).await;
-    Ok(blows)
+    Ok(())
 }
 
 fn progress(plan: &Plan) -> ProgressBar {
