@@ -22,12 +22,14 @@ use keevee_replica::{
     CLOCK_DIFFERENCE_MAX, Cut, CutRefusal, CutRequest, Effects, Failure, Neighbours, Now, Refusal, Reply,
     Request, Shard, ShardStatus as ReplicaStatus,
 };
+use rand::Rng;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{unconstrained, yield_now};
 use tokio::time::timeout_at;
 
+use crate::config::Config;
 use crate::directory::Directory;
 use crate::engine::{EngineMessage, ShardEngine};
 use crate::metrics::{Metrics, RefusalReason, ShardMetrics};
@@ -169,7 +171,7 @@ pub(crate) type OpenReplica =
     Box<dyn FnMut(&ShardInfo, &SlotTable, Duration) -> Result<Replica, ServerError> + Send>;
 
 /// A replica, and what belongs to it on this node.
-pub(crate) struct Hosted {
+struct Hosted {
     replica: Replica,
     /// As the directory was told.
     leader: Option<NodeId>,
@@ -183,54 +185,65 @@ pub(crate) struct Hosted {
 }
 
 pub(crate) struct Executor {
-    pub(crate) node: NodeId,
-    pub(crate) origin: Instant,
-    pub(crate) jobs: UnboundedReceiver<Job>,
-    pub(crate) shards: BTreeMap<ShardId, Hosted>,
+    node: NodeId,
+    origin: Instant,
+    jobs: UnboundedReceiver<Job>,
+    shards: BTreeMap<ShardId, Hosted>,
     /// Those that take part no longer: they say nothing and hear nothing. What they promised is kept, should they take part
     /// again, and what was asked of them before is answered.
-    pub(crate) parked: BTreeMap<ShardId, Replica>,
-    pub(crate) open: OpenReplica,
+    parked: BTreeMap<ShardId, Replica>,
+    open: OpenReplica,
+    directory: Arc<Directory>,
+    transport: Arc<dyn Transport>,
+    metrics: Arc<Metrics>,
+    tickets: Tickets,
+    /// Which other nodes are alive.
+    neighbours: Neighbours,
+    /// How many shards each of them said that it leads.
+    led: BTreeMap<NodeId, usize>,
+    /// Tells this process from others under the same node id.
+    boot: u64,
+    /// What the replicas want to say, until all of them have gone as far as they can.
+    outgoing: BTreeMap<NodeId, Vec<(ShardId, PeerMessage)>>,
+    /// Shared with the inbox: what waits in `jobs`.
+    peer_bytes: Arc<AtomicUsize>,
+    refusals: Refusals,
+    /// Has the map looked at.
+    map_changed: Arc<Notify>,
+    /// When it was last, for what peers sent.
+    looked_at_map: Option<Duration>,
+    stop: Option<Instant>,
+    /// True while this node's clock differs from most others'.
+    is_clock_off: bool,
+    /// The data folder.
+    folder: PathBuf,
+    /// What this node's disk has left.
+    room: Room,
+    /// Other nodes whose disks are nearly full, as they said.
+    short_of_room: BTreeSet<NodeId>,
+    scrubber: Scrubber,
+    /// How often the shards that this node leads are scrubbed, if at all.
+    scrub_interval: Option<Duration>,
+    /// Those that somebody wants to be scrubbed now.
+    scrubs_wanted: BTreeSet<ShardId>,
+    /// True once this node hands its leaderships over to end.
+    is_leaving: bool,
+}
+
+/// What an executor shares with the rest of its node.
+pub(crate) struct Surroundings {
+    pub(crate) jobs: UnboundedReceiver<Job>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) tickets: Tickets,
-    /// Which other nodes are alive.
-    pub(crate) neighbours: Neighbours,
-    /// How many shards each of them said that it leads.
-    pub(crate) led: BTreeMap<NodeId, usize>,
-    /// Tells this process from others under the same node id.
-    pub(crate) boot: u64,
-    /// What the replicas want to say, until all of them have gone as far as they can.
-    pub(crate) outgoing: BTreeMap<NodeId, Vec<(ShardId, PeerMessage)>>,
-    /// Shared with the inbox: what waits in `jobs`.
     pub(crate) peer_bytes: Arc<AtomicUsize>,
-    pub(crate) refusals: Refusals,
-    /// Has the map looked at.
     pub(crate) map_changed: Arc<Notify>,
-    /// When it was last, for what peers sent.
-    pub(crate) looked_at_map: Option<Duration>,
-    pub(crate) stop: Option<Instant>,
-    /// True while this node's clock differs from most others'.
-    pub(crate) is_clock_off: bool,
-    /// The data folder.
-    pub(crate) folder: PathBuf,
-    /// What this node's disk has left.
-    pub(crate) room: Room,
-    /// Other nodes whose disks are nearly full, as they said.
-    pub(crate) short_of_room: BTreeSet<NodeId>,
     pub(crate) scrubber: Scrubber,
-    /// How often the shards that this node leads are scrubbed, if at all.
-    pub(crate) scrub_interval: Option<Duration>,
-    /// Those that somebody wants to be scrubbed now.
-    pub(crate) scrubs_wanted: BTreeSet<ShardId>,
-    /// True once this node hands its leaderships over to end.
-    pub(crate) is_leaving: bool,
 }
 
 /// The answers that are owed.
 #[derive(Default)]
-pub(crate) struct Tickets {
+struct Tickets {
     next: u64,
     owed: HashMap<u64, oneshot::Sender<Answer>, foldhash::fast::FixedState>,
 }
@@ -256,6 +269,42 @@ impl Tickets {
 }
 
 impl Executor {
+    /// One without replicas yet.
+    pub(crate) fn new(config: &Config, surroundings: Surroundings, open: OpenReplica) -> Executor {
+        let Surroundings { jobs, directory, transport, metrics, peer_bytes, map_changed, scrubber } =
+            surroundings;
+        let scrub_interval = Some(config.engine.scrub_interval_ms).filter(|interval| *interval > 0);
+        Executor {
+            node: config.node_id(),
+            origin: Instant::now(),
+            jobs,
+            shards: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            open,
+            directory,
+            transport,
+            tickets: Tickets::default(),
+            neighbours: config.timing().neighbours(),
+            led: BTreeMap::new(),
+            boot: rand::rng().next_u64(),
+            outgoing: BTreeMap::new(),
+            peer_bytes,
+            refusals: Refusals::new(&metrics),
+            metrics,
+            map_changed,
+            looked_at_map: None,
+            stop: None,
+            is_clock_off: false,
+            folder: config.node.data.clone(),
+            room: Room::new(&config.node.data, config.limits.disk_free_bytes_min),
+            short_of_room: BTreeSet::new(),
+            scrubber,
+            scrub_interval: scrub_interval.map(Duration::from_millis),
+            scrubs_wanted: BTreeSet::new(),
+            is_leaving: false,
+        }
+    }
+
     /// Runs until it is stopped or a replica fails. What it has not taken in by then never happened.
     pub(crate) async fn run(mut self) -> Result<(), FatalError> {
         // openraft's tasks run within and may take more steps at once than tokio grants a task; else they would starve.

@@ -41,7 +41,7 @@ use crate::config::{Config, NodeConfig};
 use crate::cut::Cuts;
 use crate::directory::Directory;
 use crate::engine::ShardEngine;
-use crate::executor::{Executor, FatalError, Job, Jobs, OpenReplica, Replica, Tickets};
+use crate::executor::{Executor, FatalError, Job, Jobs, OpenReplica, Replica, Surroundings};
 use crate::forward::Forwarder;
 use crate::http::{self, Api, Settings, serve_within};
 use crate::inbox::Inbox;
@@ -50,7 +50,6 @@ use crate::member_keeper;
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::resp::{self, Resp};
-use crate::room::Room;
 use crate::scrub::Scrubber;
 use crate::seeker::Seeker;
 use crate::storage::LogEvent;
@@ -237,36 +236,16 @@ impl Server {
         let peer_bytes = Arc::new(AtomicUsize::new(0));
         let changed = Arc::new(Notify::new());
         let scrubber = Scrubber::start(config.engine.scrub_bytes_per_second)?;
-        let scrub_interval = Some(config.engine.scrub_interval_ms).filter(|interval| *interval > 0);
-        let executor = |open| Executor {
-            node: config.node_id(),
-            origin: Instant::now(),
+        let surroundings = Surroundings {
             jobs: receiver,
-            shards: BTreeMap::new(),
-            parked: BTreeMap::new(),
-            open,
             directory: Arc::clone(&directory),
             transport: transport.clone(),
             metrics: Arc::clone(&metrics),
-            tickets: Tickets::default(),
-            neighbours: config.timing().neighbours(),
-            led: BTreeMap::new(),
-            boot: rand::rng().next_u64(),
-            outgoing: BTreeMap::new(),
             peer_bytes: Arc::clone(&peer_bytes),
-            refusals: Refusals::new(&metrics),
             map_changed: Arc::clone(&changed),
-            looked_at_map: None,
-            stop: None,
-            is_clock_off: false,
-            folder: config.node.data.clone(),
-            room: Room::new(&config.node.data, config.limits.disk_free_bytes_min),
-            short_of_room: BTreeSet::new(),
             scrubber,
-            scrub_interval: scrub_interval.map(Duration::from_millis),
-            scrubs_wanted: BTreeSet::new(),
-            is_leaving: false,
         };
+        let executor = |open| Executor::new(config, surroundings, open);
         // The last that can fail.
         let workers = Workers::start(config, &folder, journal, &directory.map(), &jobs, &metrics, executor)?;
         let inbox = Inbox {
