@@ -31,7 +31,7 @@ const INFO_LOGS_MAX: usize = 4;
 
 /// What both databases share. Keys that share so many first bytes are written in order, more often than not.
 fn shared(create: bool, ordered_prefix_bytes: usize) -> Options {
-    let mut options = Options::default();
+    let mut options = written_back_steadily();
     options.create_if_missing(create);
     options.set_error_if_exists(create);
     options.set_paranoid_checks(true);
@@ -44,17 +44,22 @@ fn shared(create: bool, ordered_prefix_bytes: usize) -> Options {
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     // A reused file has old records behind its end, which look like damage or hide it.
     options.set_recycle_log_file_num(0);
-    // Else the kernel keeps a whole file back until its sync, and the log's next sync waits behind all of it.
-    options.set_bytes_per_sync(WRITE_BACK_BYTES);
     // Each database has one writer.
     options.set_allow_concurrent_memtable_write(false);
     // The write buffer remembers for each prefix where its last key went: shards take turns, so that the place of the
     // last key of all, which RocksDB would begin at, is of no use.
-    let more = format!(
-        "strict_bytes_per_sync=true;\
-         memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.{ordered_prefix_bytes}"
-    );
-    options.get_options_from_string(more).expect("options that RocksDB knows")
+    let hint =
+        format!("memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.{ordered_prefix_bytes}");
+    options.get_options_from_string(hint).expect("an option that RocksDB knows")
+}
+
+/// Else the kernel keeps a whole file back until its sync, and the log's next sync waits behind all of it.
+fn written_back_steadily() -> Options {
+    let mut options = Options::default()
+        .get_options_from_string("strict_bytes_per_sync=true")
+        .expect("an option that RocksDB knows");
+    options.set_bytes_per_sync(WRITE_BACK_BYTES);
+    options
 }
 
 /// Options of `log/`.
@@ -103,11 +108,10 @@ fn data_table() -> BlockBasedOptions {
 
 /// Options of a file that is made to be added to `data/`.
 pub(super) fn snapshot_file() -> Options {
-    let mut options = Options::default();
+    let mut options = written_back_steadily();
     options.set_compression_type(DBCompressionType::None);
     options.set_block_based_table_factory(&data_table());
-    options.set_bytes_per_sync(WRITE_BACK_BYTES);
-    options.get_options_from_string("strict_bytes_per_sync=true").expect("an option that RocksDB knows")
+    options
 }
 
 /// How `log/` is written: on disk when the call returns.
