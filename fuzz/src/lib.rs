@@ -12,6 +12,10 @@ mod folder;
 pub mod format;
 #[path = "../../crates/keevee-server/src/transport/messages.rs"]
 mod messages;
+#[path = "../../crates/keevee-server/src/storage/journal/scan.rs"]
+mod scan;
+#[path = "../../crates/keevee-server/src/storage/journal/sector.rs"]
+mod sector;
 #[path = "../../crates/keevee-replica/src/snapshot.rs"]
 mod snapshot;
 #[path = "../../crates/keevee-server/src/transport/http_json/text.rs"]
@@ -194,6 +198,68 @@ pub mod transport {
                 }
             }
         }
+    }
+}
+
+/// Of `keevee-server/src/storage/journal.rs`.
+pub mod journal {
+    use keevee_core::ids::StoreId;
+
+    use super::scan::{Scan, first_missing};
+    use super::sector::{RecordShape, SECTOR, segment_seed};
+
+    /// What befalls a segment on its disk. Places count sectors, from the front of what was written.
+    #[derive(Clone, Copy, Debug)]
+    pub enum Damage {
+        Flip { place: u16, byte: u16, bits: u8 },
+        /// It was never written.
+        Empty { place: u16 },
+        /// It was written to another place.
+        Misdirect { from: u16, to: u16 },
+    }
+
+    /// Writes records of these lengths into a segment, damages it and reads it as a node does at its start. It is refused, or
+    /// what is read is what was written, up to some record.
+    pub fn damage_is_found(lengths: &[u16], damage: &[Damage]) {
+        let seed = segment_seed(StoreId(uuid::Uuid::from_u128(7)), 1);
+        let mut bytes = Vec::new();
+        let written: Vec<Vec<u8>> =
+            (1..).zip(lengths).map(|(fill, length)| vec![fill; usize::from(*length)]).collect();
+        for (sequence, record) in (1..).zip(&written) {
+            let (shape, offset) = (RecordShape::of(record.len()), bytes.len());
+            bytes.resize(offset + shape.bytes() as usize, 0);
+            shape.encode(record, sequence, seed.wrapping_add((offset / SECTOR) as u64), &mut bytes[offset..]);
+        }
+        let whole = bytes.clone();
+        let (sectors, _) = bytes.as_chunks_mut::<SECTOR>();
+        if sectors.is_empty() {
+            return;
+        }
+        let count = sectors.len();
+        let at = |place: u16| usize::from(place) % count;
+        for damage in damage {
+            match *damage {
+                Damage::Flip { place, byte, bits } => sectors[at(place)][usize::from(byte) % SECTOR] ^= bits,
+                Damage::Empty { place } => sectors[at(place)].fill(0),
+                Damage::Misdirect { from, to } => sectors[at(to)] = sectors[at(from)],
+            }
+        }
+        let mut found = Vec::new();
+        let mut scan = Scan::new(1, seed);
+        // As a file is read, a part at a time.
+        if sectors.chunks(3).any(|some| scan.read(some, &mut found).is_err()) {
+            return;
+        }
+        found.sort_unstable_by_key(|record| record.sequence);
+        if first_missing(&found, 0, scan.highest()).is_some() {
+            return;
+        }
+        for (record, written) in found.iter().zip(&written) {
+            let (from, shape) = (record.offset as usize, &record.shape);
+            assert_eq!(shape.decode(&bytes[from..from + shape.bytes() as usize]), *written);
+        }
+        assert!(found.len() <= written.len());
+        assert!(bytes != whole || found.len() == written.len(), "nothing was damaged");
     }
 }
 

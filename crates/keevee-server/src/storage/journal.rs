@@ -12,7 +12,8 @@
 //! not written; it was never acknowledged and is dropped. A sector that is neither empty nor whole, a gap between
 //! records, or an end below what `log/` has or knows to have been here, is damage.
 //!
-//! Not here: what the records say (the log writer and [`format`]), the layout of a sector ([`sector`]).
+//! Not here: what the records say (the log writer and [`format`]), the layout of a sector ([`sector`]), what sectors come to
+//! ([`scan`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -27,8 +28,10 @@ use rocksdb::{FlushOptions, ReadOptions, WriteBatch};
 use super::format::NodeKind;
 use super::log_writer::LogSink;
 use super::{Database, format, options, storage_error};
-use sector::{ALIGNED, RecordShape, SECTOR, Sector};
+use scan::{Found, Scan, first_missing};
+use sector::{ALIGNED, RecordShape, SECTOR};
 
+mod scan;
 mod sector;
 
 /// As much as `log/` gathers before it writes a sorted file.
@@ -323,7 +326,7 @@ fn check_unknown(folder: &Path, store: StoreId, known: u32) -> Result<(), Journa
         let name = entry.map_err(failed)?.file_name();
         let number = name.to_str().and_then(|name| name.strip_suffix(".segment")?.parse::<u32>().ok());
         let Some(number) = number.filter(|number| *number > known) else { continue };
-        if scan(folder, store, number, &mut Vec::new())? > 0 {
+        if read_segment(folder, store, number, &mut Vec::new())? > 0 {
             let cause = format!("there are records in {number}.segment, of which log/ does not know");
             return Err(JournalError::Damaged(cause));
         }
@@ -358,7 +361,7 @@ impl Missing {
         let segments = count_segments(folder, log)?;
         let (mut records, mut seen) = (Vec::new(), 0);
         for number in 1..=segments {
-            seen = seen.max(scan(folder, store, number, &mut records)?);
+            seen = seen.max(read_segment(folder, store, number, &mut records)?);
         }
         check_unknown(folder, store, segments)?;
         let applied = read_journaled(log, &Default::default())?;
@@ -376,67 +379,35 @@ impl Missing {
     }
 }
 
-/// A record that is whole.
-struct Found {
-    sequence: u64,
-    segment: u32,
-    /// Where it begins.
-    offset: u64,
-    shape: RecordShape,
-}
-
 /// Adds the whole records of a segment; returns the highest sequence number that any sector has.
-fn scan(folder: &Path, store: StoreId, number: u32, records: &mut Vec<Found>) -> Result<u64, JournalError> {
+fn read_segment(
+    folder: &Path,
+    store: StoreId,
+    number: u32,
+    records: &mut Vec<Found>,
+) -> Result<u64, JournalError> {
     let path = segment_path(folder, number);
     let failed = |source| JournalError::Io { what: "reading", path: path.clone(), source };
     let mut file = File::open(&path).map_err(failed)?;
-    let (seed, mut highest, mut first) = (sector::segment_seed(store, number), 0, 0);
-    // The record that the sectors before belong to, and how many of it there were.
-    let mut begun: Option<(Found, u32)> = None;
+    let mut scan = Scan::new(number, sector::segment_seed(store, number));
     let mut bytes = Vec::with_capacity(READ_BYTES);
     loop {
         bytes.clear();
         file.by_ref().take(READ_BYTES as u64).read_to_end(&mut bytes).map_err(failed)?;
         // Less than a sector at the end is where a crash cut zeros.
         let (sectors, _) = bytes.as_chunks::<SECTOR>();
-        for (at, sector) in (first..).zip(sectors) {
-            let damaged = |what| {
-                let offset = at * SECTOR as u64;
-                JournalError::Damaged(format!("{what} at byte {offset} of {}", path.display()))
-            };
-            let Some(sector) = Sector::decode(sector, seed.wrapping_add(at)).map_err(damaged)? else {
-                begun = None;
-                continue;
-            };
-            highest = highest.max(sector.sequence);
-            begun = match begun.take() {
-                _ if sector.index == 0 => {
-                    let (offset, shape) = (at * SECTOR as u64, sector.shape());
-                    Some((Found { sequence: sector.sequence, segment: number, offset, shape }, 1))
-                }
-                Some((found, count)) if (found.sequence, count) == (sector.sequence, sector.index) => {
-                    Some((found, count + 1))
-                }
-                // The rest of a record whose front was written over, or never was.
-                _ => None,
-            };
-            records.extend(
-                begun.take_if(|(found, count)| *count == found.shape.sectors()).map(|(found, _)| found),
-            );
-        }
-        first += sectors.len() as u64;
+        scan.read(sectors, records).map_err(|(what, offset)| {
+            JournalError::Damaged(format!("{what} at byte {offset} of {}", path.display()))
+        })?;
         if bytes.len() < READ_BYTES {
-            return Ok(highest);
+            return Ok(scan.highest());
         }
     }
 }
 
 /// The records follow what `log/` has without a gap, and behind them is one torn record at most.
 fn check_complete(records: &[Found], applied: u64, seen: u64) -> Result<(), JournalError> {
-    let last = applied + records.len() as u64;
-    let gap = records.iter().zip(applied + 1..).find(|(record, next)| record.sequence != *next);
-    let missing = gap.map(|(_, missing)| missing).or((seen > last + 1).then_some(last + 1));
-    match missing {
+    match first_missing(records, applied, seen) {
         Some(missing) => {
             let cause = format!("record {missing} is missing or damaged, and later ones are there");
             Err(JournalError::Damaged(cause))
