@@ -14,6 +14,7 @@ duration=${1:-10m}
 prepare_keevee
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+unreported=
 
 # Of this name, with these options.
 run() {
@@ -22,7 +23,7 @@ run() {
     echo "$name" >&2
     # A run that does not pass is reported as well.
     "$keevee" verify "$@" --output json --report "$work/$name.html" >"$work/$name.json" || true
-    [ -s "$work/$name.json" ] || { echo "it has no report" >&2; exit 1; }
+    [ -s "$work/$name.json" ] || { echo "it has no report" >&2; rm -f "$work/$name.json"; unreported=1; }
 }
 
 for consensus in paxos raft; do
@@ -30,12 +31,13 @@ for consensus in paxos raft; do
         run "$consensus-$seed" --consensus "$consensus" --seed "$seed" --duration "$duration"
     done
     # A slow follower and nothing else is rare among all kinds.
-    run "$consensus-slow" --consensus "$consensus" --seed 1 --duration 1m --faults slow-link,stall-sync
+    run "$consensus-slow" --consensus "$consensus" --seed 1 --duration 2m --faults slow-link,stall-sync
 done
-mutants=$(grep -vc '^#' "$root/crates/keevee-verify/seeds/mutants.txt")
+# Some are there once for each engine.
+mutants=$(sed '/^#/d; s/^raft //; s/ .*//' "$root/crates/keevee-verify/seeds/mutants.txt" | sort -u | wc -l)
 page=$root/docs/benchmarks/faults.md
 jq -rs --arg command "./scripts/faults.sh $duration $*" --arg mutants "$mutants" -f "$root/scripts/faults.jq" \
     "$work"/*.json >"$work/faults.md"
 mv "$work/faults.md" "$page"
 echo "written: $page" >&2
-jq -es 'all(.passed)' "$work"/*.json >/dev/null || { echo "not every run passed" >&2; exit 1; }
+[ -z "$unreported" ] && jq -es 'all(.passed)' "$work"/*.json >/dev/null || { echo "not every run passed" >&2; exit 1; }

@@ -647,7 +647,7 @@ unsafe fn room(path: *const c_char, found: *mut Statvfs, result: c_int) -> c_int
             let bytes = if has(mask, FULL) { 0 } else { word(ROOM_BYTES).load(Ordering::Relaxed) };
             (*found).available = bytes / (*found).fragment_bytes.max(1);
             (*found).free = (*found).available;
-            count(if has(mask, FULL) { FULL } else { LOW_ROOM });
+            count(LOW_ROOM);
         }
     }
     result

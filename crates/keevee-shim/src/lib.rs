@@ -107,9 +107,9 @@ pub struct Injected {
     pub failed_syncs: u64,
     /// Syncs that took longer.
     pub stalled_syncs: u64,
-    /// Writes and files that had no room, and answers that there is none.
+    /// Writes and files that had no room.
     pub refused_full: u64,
-    /// Answers that little room is left.
+    /// Answers that little room is left, or none.
     pub told_low: u64,
     /// Writes that failed.
     pub failed_writes: u64,

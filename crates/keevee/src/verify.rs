@@ -23,8 +23,8 @@ mod verdict;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -76,20 +76,21 @@ pub(crate) async fn run(plan: &Plan, folder: &Path) -> Result<Report, Failure> {
         tormented = torment(plan, &mut nodes, &clients.shared, &mut blows) => tormented,
         never = watch(&endpoints, origin, &mut leaderships) => match never {},
     };
-    let Shared { history, done, refused, unknown, .. } = clients.stop().await;
+    let Shared { history, done, refused, unknown, by_leaders, .. } = clients.stop().await;
     let keys = history.into_keys();
-    let timeline = Timeline::new(&keys, &map);
     let ended = origin.elapsed();
-    let mut verdict = verdict::judge(&mut nodes, keys, || origin.elapsed().as_micros() as u64).await;
-    if let Err(failure) = tormented {
-        // What follows may be its doing.
-        verdict.violations.insert(0, format!("broken off after {} blows: {failure}", blows.len()));
+    let by_leaders = by_leaders.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let timeline = Timeline::new(&keys, &map, by_leaders, ended);
+    if tormented.is_err() {
+        nodes.heal().await;
     }
+    let verdict = verdict::judge(&mut nodes, keys, || origin.elapsed().as_micros() as u64).await;
     let outcome = Outcome {
         done: done.map(AtomicU64::into_inner),
         refused: refused.into_inner(),
         unknown: unknown.into_inner(),
         blows,
+        broken_off: tormented.err().map(|failure| failure.to_string()),
         leaderships,
         timeline,
         ended,

@@ -1,7 +1,7 @@
 //! The load: clients of all three protocols, each with one operation under way, at a bounded rate together.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use keevee_client::{Client, Endpoint, EndpointError, Options};
@@ -12,11 +12,13 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::callers::{Caller, Plain};
 use super::history::{Answer, History};
+use super::timeline::at;
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Before it goes on after a failure.
 const PAUSE: Duration = Duration::from_millis(20);
+
 /// What the clients share.
 pub(crate) struct Shared {
     pub(crate) history: History,
@@ -26,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) done: [AtomicU64; 3],
     pub(crate) refused: AtomicU64,
     pub(crate) unknown: AtomicU64,
+    /// By second, how many microseconds answers took of clients that ask the leaders.
+    pub(crate) by_leaders: Mutex<Vec<Vec<u32>>>,
     stop: AtomicBool,
 }
 
@@ -58,6 +62,7 @@ impl Clients {
             done: [const { AtomicU64::new(0) }; 3],
             refused: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
+            by_leaders: Mutex::default(),
             stop: AtomicBool::new(false),
         });
         let options = Options { timeout: PATIENCE, attempt_timeout: PATIENCE / 3, ..Options::default() };
@@ -102,6 +107,10 @@ async fn run(mut caller: Caller, shared: Arc<Shared>, mut random: StdRng, interv
             caller.give_up();
             Answer::Unknown
         });
+        if let (Caller::Grpc(_), Answer::Done(_)) = (&caller, answer) {
+            let mut by_leaders = shared.by_leaders.lock().unwrap_or_else(PoisonError::into_inner);
+            at(&mut by_leaders, returned.as_secs()).push((returned - called).as_micros() as u32);
+        }
         shared.history.end(&begun, called.as_micros() as u64, returned.as_micros() as u64, answer);
         let counter = match answer {
             Answer::Done(_) => &shared.done[caller.protocol()],

@@ -1,5 +1,6 @@
 //! How each fault begins and ends.
 
+use std::collections::BTreeSet;
 use std::slice;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::network::Way;
-use super::nodes::{Nodes, PATIENCE, STOP_PATIENCE};
+use super::nodes::{ASK_PATIENCE, Nodes, PATIENCE, STOP_PATIENCE, led_by};
 use super::report::Fault;
 use super::schedule::{Blow, Kind, Planned, Second, Target};
 use crate::api::Api;
@@ -137,7 +138,11 @@ impl Nodes {
     async fn undo(&mut self, Begun { fault, before, .. }: &mut Begun) -> Result<(), Failure> {
         let Fault { kind, target, .. } = *fault;
         match kind {
-            Kind::Kill | Kind::HandOver => self.cluster.start_node(target)?,
+            Kind::Kill => self.cluster.start_node(target)?,
+            Kind::HandOver => {
+                fault.happened &= fault.is_leader && self.all_is_led().await;
+                self.cluster.start_node(target)?;
+            }
             Kind::KillAll => {
                 self.cluster.start()?;
             }
@@ -151,7 +156,7 @@ impl Nodes {
             | Kind::FlipLog
             | Kind::FlipData
             | Kind::FlipSnapshot => {}
-            Kind::PowerLoss => self.cut_power().await?,
+            Kind::PowerLoss => return self.cut_power(fault, *before).await,
             // It is waited for until it has ended, which it may not do before another fault has.
             Kind::FailSync => return Ok(()),
             Kind::StallSync | Kind::LowDisk | Kind::FullDisk | Kind::ClockJump => {
@@ -189,7 +194,7 @@ impl Nodes {
         let ids = self.ids();
         match planned.target {
             // One that holds nothing writes nothing.
-            Target::Node(at) if !planned.kind.needs_replicas() => ids[at % ids.len()],
+            Target::Node(at) if !planned.kind.strikes_leaders() => ids[at % ids.len()],
             Target::Node(_) | Target::Leader => {
                 leaders.get(planned.other % leaders.len().max(1)).copied().unwrap_or(ids[0])
             }
@@ -200,6 +205,11 @@ impl Nodes {
     fn happened(&self, kind: Kind, node: u64) -> Result<u64, Failure> {
         if !kind.is_counted() {
             return Ok(0);
+        }
+        if kind == Kind::PowerLoss {
+            let remembered =
+                self.disks.values().map(|disk| disk.injected().map(|injected| injected.remembered));
+            return Ok(remembered.sum::<Result<u64, _>>()?);
         }
         if !kind.needs_shim() {
             return Ok(self.network.hindered());
@@ -226,15 +236,40 @@ impl Nodes {
         Ok(happened)
     }
 
-    /// Most of the time all is synced, and nothing but files that RocksDB was writing is lost.
-    async fn cut_power(&mut self) -> Result<(), Failure> {
+    /// Most of the time all is synced, and nothing but files that RocksDB was writing is lost. It counts if there was anything that a
+    /// disk had not synced at some time.
+    async fn cut_power(&mut self, fault: &mut Fault, before: u64) -> Result<(), Failure> {
         self.cluster.kill_all().await?;
+        fault.happened = self.happened(fault.kind, fault.target)? > before;
         for disk in self.disks.values() {
             disk.drop_unsynced()?;
             disk.heal()?;
         }
         self.cluster.start()?;
         Ok(())
+    }
+
+    /// True if every data shard is led by somebody.
+    async fn all_is_led(&mut self) -> bool {
+        let Some(map) = self.newest_map().await else { return false };
+        let mut led = BTreeSet::new();
+        for node in self.http() {
+            led.extend(led_by(&node, ASK_PATIENCE).await.into_iter().flat_map(|(_, shards)| shards));
+        }
+        map.slots.iter().all(|run| led.contains(&run.shard.0))
+    }
+
+    /// Ends whatever is wrong, as far as that goes, for a run that was broken off while something was.
+    pub(crate) async fn heal(&mut self) {
+        self.network.heal();
+        for disk in self.disks.values() {
+            let _ = disk.heal();
+        }
+        for id in self.ids() {
+            let _ = self.cluster.resume(id);
+            let _ = self.cluster.start_node(id);
+        }
+        let _ = self.ready().await;
     }
 
     /// One after another; true if all ended by themselves.

@@ -24,7 +24,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a node that was asked to end may take.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a node may take to say how it is.
-const ASK_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const ASK_PATIENCE: Duration = Duration::from_secs(1);
 /// Ports of a node: for clients by HTTP, for peers as the map has it, for clients by RESP, and the one at which peers are heard.
 const PORTS: u16 = 4;
 /// How often it is tried to start nodes on ports that are free.

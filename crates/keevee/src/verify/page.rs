@@ -1,6 +1,6 @@
 //! The report as one HTML page that needs nothing else: what came of it, and what happened when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::report::{Event, KindReport, Leadership, Report};
@@ -14,9 +14,8 @@ const HEIGHT: f64 = 140.0;
 const ROW: f64 = 16.0;
 /// Parts of the time axis.
 const TICKS: u32 = 6;
-/// Leaders, by node.
-const COLOURS: [&str; 8] =
-    ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000"];
+const BLUE: &str = "#4477aa";
+const RED: &str = "#ee6677";
 
 /// The page.
 pub(crate) fn page(report: &Report) -> String {
@@ -31,11 +30,13 @@ pub(crate) fn page(report: &Report) -> String {
     let p99: Vec<f64> = report.timeline.iter().map(|second| second.p99_ms).collect();
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title><style>{style}</style>\
-         <h1>{title}</h1><pre>{}</pre><h2>Operations done, per second</h2>{}<h2>Latency, ms (logarithmic): median and p99</h2>{}\
-         <h2>Leaders, by shard</h2>{}<h2>Faults</h2>{}{}</html>\n",
+         <h1>{title}</h1><pre>{}</pre><h2>Operations done, per second</h2><p>Shaded: while a fault holds.</p>{}\
+         <h2>Latency, ms (logarithmic)</h2><p>{} {}</p>{}<h2>Leaders, by shard</h2>{}<h2>Faults</h2>{}{}</html>\n",
         escape(&report.to_string()),
-        lines(&scale, &report.events, &[("#4477aa", &done)], (0.0, |value| value)),
-        lines(&scale, &report.events, &[("#4477aa", &p50), ("#ee6677", &p99)], (0.1, f64::log10)),
+        lines(&scale, &report.events, &[(BLUE, &done)], (0.0, |value| value)),
+        coloured(BLUE, "median"),
+        coloured(RED, "p99"),
+        lines(&scale, &report.events, &[(BLUE, &p50), (RED, &p99)], (0.1, f64::log10)),
         leaders(&scale, &report.leaderships),
         rows(&scale, &report.events, &report.faults),
         table(&report.events),
@@ -54,6 +55,16 @@ impl Scale {
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// An entry of a legend.
+fn coloured(colour: &str, text: &str) -> String {
+    format!("<span style=\"color:{colour}\">&#9632;</span> {text}")
+}
+
+/// Far from the colours of the nodes with numbers near this one's.
+fn colour(node: u64) -> String {
+    format!("hsl({},65%,45%)", node * 137 % 360)
 }
 
 fn svg(height: f64, content: &str) -> String {
@@ -109,7 +120,7 @@ fn leaders(scale: &Scale, seen: &[Leadership]) -> String {
         let y = row as f64 * ROW;
         let _ = write!(content, "<text x=\"0\" y=\"{}\">shard {shard}</text>", y + 12.0);
         for one in seen {
-            let colour = COLOURS[one.node as usize % COLOURS.len()];
+            let colour = colour(one.node);
             let x = scale.x(one.at.as_secs_f64());
             let _ = write!(
                 content,
@@ -119,7 +130,10 @@ fn leaders(scale: &Scale, seen: &[Leadership]) -> String {
             );
         }
     }
-    svg(shards.len() as f64 * ROW + 2.0, &content)
+    let nodes: BTreeSet<u64> = seen.iter().map(|one| one.node).collect();
+    let legend = nodes.into_iter().map(|node| coloured(&colour(node), &format!("node {node}")));
+    let legend = legend.collect::<Vec<_>>().join(" ");
+    format!("<p>{legend}</p>{}", svg(shards.len() as f64 * ROW + 2.0, &content))
 }
 
 /// The faults, one row for each kind.

@@ -46,6 +46,8 @@ pub(crate) struct Outcome {
     pub(crate) unknown: u64,
     /// One after another; the faults of one at once.
     pub(crate) blows: Vec<Vec<Fault>>,
+    /// Why no more came, if one could not be done or undone.
+    pub(crate) broken_off: Option<String>,
     pub(crate) leaderships: Vec<Leadership>,
     pub(crate) timeline: Timeline,
     pub(crate) ended: Duration,
@@ -69,6 +71,8 @@ pub(crate) struct Report {
     pub(crate) events: Vec<Event>,
     /// What was done in each second.
     pub(crate) timeline: Vec<Second>,
+    pub(crate) leaders: Vec<Leader>,
+    /// Each time that it was looked.
     #[serde(skip)]
     pub(crate) leaderships: Vec<Leadership>,
 }
@@ -121,6 +125,14 @@ pub(crate) struct Event {
     pub(crate) silence_ms: u64,
 }
 
+/// Who said to lead a shard, after another one or first of all.
+#[derive(Serialize)]
+pub(crate) struct Leader {
+    pub(crate) at_ms: u64,
+    pub(crate) shard: u32,
+    pub(crate) node: u64,
+}
+
 impl Report {
     pub(crate) fn new(plan: &Plan, outcome: Outcome) -> Report {
         let Outcome {
@@ -128,6 +140,7 @@ impl Report {
             refused,
             unknown,
             blows,
+            broken_off,
             leaderships,
             timeline,
             ended,
@@ -142,8 +155,13 @@ impl Report {
         let kinds: BTreeMap<Kind, KindReport> =
             plan.kinds.iter().map(|kind| (*kind, of_kind(*kind, &events))).collect();
         let mut violations = verdict.violations;
-        for (kind, _) in kinds.iter().filter(|(_, kind)| kind.happened == 0) {
-            violations.push(format!("no fault of kind {kind} really happened: let it run for longer"));
+        if let Some(why) = broken_off {
+            // What else does not hold may be its doing.
+            violations.insert(0, format!("broken off: {why}"));
+        } else {
+            let missing = kinds.iter().filter(|(_, kind)| kind.happened == 0).map(|(kind, _)| kind);
+            let told = |kind| format!("no fault of kind {kind} really happened: let it run for longer");
+            violations.extend(missing.map(told));
         }
         for (protocol, done) in [("HTTP", http), ("RESP", resp), ("gRPC", grpc)] {
             if done == 0 {
@@ -170,6 +188,7 @@ impl Report {
             violations,
             events,
             timeline: timeline.seconds,
+            leaders: changes(&leaderships),
             leaderships,
         }
     }
@@ -189,6 +208,13 @@ fn event(fault: &Fault, next: Duration, timeline: &Timeline) -> Event {
         ready_ms: millis(fault.ready),
         silence_ms: millis(timeline.silence(fault.from, until)),
     }
+}
+
+fn changes(leaderships: &[Leadership]) -> Vec<Leader> {
+    let mut last = BTreeMap::new();
+    let is_new = |one: &&Leadership| last.insert(one.shard, one.node) != Some(one.node);
+    let seen = leaderships.iter().filter(is_new);
+    seen.map(|one| Leader { at_ms: one.at.as_millis() as u64, shard: one.shard, node: one.node }).collect()
 }
 
 fn of_kind(kind: Kind, events: &[Event]) -> KindReport {

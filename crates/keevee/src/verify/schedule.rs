@@ -84,10 +84,11 @@ impl Kind {
         )
     }
 
-    /// True if it shows only on a node that has replicas, and so strikes leaders. A disk that stalls strikes followers too, which must
-    /// hold up nobody.
-    pub(crate) fn needs_replicas(self) -> bool {
-        self.needs_shim() && self != Kind::StallSync || matches!(self, Kind::FlipData | Kind::Replace)
+    /// True if it shows only on a node that has replicas, or leads one, and so strikes leaders. A disk that stalls strikes followers
+    /// too, which must hold up nobody.
+    pub(crate) fn strikes_leaders(self) -> bool {
+        let is_of_disk = self.needs_shim() && self != Kind::StallSync;
+        is_of_disk || matches!(self, Kind::FlipData | Kind::Replace | Kind::HandOver)
     }
 
     /// True if all replicas leave a node for it.
@@ -108,7 +109,7 @@ impl Kind {
 
     /// True if a count tells whether it really happened: of what it held back, or of what a disk or a clock did wrong.
     pub(crate) fn is_counted(self) -> bool {
-        let tells = matches!(self, Kind::PowerLoss | Kind::FlipLog | Kind::FlipSnapshot);
+        let tells = matches!(self, Kind::FlipLog | Kind::FlipSnapshot);
         self.is_of_network() || self.needs_shim() && !tells
     }
 

@@ -21,31 +21,39 @@ pub(crate) struct Second {
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) slowest_ms: f64,
+    /// Of clients that ask the leaders: others wait as long as the nodes that they ask.
+    pub(crate) leaders_p99_ms: f64,
 }
 
 pub(crate) struct Timeline {
     pub(crate) seconds: Vec<Second>,
-    /// How much was done in each window, by shard.
+    /// How much was done in each window, by shard, until the end.
     windows: BTreeMap<ShardId, Vec<u32>>,
 }
 
 impl Timeline {
-    /// Of these histories, whose keys are where the map says.
-    pub(crate) fn new(keys: &[Key], map: &CarpView) -> Timeline {
+    /// Of these histories, whose keys are where the map says, until a time; and of the microseconds, by second, that answers to
+    /// those took who ask the leaders.
+    pub(crate) fn new(keys: &[Key], map: &CarpView, by_leaders: Vec<Vec<u32>>, ended: Duration) -> Timeline {
         let mut latencies: Vec<Vec<u32>> = Vec::new();
-        let mut windows: BTreeMap<ShardId, Vec<u32>> = BTreeMap::new();
+        let last = ended.as_micros() as u64 / WINDOW_MICROS;
+        let none = || vec![0; last as usize + 1];
+        let mut windows: BTreeMap<ShardId, Vec<u32>> =
+            map.slots.iter().map(|run| (run.shard, none())).collect();
         for key in keys {
             let slot = slot(key.name.as_bytes());
             let run = map.slots.iter().find(|run| (run.first..=run.last).contains(&slot));
             let Some(run) = run else { continue };
-            let shard = windows.entry(run.shard).or_default();
+            let Some(shard) = windows.get_mut(&run.shard) else { continue };
             for operation in &key.operations {
                 let Some(returned) = operation.returned else { continue };
                 *at(shard, returned / WINDOW_MICROS) += 1;
                 at(&mut latencies, returned / SECOND_MICROS).push((returned - operation.called) as u32);
             }
         }
-        Timeline { seconds: latencies.into_iter().map(second).collect(), windows }
+        let by_leaders = by_leaders.into_iter().chain(std::iter::repeat_with(Vec::new));
+        let seconds = latencies.into_iter().zip(by_leaders).map(|(all, by_leaders)| second(all, by_leaders));
+        Timeline { seconds: seconds.collect(), windows }
     }
 
     /// The longest time within a span in which some shard answered nothing.
@@ -56,17 +64,29 @@ impl Timeline {
     }
 }
 
-fn at<T: Clone + Default>(list: &mut Vec<T>, place: u64) -> &mut T {
+/// What is at a place, which there is from now on.
+pub(super) fn at<T: Clone + Default>(list: &mut Vec<T>, place: u64) -> &mut T {
     let place = place as usize;
     list.resize(list.len().max(place + 1), T::default());
     &mut list[place]
 }
 
-fn second(mut latencies: Vec<u32>) -> Second {
-    latencies.sort_unstable();
-    let of = |part: usize| latencies.get(latencies.len().saturating_sub(1) * part / 1000).copied();
-    let millis = |part| f64::from(of(part).unwrap_or_default()) / 1000.0;
-    Second { done: latencies.len(), p50_ms: millis(500), p99_ms: millis(990), slowest_ms: millis(1000) }
+fn second(mut all: Vec<u32>, mut by_leaders: Vec<u32>) -> Second {
+    all.sort_unstable();
+    by_leaders.sort_unstable();
+    Second {
+        done: all.len(),
+        p50_ms: millis(&all, 500),
+        p99_ms: millis(&all, 990),
+        slowest_ms: millis(&all, 1000),
+        leaders_p99_ms: millis(&by_leaders, 990),
+    }
+}
+
+/// What so many of a thousand took at most, of sorted microseconds.
+fn millis(sorted: &[u32], part: usize) -> f64 {
+    let of = sorted.get(sorted.len().saturating_sub(1) * part / 1000).copied();
+    f64::from(of.unwrap_or_default()) / 1000.0
 }
 
 /// In windows.
@@ -90,5 +110,14 @@ mod tests {
         assert_eq!(silence(&[5, 0, 0, 3, 0, 0, 0, 1], 0, 5), 2);
         assert_eq!(silence(&[5, 5], 0, 2), 0);
         assert_eq!(silence(&[], 3, 9), 0);
+    }
+
+    #[test]
+    fn what_never_answers_again_is_silent_to_the_end() {
+        let map = r#"{"epoch": 1, "shards": [], "nodes": [], "slots": [[0, 8191, 1], [8192, 16383, 2]]}"#;
+        let map: CarpView = serde_json::from_str(map).expect("a map");
+        let seconds = Duration::from_secs;
+        let timeline = Timeline::new(&[], &map, Vec::new(), seconds(9));
+        assert_eq!(timeline.silence(seconds(3), seconds(9)), seconds(6));
     }
 }
