@@ -46,7 +46,7 @@ def slow_follower: [.[] | select(is_narrow) | .events as $events | .timeline | t
 | def of($engine): $reports | map(select(.consensus == $engine));
 "# Faults on real processes
 
-Written by `\($command)`: `keevee verify` with every kind of fault, for each engine and seed, and two minutes with
+Written by `\($command)`: `keevee verify` with every kind of fault, for each engine and seed, and three minutes of one shard with
 `slow-link` and `stall-sync` alone. [testing.md](../testing.md#real-processes) tells what each kind does and what is checked.
 
 \([$reports[].checked.operations] | add) operations were checked, \([$reports[].events[] | select(.happened)] | length) faults really happened, \([$reports[].events[] | select(.happened and .with != null)] | length) of them while another one held.
