@@ -5,7 +5,6 @@ use std::slice;
 use std::time::Duration;
 
 use keevee_cluster::{Ending, until};
-use keevee_core::shard_map::view::CarpView;
 use keevee_shim::Fault as Bad;
 use serde::Deserialize;
 use serde_json::json;
@@ -326,8 +325,7 @@ impl Nodes {
         let path = format!("/v1/cluster/nodes/{node}/{what}");
         let change: Change = api.post(&path, &json!({}).to_string()).await?;
         let done = until(PATIENCE, async || {
-            let map: CarpView = api.get("/v1/cluster/carp").await.ok()?;
-            // A node that answers may not know of the change yet.
+            let map = self.newest_map().await?;
             let is_done = map.epoch >= change.epoch && map.shards.iter().all(|shard| shard.next.is_none());
             is_done.then_some(())
         });

@@ -15,8 +15,6 @@ use serde::Serialize;
 const PAUSE_MS: std::ops::Range<u64> = 300..1500;
 /// How long a fault lasts, in milliseconds.
 const HOLDS_MS: std::ops::Range<u64> = 500..3500;
-/// How often nodes look at the room that is left, and some more.
-const ROOM_LOOK: Duration = Duration::from_secs(2);
 /// How probable it is that a fault which may have company has it.
 const COMPANY: f64 = 0.4;
 
@@ -224,12 +222,7 @@ impl Schedule {
         let other = random.random_range(1..self.nodes.max(2));
         // How long those last that do.
         let holds = self.millis(HOLDS_MS);
-        let holds = match kind {
-            kind if kind.is_at_once() => Duration::ZERO,
-            // Nodes must have time to look.
-            Kind::LowDisk => holds + ROOM_LOOK,
-            _ => holds,
-        };
+        let holds = if kind.is_at_once() { Duration::ZERO } else { holds };
         Planned { kind, target, other, holds, seed: self.random.random() }
     }
 
