@@ -66,6 +66,8 @@ struct State {
     phase: Phase,
     /// How many streams there were: the end of an older one says nothing of the present one.
     stream: u64,
+    /// When the present one began.
+    began: Instant,
     /// The number of the next request: never used twice, so that no answer is taken for another's.
     next: u64,
     /// Not a byte of these was written.
@@ -110,6 +112,7 @@ impl Link {
         let state = State {
             phase: Phase::Closed { until: Instant::now(), cause: String::new() },
             stream: 0,
+            began: Instant::now(),
             next: 1,
             waiting: BTreeMap::new(),
             sent: HashMap::new(),
@@ -174,6 +177,7 @@ impl Link {
                 return Err(LinkError::NotSent(self.endpoint().clone(), cause.clone()));
             }
             state.stream += 1;
+            state.began = Instant::now();
             let task = tokio::spawn(stream::run(self.shared.clone(), state.stream));
             state.phase = Phase::Open(task.abort_handle());
         }
@@ -235,8 +239,10 @@ impl Shared {
         while bytes < FRAME_BYTES
             && let Some((sequence, Waiting { operation, epoch, until, answer })) = state.waiting.pop_first()
         {
-            let timeout_ms = Some(told_timeout(until.saturating_duration_since(Instant::now())));
-            let request = kv::Request { sequence, timeout_ms, operation: Some(operation), epoch };
+            let now = Instant::now();
+            let timeout_ms = Some(told_timeout(until.saturating_duration_since(now)));
+            let sent_ms = u64::try_from((now - state.began).as_millis()).ok();
+            let request = kv::Request { sequence, timeout_ms, operation: Some(operation), epoch, sent_ms };
             let length = request.encoded_len();
             bytes += length;
             state.sent.insert(sequence, Sent { length, answer });

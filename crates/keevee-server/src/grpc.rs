@@ -23,8 +23,10 @@ mod operations;
 mod pipeline;
 #[cfg(test)]
 mod tests;
+mod transit;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -41,6 +43,7 @@ use tokio::sync::watch;
 use self::failure::Failure;
 use self::health::Health;
 use self::messages::{Messages, Patience};
+use self::transit::Pulse;
 use crate::http::conditions;
 use crate::http::problem::Problem;
 use crate::http::query::TIMEOUT_MAX;
@@ -59,6 +62,7 @@ pub(crate) struct Grpc<S> {
     health: Health<S>,
     /// True once the node stops: what could go on for ever ends.
     stopping: watch::Receiver<bool>,
+    pulse: Arc<Pulse>,
 }
 
 /// True if the request is one of gRPC's, well-formed or not.
@@ -71,7 +75,7 @@ impl<S: Store> Grpc<S> {
     /// Beside the HTTP interface of the same node.
     pub(crate) fn new(api: Api<S>, stopping: watch::Receiver<bool>) -> Grpc<S> {
         let health = Health::new(api.store.clone(), api.settings.body_timeout, stopping.clone());
-        Grpc { api, health, stopping }
+        Grpc { api, health, stopping, pulse: Pulse::start() }
     }
 
     /// Answers a request for which [`is_grpc`] holds.
@@ -88,7 +92,13 @@ impl<S: Store> Grpc<S> {
                 return match conditions::redirect(request.headers()) {
                     Ok(redirect) => {
                         let (api, stopping) = (self.api.clone(), self.stopping.clone());
-                        pipeline::respond(api, request.into_body(), redirect, stopping)
+                        pipeline::respond(
+                            api,
+                            request.into_body(),
+                            redirect,
+                            Arc::clone(&self.pulse),
+                            stopping,
+                        )
                     }
                     Err(problem) => Failure::from(problem).into_response(),
                 };

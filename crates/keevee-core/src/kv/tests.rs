@@ -96,8 +96,12 @@ fn sample_error() -> Error {
 }
 
 fn sample_requests() -> Vec<Request> {
-    let request =
-        |operation| Request { sequence: 300, timeout_ms: Some(1500), operation: Some(operation), epoch: 0 };
+    let request = |operation| Request {
+        sequence: 300,
+        timeout_ms: Some(1500),
+        operation: Some(operation),
+        ..Request::default()
+    };
     vec![
         request(request::Operation::Put(sample_put())),
         request(request::Operation::Get(sample_get())),

@@ -7,6 +7,9 @@
 //! client does not take its answers, nothing more is read; HTTP/2's windows then stop the client.
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -23,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::failure::Failure;
 use super::messages::{self, Message, Messages, Patience};
+use super::transit::{Pulse, Transit};
 use super::{operations, stops};
 use crate::http::problem::Problem;
 use crate::http::query::TIMEOUT_MAX;
@@ -43,7 +47,13 @@ const FRAMES_WAITING_MAX: usize = 2;
 type Frames = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 
 /// Answers a call; its requests come and go for as long as the client likes, or until the node stops.
-pub(super) fn respond<S, B>(api: Api<S>, body: B, redirect: bool, stopping: watch::Receiver<bool>) -> Response
+pub(super) fn respond<S, B>(
+    api: Api<S>,
+    body: B,
+    redirect: bool,
+    pulse: Arc<Pulse>,
+    stopping: watch::Receiver<bool>,
+) -> Response
 where
     S: Store,
     B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
@@ -51,8 +61,9 @@ where
 {
     let (frames, written) = mpsc::channel(FRAMES_WAITING_MAX);
     let messages = Messages::new(body, &api, Patience::Wait);
+    let transit = Transit::new(Instant::now(), pulse);
     tokio::spawn(async move {
-        let end = serve(&api, messages, redirect, &frames, stopping).await;
+        let end = serve(&api, messages, transit, redirect, &frames, stopping).await;
         let trailers = end.map_or_else(|failure| failure.trailers(), |()| super::success());
         // If the client has gone, nobody is left to be told.
         let _ = frames.send(Ok(Frame::trailers(trailers))).await;
@@ -64,6 +75,7 @@ where
 async fn serve<S, B>(
     api: &Api<S>,
     mut messages: Messages<B>,
+    mut transit: Transit,
     redirect: bool,
     frames: &Frames,
     mut stopping: watch::Receiver<bool>,
@@ -95,11 +107,13 @@ where
                 }
             }
             () = stops(&mut stopping), if end.is_none() => end = Some(Err(stopped())),
-            read = messages.next(), if reads_on => match read {
-                Ok(Some(message)) => match messages::decode(message.bytes.clone()) {
+            read = next(&mut messages, &mut transit), if reads_on => match read {
+                Ok(Some(message)) => match messages::decode::<kv::Request>(message.bytes.clone()) {
                     Ok(request) => {
                         bytes_under_way += message.bytes.len();
-                        under_way.push(answer(api, request, redirect, message));
+                        let sent = request.sent_ms;
+                        let waited = sent.map_or(Duration::ZERO, |sent| transit.waited(Instant::now(), sent));
+                        under_way.push(answer(api, request, waited, redirect, message));
                     }
                     Err(problem) => end = Some(Err(problem.into())),
                 },
@@ -111,21 +125,42 @@ where
     }
 }
 
-/// The length of the request's message, and the response to it.
+/// The next message, and for how long it may have been there.
+async fn next<B>(messages: &mut Messages<B>, transit: &mut Transit) -> Result<Option<Message>, Problem>
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let mut next = pin!(messages.next());
+    let read = poll_fn(|context| {
+        let polled = next.as_mut().poll(context);
+        if polled.is_pending() {
+            transit.wait();
+        }
+        polled
+    });
+    let read = read.await;
+    transit.has_come(Instant::now());
+    read
+}
+
+/// The length of the request's message, and the response to it. It has waited for so long already.
 async fn answer<S: Store>(
     api: &Api<S>,
     request: kv::Request,
+    waited: Duration,
     redirect: bool,
     message: Message,
 ) -> (usize, kv::Response) {
-    let kv::Request { sequence, timeout_ms, operation, epoch } = request;
+    let kv::Request { sequence, timeout_ms, operation, epoch, .. } = request;
     let started = Instant::now();
     let result = match operation {
         Some(operation) => {
             let metric = metric(&operation);
             let result = async {
                 let timeout = timeout(timeout_ms)?.unwrap_or(api.settings.timeout);
-                let context = Context { redirect, epoch, ..Context::until(started + timeout) };
+                let deadline = started + timeout.saturating_sub(waited);
+                let context = Context { redirect, epoch, ..Context::until(deadline) };
                 operations::carry_out(api, operation, context).await
             };
             let result = result.await;

@@ -180,9 +180,14 @@ async fn errors_are_values_and_the_stream_goes_on() {
         (Some(Operation::Put(put("k", "v"))), Some(60_001), kv::ErrorKind::Invalid),
         (None, None, kv::ErrorKind::Invalid),
     ] {
-        within(stream.requests.send(kv::Request { sequence: 7, timeout_ms, operation, epoch: 0 }))
-            .await
-            .unwrap();
+        within(stream.requests.send(kv::Request {
+            sequence: 7,
+            timeout_ms,
+            operation,
+            ..kv::Request::default()
+        }))
+        .await
+        .unwrap();
         let (sequence, answer) = stream.next().await;
         assert_eq!((sequence, kind_of(&answer)), (7, expected));
     }
@@ -203,9 +208,14 @@ async fn each_request_has_its_own_time_and_consistency() {
         [(None, Operation::Get(read)), (Some(50_000), Operation::Put(put("k", "v")))]
     {
         let operation = Some(operation);
-        within(stream.requests.send(kv::Request { sequence: 1, timeout_ms, operation, epoch: 0 }))
-            .await
-            .unwrap();
+        within(stream.requests.send(kv::Request {
+            sequence: 1,
+            timeout_ms,
+            operation,
+            ..kv::Request::default()
+        }))
+        .await
+        .unwrap();
         stream.next().await;
     }
     let asked = server.store.asked();
