@@ -184,5 +184,5 @@ async fn goodput_returns_when_an_overload_ends(engine: &str) {
     let in_vain = carried_out(&client(cluster.endpoints())).await - answered;
     let given_up = attempts - answered;
     println!("of {given_up} attempts that were given up {in_vain} were carried out all the same");
-    assert!(in_vain < given_up / 2, "{in_vain} of {given_up} attempts were carried out for nobody");
+    assert!(in_vain < given_up / 4, "{in_vain} of {given_up} attempts were carried out for nobody");
 }
