@@ -91,7 +91,8 @@ impl Nodes {
     ) -> Result<Begun, Failure> {
         let Planned { kind, other, holds, seed, .. } = *planned;
         let leaders = self.leaders_of_data().await;
-        let mut target = self.target(planned, &leaders);
+        let others: Vec<u64> = leaders.iter().copied().filter(|leader| spared != Some(*leader)).collect();
+        let mut target = self.target(planned, &others);
         if spared == Some(target) {
             target = self.after(target, 1);
         }
@@ -139,7 +140,8 @@ impl Nodes {
         match kind {
             Kind::Kill => self.cluster.start_node(target)?,
             Kind::HandOver => {
-                fault.happened &= fault.is_leader && self.all_is_led().await;
+                // While something else is wrong as well there may be nobody who can lead.
+                fault.happened &= fault.is_leader && (fault.with.is_some() || self.all_is_led().await);
                 self.cluster.start_node(target)?;
             }
             Kind::KillAll => {
