@@ -18,6 +18,8 @@ mod map_keeper;
 mod member_keeper;
 pub mod metrics;
 pub mod node;
+#[cfg(test)]
+mod rapid_resets;
 pub mod recover;
 mod resp;
 mod room;

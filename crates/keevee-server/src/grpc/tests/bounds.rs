@@ -7,6 +7,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
+use crate::rapid_resets::farewells;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const NO_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -133,28 +134,8 @@ async fn who_takes_back_what_was_never_looked_at_is_cut_off() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.put(put("k", "v")).await.unwrap();
-    let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let mut bytes = [PREFACE, &NO_SETTINGS].concat();
-    for number in 0..200_u32 {
-        let id = (2 * number + 1).to_be_bytes();
-        // GET / over http, all of it from HPACK's static table; then RST_STREAM with CANCEL.
-        bytes.extend([&[0, 0, 3, 1, 5], &id[..], &[0x82, 0x84, 0x86]].concat());
-        bytes.extend([&[0, 0, 4, 3, 0], &id[..], &[0, 0, 0, 8]].concat());
-    }
-    stream.write_all(&bytes).await.unwrap();
-    let mut answer = Vec::new();
-    let _ = within(stream.read_to_end(&mut answer)).await;
-    let (mut rest, mut goodbyes) = (&answer[..], Vec::new());
-    while let Some((head, payload)) = rest.split_at_checked(9) {
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let (payload, next) = payload.split_at(length);
-        if head[3] == 7 {
-            goodbyes.push(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
-        }
-        rest = next;
-    }
     // ENHANCE_YOUR_CALM
-    assert_eq!(goodbyes, [11]);
+    assert_eq!(within(farewells(server.address)).await, [11]);
     client.put(put("k", "v")).await.unwrap();
 }
 

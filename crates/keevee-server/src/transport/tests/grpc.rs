@@ -12,6 +12,7 @@ use tonic::{Code, Status, Streaming};
 use tower_service::Service;
 
 use super::*;
+use crate::rapid_resets::farewells;
 use crate::transport::grpc::caller::Calls;
 use crate::transport::grpc::server;
 use crate::transport::identity::PeerBounds;
@@ -149,26 +150,8 @@ async fn strangers_are_refused() {
 #[tokio::test]
 async fn who_takes_back_what_was_never_looked_at_is_cut_off() {
     let (one, two) = pair(PeerProtocol::Grpc).await;
-    let mut stream = TcpStream::connect(one.address).await.unwrap();
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
-    for number in 0..200_u32 {
-        let id = (2 * number + 1).to_be_bytes();
-        // GET / over http, all of it from HPACK's static table; then RST_STREAM with CANCEL.
-        bytes.extend([&[0, 0, 3, 1, 5], &id[..], &[0x82, 0x84, 0x86]].concat());
-        bytes.extend([&[0, 0, 4, 3, 0], &id[..], &[0, 0, 0, 8]].concat());
-    }
-    stream.write_all(&bytes).await.unwrap();
-    let mut answer = Vec::new();
-    let _ = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("it is cut off");
-    // A GOAWAY frame with ENHANCE_YOUR_CALM.
-    let (mut rest, mut goodbyes) = (&answer[..], Vec::new());
-    while let Some((head, payload)) = rest.split_at_checked(9) {
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let (payload, next) = payload.split_at(length);
-        goodbyes.extend((head[3] == 7).then(|| payload[4..8].to_vec()));
-        rest = next;
-    }
-    assert_eq!(goodbyes, [[0, 0, 0, 11]]);
+    // ENHANCE_YOUR_CALM
+    assert_eq!(timeout(DEADLINE, farewells(one.address)).await.expect("it is cut off"), [11]);
     undisturbed(&one, &two, 5).await;
 }
 
