@@ -7,7 +7,7 @@
 //! client does not take its answers, nothing more is read; HTTP/2's windows then stop the client.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -111,8 +111,7 @@ where
                 Ok(Some(message)) => match messages::decode::<kv::Request>(message.bytes.clone()) {
                     Ok(request) => {
                         bytes_under_way += message.bytes.len();
-                        let sent = request.sent_ms;
-                        let waited = sent.map_or(Duration::ZERO, |sent| transit.waited(Instant::now(), sent));
+                        let waited = transit.waited(Instant::now(), request.sent_ms);
                         under_way.push(answer(api, request, waited, redirect, message));
                     }
                     Err(problem) => end = Some(Err(problem.into())),
@@ -125,23 +124,21 @@ where
     }
 }
 
-/// The next message, and for how long it may have been there.
+/// The next message; whether it had to be waited for is noted.
 async fn next<B>(messages: &mut Messages<B>, transit: &mut Transit) -> Result<Option<Message>, Problem>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     let mut next = pin!(messages.next());
-    let read = poll_fn(|context| {
+    poll_fn(|context| {
         let polled = next.as_mut().poll(context);
         if polled.is_pending() {
             transit.wait();
         }
         polled
-    });
-    let read = read.await;
-    transit.has_come(Instant::now());
-    read
+    })
+    .await
 }
 
 /// The length of the request's message, and the response to it. It has waited for so long already.

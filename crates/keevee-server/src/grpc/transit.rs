@@ -73,15 +73,13 @@ impl Transit {
         self.is_empty = true;
     }
 
-    /// Something is read. What comes without a wait before it has been there for as long as what came before it, perhaps.
-    pub(super) fn has_come(&mut self, now: Instant) {
+    /// How long what was just read has waited, sent so many milliseconds after the stream's beginning; nothing if that is not known.
+    pub(super) fn waited(&mut self, now: Instant, sent_ms: Option<u64>) -> Duration {
+        // What comes without a wait before it has been there for as long as what came before it, perhaps.
         if std::mem::take(&mut self.is_empty) {
             self.came_after = self.pulse.surely(now);
         }
-    }
-
-    /// How long what was just read has waited, sent so many milliseconds after the stream's beginning.
-    pub(super) fn waited(&mut self, now: Instant, sent_ms: u64) -> Duration {
+        let Some(sent_ms) = sent_ms else { return Duration::ZERO };
         let millis = |number: u128| i64::try_from(number).unwrap_or(i64::MAX);
         let since = |time: Instant| millis(now.saturating_duration_since(time).as_millis());
         let difference = since(self.began).saturating_sub(millis(sent_ms.into()));
@@ -113,25 +111,22 @@ mod tests {
     #[test]
     fn what_others_did_not_need_was_spent_waiting() {
         let (began, mut transit) = begun();
-        transit.has_come(began + ms(80));
         // The client's clock is ahead.
-        assert_eq!(transit.waited(began + ms(80), 5_000), ms(0));
+        assert_eq!(transit.waited(began + ms(80), Some(5_000)), ms(0));
         // The node is held up, and then reads all that has come.
-        assert_eq!(transit.waited(began + ms(900), 5_120), ms(700));
-        assert_eq!(transit.waited(began + ms(900), 5_820), ms(0));
-        assert_eq!(transit.waited(began + ms(901), 5_870), ms(0), "a shorter way than any before");
-        assert_eq!(transit.waited(began + ms(1_000), 5_920), ms(49));
+        assert_eq!(transit.waited(began + ms(900), Some(5_120)), ms(700));
+        assert_eq!(transit.waited(began + ms(900), Some(5_820)), ms(0));
+        assert_eq!(transit.waited(began + ms(901), Some(5_870)), ms(0), "a shorter way than any before");
+        assert_eq!(transit.waited(began + ms(1_000), Some(5_920)), ms(49));
     }
 
     #[test]
     fn what_comes_after_a_hold_up_may_have_waited_for_all_of_it() {
         let (began, mut transit) = begun();
-        transit.has_come(began + ms(50));
-        transit.waited(began + ms(50), 50);
+        transit.waited(began + ms(50), Some(50));
         transit.wait();
-        transit.has_come(began + ms(5_000));
-        assert_eq!(transit.waited(began + ms(5_000), 100), ms(4_900), "within what the pulse allows");
-        assert_eq!(transit.waited(began + ms(5_000), 4_000), ms(1_000));
+        assert_eq!(transit.waited(began + ms(5_000), Some(100)), ms(4_900), "within what the pulse allows");
+        assert_eq!(transit.waited(began + ms(5_000), Some(4_000)), ms(1_000));
     }
 
     #[test]
@@ -141,8 +136,7 @@ mod tests {
             // The client's stops for an hour, and is slower by a thousandth before and after.
             let arrived = seconds * 1_001 + if seconds > 50_000 { 3_600_000 } else { 0 };
             beat(&transit, arrived - arrived % 100);
-            transit.has_come(began + ms(arrived));
-            assert_eq!(transit.waited(began + ms(arrived), seconds * 1_000), ms(0));
+            assert_eq!(transit.waited(began + ms(arrived), Some(seconds * 1_000)), ms(0));
             transit.wait();
         }
     }
@@ -151,7 +145,7 @@ mod tests {
     fn no_number_is_too_much() {
         let (began, mut transit) = begun();
         for sent in [u64::MAX, 0, i64::MAX as u64, 1, u64::MAX] {
-            assert!(transit.waited(began + ms(1), sent) <= ms(1));
+            assert!(transit.waited(began + ms(1), Some(sent)) <= ms(1));
         }
     }
 }
